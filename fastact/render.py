@@ -1,0 +1,436 @@
+"""Formulas as typed Cython, ahead of time.
+
+Reads the sources of formula modules (docs/design.md, 'The grammar of formulas') and writes ``cdef inline`` functions over
+the vectors of ``_aot_simd.h``, and around them the loops of the kernel ABI. Runs while fastact is being built, when
+fastact cannot be imported: it uses the standard library alone and takes paths.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+KINDS = ("forward", "backward", "backward_from_output", "value_and_grad")
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """How a dtype is held in memory and which vectors compute it."""
+
+    name: str
+    suffix: str
+    element: str
+    compute: str
+
+
+DTYPES = {
+    d.name: d
+    for d in (
+        Dtype("float32", "f32", "float", "f32"),
+        Dtype("float64", "f64", "double", "f64"),
+        Dtype("float16", "f16", "uint16_t", "f32"),
+        Dtype("bfloat16", "bf16", "uint16_t", "f32"),
+    )
+}
+
+_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+_COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
+
+
+class GrammarError(ValueError):
+    """Something outside the grammar of formulas; the message begins with ``file:line``."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A parsed ``def`` of a formula module."""
+
+    path: str
+    node: ast.FunctionDef
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def parameters(self) -> list[str]:
+        return [a.arg for a in self.node.args.args]
+
+    @property
+    def results(self) -> int:
+        """How many values the final return has."""
+        last = self.node.body[-1]
+        return len(last.value.elts) if isinstance(last, ast.Return) and isinstance(last.value, ast.Tuple) else 1
+
+    def error(self, node: ast.AST, what: str) -> GrammarError:
+        return GrammarError(f"{self.path}:{getattr(node, 'lineno', self.node.lineno)}: {what}")
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def parse(path: str | Path, *, relative_to: str | Path | None = None) -> dict[str, Formula]:
+    """The formulas of a source file by name, in its order.
+
+    Parameters
+    ----------
+    path : path
+        A module of the formula grammar.
+    relative_to : path, optional
+        Folder that error messages leave out of the file's name.
+
+    Raises
+    ------
+    GrammarError
+        Where the module holds something other than formulas, a docstring and imports from fastact.
+    """
+    path = Path(path)
+    name = str(path.relative_to(relative_to) if relative_to else path)
+    formulas: dict[str, Formula] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8"), name).body:
+        if isinstance(node, ast.FunctionDef):
+            if node.name in formulas:
+                raise formulas[node.name].error(node, f"{node.name} is defined twice")
+            formulas[node.name] = Formula(name, node)
+        elif isinstance(node, ast.ImportFrom):
+            if not (node.module == "__future__" or (node.module or "").split(".")[0] == "fastact"):
+                raise GrammarError(f"{name}:{node.lineno}: formulas import only formulas and primitives")
+        elif not _is_text(node):
+            raise GrammarError(f"{name}:{node.lineno}: {type(node).__name__} is not part of the grammar at module level")
+    return formulas
+
+
+def arities(path: str | Path) -> dict[str, int]:
+    """The number of arguments of each function that a module of primitives defines or assigns from `math`."""
+    found: dict[str, int] = {}
+    for node in ast.parse(Path(path).read_text(encoding="utf-8"), str(path)).body:
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = len(node.args.args)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
+            found[node.value.attr] = {"copysign": 2, "fabs": 1}[node.value.attr]
+    return found
+
+
+class _Body:
+    """Translates one formula; `names` are the other formulas it may call, `primitives` the arities of primitives."""
+
+    def __init__(
+        self, formula: Formula, names: Mapping[str, Formula], primitives: Mapping[str, int], suffix: str
+    ) -> None:
+        self.formula = formula
+        self.names = names
+        self.primitives = primitives
+        self.suffix = suffix
+        self.locals: dict[str, str] = {}
+        self.calls: list[str] = []
+
+    def error(self, node: ast.AST, what: str) -> GrammarError:
+        return self.formula.error(node, what)
+
+    def render(self) -> str:
+        node = self.formula.node
+        a = node.args
+        if a.posonlyargs or a.vararg or a.kwonlyargs or a.kwarg or a.defaults or node.decorator_list:
+            raise self.error(node, "a formula takes plain positional arguments and has no decorator")
+        value = f"v{self.suffix}"
+        self.locals = dict.fromkeys(self.formula.parameters, value)
+        *body, last = node.body[1:] if _is_text(node.body[0]) else node.body or [node]
+        lines = [line for statement in body for line in self.assignment(statement)]
+        if not isinstance(last, ast.Return) or last.value is None:
+            raise self.error(last, f"{node.name} does not end in the return of a value")
+        arguments = [f"{value} {p}" for p in self.formula.parameters]
+        if self.formula.results == 1:
+            result = value
+            lines.append(f"return {self.value(last.value)}")
+        else:
+            assert isinstance(last.value, ast.Tuple)
+            result = "void"
+            values = [self.value(e) for e in last.value.elts]
+            arguments += [f"{value} *out{i}" for i in range(len(values))]
+            lines += [f"out{i}[0] = {v}" for i, v in enumerate(values)]
+        for kind in (value, f"mask{self.suffix[1:]}"):
+            declared = [n for n, k in self.locals.items() if k == kind and n not in self.formula.parameters]
+            if declared:
+                lines.insert(0, f"cdef {kind} {', '.join(declared)}")
+        head = f"cdef inline {result} {node.name}_{self.suffix}({', '.join(arguments)}) noexcept nogil:"
+        return "\n    ".join([head, *lines]) + "\n"
+
+    def assignment(self, node: ast.stmt) -> Iterator[str]:
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            raise self.error(node, f"{type(node).__name__} is not part of the grammar here")
+        target = node.targets[0]
+        if isinstance(target, ast.Tuple):
+            call = node.value
+            callee = self.names.get(call.func.id) if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else None
+            if not isinstance(call, ast.Call) or callee is None or callee.results != len(target.elts):
+                raise self.error(node, f"{len(target.elts)} names take the values of a formula that returns as many")
+            code = self.call(call, results=len(target.elts))
+            outs = [f"&{self.declare(e, f'v{self.suffix}')}" for e in target.elts]
+            yield f"{code[:-1]}{', ' if call.args else ''}{', '.join(outs)})"
+        elif isinstance(node.value, ast.Compare):
+            code = self.mask(node.value)
+            yield f"{self.declare(target, f'mask{self.suffix[1:]}')} = {code}"
+        else:
+            code = self.value(node.value)
+            yield f"{self.declare(target, f'v{self.suffix}')} = {code}"
+
+    def declare(self, target: ast.expr, kind: str) -> str:
+        if not isinstance(target, ast.Name):
+            raise self.error(target, "only a name can be assigned to")
+        if self.locals.setdefault(target.id, kind) != kind:
+            raise self.error(target, f"{target.id} is a value in one place and a mask in another")
+        return target.id
+
+    def mask(self, node: ast.expr) -> str:
+        if isinstance(node, ast.Name) and self.locals.get(node.id, "").startswith("mask"):
+            return node.id
+        if not isinstance(node, ast.Compare):
+            raise self.error(node, "the first argument of where is one comparison or a name of one")
+        if len(node.ops) != 1:
+            raise self.error(node, "one comparison at a time")
+        name = _COMPARISONS.get(type(node.ops[0]))
+        if name is None:
+            raise self.error(node, f"comparison {type(node.ops[0]).__name__} is not part of the grammar")
+        return f"{name}_{self.suffix}({self.value(node.left)}, {self.value(node.comparators[0])})"
+
+    def value(self, node: ast.expr) -> str:
+        """An expression whose value is a float."""
+        if isinstance(node, ast.Constant):
+            return self.literal(node, node.value)
+        if isinstance(node, ast.Name):
+            kind = self.locals.get(node.id)
+            if kind is None:
+                raise self.error(node, f"name {node.id!r} is not a local value")
+            if kind.startswith("mask"):
+                raise self.error(node, f"{node.id} is a mask: only where takes it, as its first argument")
+            return node.id
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            if isinstance(node.operand, ast.Constant):
+                return self.literal(node.operand, node.operand.value, "-")
+            return f"(-{self.value(node.operand)})"
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            if _is_literal(node.left) and _is_literal(node.right):
+                raise self.error(node, "two literals: Python would compute them in double precision")
+            return f"({self.value(node.left)} {_OPERATORS[type(node.op)]} {self.value(node.right)})"
+        if isinstance(node, ast.Call):
+            return self.call(node, results=1)
+        if isinstance(node, ast.Compare):
+            raise self.error(node, "a comparison is only the first argument of where")
+        what = type(node.op if isinstance(node, (ast.BinOp, ast.UnaryOp)) else node).__name__
+        raise self.error(node, f"{what} is not part of the grammar")
+
+    def literal(self, node: ast.AST, value: object, sign: str = "") -> str:
+        if type(value) is not float:
+            raise self.error(node, f"literal {value!r} is not a float")
+        return f"lit_{self.suffix}({sign}{'INFINITY' if math.isinf(value) else repr(value)})"
+
+    def call(self, node: ast.Call, *, results: int) -> str:
+        name = node.func.id if isinstance(node.func, ast.Name) else None
+        callee = self.names.get(name or "")
+        if name is None or (callee is None and name not in self.primitives):
+            raise self.error(node, f"{ast.unparse(node.func)} is neither a formula nor a primitive")
+        if node.keywords:
+            raise self.error(node, "no keyword arguments")
+        expected = len(callee.parameters) if callee else self.primitives[name]
+        if len(node.args) != expected:
+            raise self.error(node, f"{name} takes {expected} arguments, not {len(node.args)}")
+        if callee:
+            if callee.results != results:
+                raise self.error(node, f"{name} returns {callee.results} values, not {results}")
+            self.calls.append(name)
+        first = self.mask if name == "where" else self.value
+        arguments = [first(a) if i == 0 else self.value(a) for i, a in enumerate(node.args)]
+        return f"{name}_{self.suffix}({', '.join(arguments)})"
+
+
+def _is_literal(node: ast.expr) -> bool:
+    return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
+
+
+def render_functions(
+    formulas: Mapping[str, Formula], roots: Iterable[str], primitives: Mapping[str, int], compute: str
+) -> str:
+    """The formulas `roots` and all they call, callees first, over the vectors of `compute` (``"f32"`` or ``"f64"``).
+
+    Raises
+    ------
+    GrammarError
+        At the first thing outside the grammar, with its file and line.
+    """
+    done: dict[str, str] = {}
+
+    def visit(name: str, stack: tuple[str, ...]) -> None:
+        if name in stack:
+            raise formulas[name].error(formulas[name].node, f"{' -> '.join((*stack, name))}: a formula calls itself")
+        if name in done:
+            return
+        body = _Body(formulas[name], formulas, primitives, compute)
+        text = body.render()
+        for callee in body.calls:
+            visit(callee, (*stack, name))
+        done[name] = text
+
+    for root in roots:
+        visit(root, ())
+    return "\n".join(done.values())
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One loop: what it computes from which formulas.
+
+    `values` are the formulas of the outputs, each a function of the last input and the parameters; `times` says that
+    the first input multiplies the value (the backward kinds).
+    """
+
+    op: str
+    kind: str
+    values: tuple[str, ...]
+    params: int
+
+    @property
+    def times(self) -> bool:
+        return self.kind.startswith("backward")
+
+    def name(self, dtype: Dtype) -> str:
+        return f"{self.op}_{self.kind}_{dtype.suffix}"
+
+
+def render_kernel(kernel: Kernel, dtype: Dtype) -> str:
+    """A kernel of the elementwise ABI (docs/design.md): loads all, computes all, then stores.
+
+    Parameters that are one value are loaded once, in a loop of their own, so that the compiler takes what depends on
+    them alone out of it.
+    """
+    inputs = ["dy", "x"] if kernel.times else ["x"]
+    outputs = [f"y{i}" for i in range(len(kernel.values))]
+    params = [f"p{i}" for i in range(kernel.params)]
+    s, c = dtype.suffix, dtype.compute
+    lines = [
+        f"cdef const {dtype.element} *{name} = <const {dtype.element} *>args[{i}]"
+        for i, name in enumerate(inputs + params)
+    ]
+    first_output = len(inputs) + len(params)
+    lines += [f"cdef {dtype.element} *{name} = <{dtype.element} *>args[{first_output + i}]" for i, name in enumerate(outputs)]
+    lines += [f"cdef tile_{s} {', '.join(f't{i}' for i in range(len(outputs)))}"]
+    lines += [f"cdef v{c} {', '.join('v_' + name for name in inputs + params + outputs)}"]
+    lines += ["cdef int64_t i, j", "cdef int k, stream = <int>(flags & 1)"]
+
+    def loop(elementwise: bool) -> list[str]:
+        body = [f"j = i + k * LANES_{c}"]
+        body += [f"v_{name} = load_{s}({name} + j)" for name in inputs]
+        if elementwise:
+            body += [f"v_{name} = load_{s}({name} + j * psteps[{i}])" for i, name in enumerate(params)]
+        for name, formula in zip(outputs, kernel.values, strict=True):
+            call = f"{formula}_{c}({', '.join('v_' + a for a in [inputs[-1], *params])})"
+            body.append(f"v_{name} = {'v_dy * ' if kernel.times else ''}{call}")
+        body += [f"store_{s}(SLOT_{s}(t{i}, {name} + i) + k * LANES_{c}, v_{name}, stream)" for i, name in enumerate(outputs)]
+        flush = [f"FLUSH({name} + i, t{i})" for i, name in enumerate(outputs)]
+        return [
+            "i = 0",
+            "while i < n:",
+            f"    for k in range(PARTS_{c}):",
+            *(f"        {line}" for line in body),
+            *(f"    {line}" for line in flush),
+            f"    i += STEP_{c}",
+        ]
+
+    if params:
+        lines.append(f"if {' and '.join(f'psteps[{i}] == 0' for i in range(len(params)))}:")
+        lines += [f"    v_{name} = load_{s}({name})" for name in params]
+        lines += [f"    {line}" for line in loop(False)]
+        lines.append("else:")
+        lines += [f"    {line}" for line in loop(True)]
+    else:
+        lines += loop(False)
+    lines.append("streamed(stream)")
+    head = (
+        f"cdef void {kernel.name(dtype)}(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:"
+    )
+    return "\n    ".join([head, *lines]) + "\n"
+
+
+def render_header(primitives: Mapping[str, int]) -> str:
+    """Declarations of what ``_aot_simd.h`` defines, and of nothing it does not."""
+    lines = ["cdef extern from '_aot_simd.h' nogil:", "    const char *FASTACT_ISA", "    const double INFINITY"]
+    for c, element in (("f32", "float"), ("f64", "double")):
+        mask = f"mask{c[1:]}"
+        # to Cython these are numbers, so that operators pass through to C, where they are vectors
+        lines += [f"    ctypedef {element} v{c}", f"    ctypedef int {mask}"]
+        lines += [f"    enum: LANES_{c}, PARTS_{c}, STEP_{c}"]
+        lines += [f"    v{c} lit_{c}(double c)"]
+        lines += [f"    {mask} {name}_{c}(v{c} a, v{c} b)" for name in _COMPARISONS.values()]
+        for name, n in primitives.items():
+            arguments = [f"{mask if name == 'where' and i == 0 else f'v{c}'} a{i}" for i in range(n)]
+            lines.append(f"    v{c} {name}_{c}({', '.join(arguments)})")
+    for d in DTYPES.values():
+        s = d.suffix
+        lines += [
+            f"    ctypedef {d.element} tile_{s}[1]",
+            f"    v{d.compute} load_{s}(const {d.element} *p)",
+            f"    void store_{s}({d.element} *p, v{d.compute} v, int stream)",
+            f'    {d.element} *SLOT_{s} "SLOT" (tile_{s} tile, {d.element} *p)',
+        ]
+    lines += ["    void FLUSH(void *p, void *tile)", "    void streamed(int stream)"]
+    return "\n".join(lines) + "\n"
+
+
+def render_table(kernels: Sequence[tuple[Kernel, Dtype]]) -> str:
+    """The table of addresses and the function that looks them up."""
+    lines = ["cdef dict _ADDRESSES = {"]
+    lines += [f'    ("{k.op}", "{k.kind}", "{d.name}"): <size_t>&{k.name(d)},' for k, d in kernels]
+    lines += [
+        "}",
+        "",
+        "",
+        "def isa():",
+        '    """The instruction set this module was compiled for."""',
+        "    return FASTACT_ISA.decode()",
+        "",
+        "",
+        "def address(op, kind, dtype):",
+        '    """The address of a kernel, or None where there is none."""',
+        "    return _ADDRESSES.get((op, kind, dtype))",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def render_module(
+    kernels: Sequence[Kernel],
+    formulas: Mapping[str, Mapping[str, Formula]],
+    primitives: Mapping[str, int],
+    dtypes: Sequence[str] = tuple(DTYPES),
+) -> str:
+    """The source of a Cython module with every kernel in every dtype.
+
+    Parameters
+    ----------
+    kernels : sequence of Kernel
+        What to render.
+    formulas : mapping
+        ``"f32"`` and ``"f64"`` to their formulas by name, elementary functions included.
+    primitives : mapping
+        Name of a primitive to its number of arguments.
+    dtypes : sequence of str, optional
+        Names in `DTYPES`.
+    """
+    used = [DTYPES[name] for name in dtypes]
+    roots = list(dict.fromkeys(value for kernel in kernels for value in kernel.values))
+    parts = [
+        "# cython: language_level=3, cdivision=True, freethreading_compatible=True\n"
+        "# rendered by fastact/render.py; not to be edited\n"
+        "from libc.stdint cimport int64_t, uint16_t\n",
+        render_header(primitives),
+    ]
+    parts += [
+        render_functions(formulas[compute], roots, primitives, compute)
+        for compute in dict.fromkeys(d.compute for d in used)
+    ]
+    pairs = [(kernel, dtype) for kernel in kernels for dtype in used]
+    parts += [render_kernel(kernel, dtype) for kernel, dtype in pairs]
+    parts.append(render_table(pairs))
+    return "\n".join(parts)
