@@ -1,0 +1,659 @@
+"""Every activation, its derivative and its derivative from the output, once, for every dtype and backend.
+
+The grammar is that of docs/design.md: straight-line arithmetic on one element. ``name(x, *params)`` is the value,
+``name_grad(x, *params)`` the derivative by x, ``name_grad_from_output(y, *params)`` the derivative as a function of
+y = name(x). NaN gives NaN everywhere; infinities give the limits. The bounds of magnitude (3000, 1e9) are beyond every
+overflow, underflow and rounding of float32 and float64 alike.
+"""
+
+from fastact.elementary.float32 import (
+    exp,
+    exp_nonpositive,
+    exp_parts,
+    exp_parts_sum,
+    expm1_nonpositive,
+    expm1_parts_sum,
+    finite,
+    gelu_tail,
+    gelu_tail_grad,
+    gelu_tanh_parts,
+    log1p_unit,
+    quick_gelu_parts,
+    tanh,
+    x_minus_tanh,
+)
+from fastact.primitives import copysign, fabs, fma, maximum, minimum, scalb, sqrt, where
+
+
+def clip(x, low, high):
+    """min(max(x, low), high), NaN where x is."""
+    return minimum(high, maximum(low, x))
+
+
+def inside(y, low, high):
+    """1 where low < y < high, 0 where y is at or beyond either; NaN where y is."""
+    return where(y > low, where(y < high, 1.0, 0.0), where(y <= low, 0.0, y))
+
+
+def outside(x, radius):
+    """1 where abs(x) > radius, else 0; NaN where x is."""
+    return where(fabs(x) > radius, 1.0, x - x)
+
+
+def linear(slope, x, offset):
+    """slope·x + offset, rounded once; offset where the slope is 0, at an infinite x too."""
+    return fma(slope, where(slope == 0.0, clip(x, -1.0, 1.0), x), offset)
+
+
+def product_error(a, b, ab):
+    """a·b - ab for the rounded product ab; 0 where that is beyond 3000."""
+    return where(fabs(ab) < 3000.0, fma(a, b, -ab), 0.0)
+
+
+# piecewise linear
+
+
+def identity(x):
+    """x"""
+    return x
+
+
+def identity_grad(x):
+    """1"""
+    return where(x == x, 1.0, x)
+
+
+def identity_grad_from_output(y):
+    """1"""
+    return where(y == y, 1.0, y)
+
+
+def relu(x):
+    """max(x, 0)
+
+    Fukushima, Cognitron, 1975; Nair and Hinton, ICML 2010.
+    """
+    return maximum(0.0, x)
+
+
+def relu_grad(x):
+    """1 if x > 0 else 0; 0 at 0"""
+    return where(x > 0.0, 1.0, maximum(0.0, x))
+
+
+def relu_grad_from_output(y):
+    """1 if y > 0 else 0"""
+    return where(y > 0.0, 1.0, y)
+
+
+def relu6(x):
+    """min(max(x, 0), 6)
+
+    Krizhevsky, Convolutional Deep Belief Networks on CIFAR-10, 2010.
+    """
+    return clip(x, 0.0, 6.0)
+
+
+def relu6_grad(x):
+    """1 if 0 < x < 6 else 0; 0 at 0 and 6"""
+    return inside(x, 0.0, 6.0)
+
+
+def relu6_grad_from_output(y):
+    """1 if 0 < y < 6 else 0"""
+    return inside(y, 0.0, 6.0)
+
+
+def leaky_relu(x, negative_slope):
+    """x if x > 0 else negative_slope·x
+
+    Maas, Hannun and Ng, ICML 2013.
+    """
+    return where(x > 0.0, x, negative_slope * where(negative_slope == 0.0, maximum(-1.0, x), x))
+
+
+def leaky_relu_grad(x, negative_slope):
+    """1 if x > 0 else negative_slope; negative_slope at 0"""
+    return where(x > 0.0, 1.0, where(x <= 0.0, negative_slope, x))
+
+
+def leaky_relu_grad_from_output(y, negative_slope):
+    """1 if y > 0 else negative_slope"""
+    return where(y > 0.0, 1.0, where(y <= 0.0, negative_slope, y))
+
+
+def threshold(x, threshold, value):
+    """x if x > threshold else value
+
+    Konda, Memisevic and Krueger, ICLR 2015 (value = 0).
+    """
+    return where(x <= threshold, value, x)
+
+
+def threshold_grad(x, threshold, value):
+    """1 if x > threshold else 0; 0 at threshold"""
+    return where(x > threshold, 1.0, where(x <= threshold, 0.0, x))
+
+
+def hard_sigmoid(x, alpha, beta):
+    """min(max(alpha·x + beta, 0), 1)
+
+    Courbariaux, Bengio and David, NeurIPS 2015.
+    """
+    return clip(linear(alpha, x, beta), 0.0, 1.0)
+
+
+def hard_sigmoid_grad(x, alpha, beta):
+    """alpha if 0 < alpha·x + beta < 1 else 0; 0 where that is 0 or 1, as rounded"""
+    return alpha * inside(linear(alpha, x, beta), 0.0, 1.0)
+
+
+def hard_sigmoid_grad_from_output(y, alpha, beta):
+    """alpha if 0 < y < 1 else 0"""
+    return alpha * inside(y, 0.0, 1.0)
+
+
+def hard_tanh(x, min_val, max_val):
+    """min(max(x, min_val), max_val)
+
+    Collobert, Large Scale Machine Learning, 2004.
+    """
+    return clip(x, min_val, max_val)
+
+
+def hard_tanh_grad(x, min_val, max_val):
+    """1 if min_val < x < max_val else 0; 0 at both"""
+    return inside(x, min_val, max_val)
+
+
+def hard_tanh_grad_from_output(y, min_val, max_val):
+    """1 if min_val < y < max_val else 0"""
+    return inside(y, min_val, max_val)
+
+
+def soft_shrink(x, lambd):
+    """x - lambd if x > lambd, x + lambd if x < -lambd, else 0
+
+    Donoho and Johnstone, Biometrika 81, 1994.
+    """
+    return x - clip(x, -lambd, lambd)
+
+
+def soft_shrink_grad(x, lambd):
+    """1 if abs(x) > lambd else 0; 0 at both"""
+    return outside(x, lambd)
+
+
+def hard_shrink(x, lambd):
+    """x if abs(x) > lambd else 0
+
+    Donoho and Johnstone, Biometrika 81, 1994.
+    """
+    return where(fabs(x) > lambd, x, x - x)
+
+
+def hard_shrink_grad(x, lambd):
+    """1 if abs(x) > lambd else 0; 0 at both"""
+    return outside(x, lambd)
+
+
+def hard_shrink_grad_from_output(y, lambd):
+    """0 if y = 0 else 1"""
+    return where(y == 0.0, 0.0, where(y == y, 1.0, y))
+
+
+def shrink(x, lambd, bias):
+    """x - bias if x > lambd, x + bias if x < -lambd, else 0
+
+    ONNX operator Shrink.
+    """
+    return where(fabs(x) > lambd, x - copysign(1.0, x) * bias, x - x)
+
+
+def shrink_grad(x, lambd, bias):
+    """1 if abs(x) > lambd else 0; 0 at both"""
+    return outside(x, lambd)
+
+
+def relu_k(x, k):
+    """min(max(x, 0), k)"""
+    return clip(x, 0.0, k)
+
+
+def relu_k_grad(x, k):
+    """1 if 0 < x < k else 0; 0 at both"""
+    return inside(x, 0.0, k)
+
+
+def relu_k_grad_from_output(y, k):
+    """1 if 0 < y < k else 0"""
+    return inside(y, 0.0, k)
+
+
+def clipped_linear(x, slope, offset, min_val, max_val):
+    """min(max(slope·x + offset, min_val), max_val)"""
+    return clip(linear(slope, x, offset), min_val, max_val)
+
+
+def clipped_linear_grad(x, slope, offset, min_val, max_val):
+    """slope if min_val < slope·x + offset < max_val else 0; 0 where that is at either, as rounded"""
+    return slope * inside(linear(slope, x, offset), min_val, max_val)
+
+
+def clipped_linear_grad_from_output(y, slope, offset, min_val, max_val):
+    """slope if min_val < y < max_val else 0"""
+    return slope * inside(y, min_val, max_val)
+
+
+def sparse_sigmoid(x):
+    """min(max((x + 1)/2, 0), 1)
+
+    Martins and Astudillo, From Softmax to Sparsemax, ICML 2016.
+    """
+    return fma(0.5, clip(x, -1.0, 1.0), 0.5)
+
+
+def sparse_sigmoid_grad(x):
+    """1/2 if -1 < x < 1 else 0; 0 at both"""
+    return 0.5 * inside(x, -1.0, 1.0)
+
+
+def prelu(x, weight):
+    """x if x > 0 else weight·x
+
+    He, Zhang, Ren and Sun, Delving Deep into Rectifiers, ICCV 2015.
+    """
+    return leaky_relu(x, weight)
+
+
+def prelu_grad(x, weight):
+    """1 if x > 0 else weight; weight at 0"""
+    return leaky_relu_grad(x, weight)
+
+
+def prelu_weight_grad(x, weight):
+    """min(x, 0), the derivative by the weight"""
+    return minimum(0.0, x)
+
+
+# piecewise polynomial and algebraic
+
+
+def relu_squared(x):
+    """max(x, 0)²
+
+    So et al., Primer, NeurIPS 2021.
+    """
+    return maximum(0.0, x) * maximum(0.0, x)
+
+
+def relu_squared_grad(x):
+    """2·max(x, 0)"""
+    return 2.0 * maximum(0.0, x)
+
+
+def relu_squared_grad_from_output(y):
+    """2·sqrt(y)"""
+    return 2.0 * sqrt(y)
+
+
+def sparse_plus(x):
+    """0 if x <= -1, x if x >= 1, else (x + 1)²/4
+
+    The integral of sparse_sigmoid (Martins and Astudillo, ICML 2016).
+    """
+    h = maximum(0.0, x + 1.0)
+    return where(x < 1.0, 0.25 * h * h, x)
+
+
+def sparse_plus_grad(x):
+    """min(max((x + 1)/2, 0), 1)"""
+    return sparse_sigmoid(x)
+
+
+def hard_silu(x):
+    """x·min(max(x/6 + 1/2, 0), 1)
+
+    Howard et al., Searching for MobileNetV3, ICCV 2019.
+    """
+    h = maximum(-3.0, x)
+    return h * (minimum(6.0, h + 3.0) / 6.0)
+
+
+def hard_silu_grad(x):
+    """0 if x <= -3, 1 if x >= 3, else x/3 + 1/2; 0 at -3 and 1 at 3, as PyTorch"""
+    h = (x + 1.5) / 3.0
+    return where(x <= -3.0, 0.0, where(x >= 3.0, 1.0, h))
+
+
+def softsign(x):
+    """x/(1 + abs(x))
+
+    Turian, Bergstra and Bengio, NAACL 2009.
+    """
+    w = finite(x)
+    return w / (1.0 + fabs(w))
+
+
+def softsign_grad(x):
+    """1/(1 + abs(x))²"""
+    d = 1.0 / (1.0 + fabs(x))
+    return d * d
+
+
+def softsign_grad_from_output(y):
+    """(1 - abs(y))²"""
+    d = 1.0 - fabs(y)
+    return d * d
+
+
+def squareplus(x, b):
+    """(x + sqrt(x² + b))/2
+
+    Barron, Squareplus, arXiv:2112.11687. For x < 0 as (b/2)/(sqrt(x² + b) - x).
+    """
+    t = fabs(x)
+    q = where(t < 1e18, sqrt(fma(x, x, b)), t)
+    return where(x < 0.0, 0.5 * b / (q + t), 0.5 * x + 0.5 * q)
+
+
+def squareplus_grad(x, b):
+    """(1 + x/sqrt(x² + b))/2; 0 at 0 for b = 0"""
+    t = fabs(x)
+    q = where(t < 1e18, sqrt(fma(x, x, b)), t)
+    h = 0.5 * b / (q + t) / q
+    low = where(b == 0.0, where(x == x, 0.0, x), h)
+    return where(x > 0.0, 1.0 - low, low)
+
+
+def dish(x):
+    """x/2·(1 + x/sqrt(1 + x²))
+
+    The tail -t·(1 - t/sqrt(1 + t²))/2 is taken as -t/(2 q (q + t)), q = sqrt(1 + t²).
+    """
+    t = fabs(x)
+    q = sqrt(fma(t, t, 1.0))
+    far = t > 1e9
+    tail = where(far, 0.25, 0.5 * t) / where(far, t, (q + t) * q)
+    return maximum(-0.0, x) - tail
+
+
+def dish_grad(x):
+    """1/2·(1 + x(x² + 2)/sqrt(1 + x²)³)
+
+    For x < 0, with t = -x and q = sqrt(1 + t²), this is (1 - q t)/(2 (q + t) q³); f'(x) + f'(-x) = 1.
+    """
+    t = fabs(x)
+    q = sqrt(fma(t, t, 1.0))
+    far = t > 1e9
+    r = where(far, 1.0 / t, 1.0 / q)
+    tail = where(far, -0.25 * r * r, 0.5 * fma(-q, t, 1.0) / (q + t) * r * r * r)
+    return where(x < 0.0, tail, 1.0 - tail)
+
+
+# exponential
+
+
+def exponential(x):
+    """exp(x)"""
+    return exp(x)
+
+
+def exponential_grad(x):
+    """exp(x)"""
+    return exp(x)
+
+
+def exponential_grad_from_output(y):
+    """y"""
+    return y
+
+
+def elu(x, alpha):
+    """x if x > 0 else alpha·(exp(x) - 1)
+
+    Clevert, Unterthiner and Hochreiter, ICLR 2016.
+    """
+    return where(x > 0.0, x, alpha * expm1_nonpositive(x))
+
+
+def elu_grad(x, alpha):
+    """1 if x > 0 else alpha·exp(x); alpha at 0"""
+    return where(x > 0.0, 1.0, alpha * exp_nonpositive(x))
+
+
+def elu_grad_from_output(y, alpha):
+    """1 if y > 0 else y + alpha"""
+    return where(y > 0.0, 1.0, y + alpha)
+
+
+def selu(x):
+    """1.0507009873554805·(x if x > 0 else 1.6732632423543772·(exp(x) - 1))
+
+    Klambauer, Unterthiner, Mayr and Hochreiter, NeurIPS 2017.
+    """
+    return where(x > 0.0, 1.0507009873554805 * x, 1.7580993408473768 * expm1_nonpositive(x))
+
+
+def selu_grad(x):
+    """1.0507009873554805·(1 if x > 0 else 1.6732632423543772·exp(x)); 1.7580993408473768 at 0"""
+    return where(x > 0.0, 1.0507009873554805, 1.7580993408473768 * exp_nonpositive(x))
+
+
+def selu_grad_from_output(y):
+    """1.0507009873554805 if y > 0 else y + 1.7580993408473768"""
+    return where(y > 0.0, 1.0507009873554805, y + 1.7580993408473768)
+
+
+def celu(x, alpha):
+    """max(x, 0) + min(alpha·(exp(x/alpha) - 1), 0)
+
+    Barron, Continuously Differentiable Exponential Linear Units, arXiv:1704.07483. For either sign of alpha this is x
+    for x > 0 and alpha·(exp(x/alpha) - 1) below.
+    """
+    z = x / alpha
+    dz = where(fabs(z) < 3000.0, fma(-z, alpha, x) / alpha, 0.0)
+    u, n = expm1_parts_sum(clip(z, -3000.0, 3000.0), dz)
+    s = scalb(1.0, n)
+    return where(x > 0.0, x, alpha * where(n > 60.0, scalb(1.0 + u, n), fma(s, u, s - 1.0)))
+
+
+def celu_grad(x, alpha):
+    """1 if x > 0 else exp(x/alpha); 1 at 0"""
+    z = x / alpha
+    dz = where(fabs(z) < 3000.0, fma(-z, alpha, x) / alpha, 0.0)
+    p, n = exp_parts_sum(clip(z, -3000.0, 3000.0), dz)
+    return where(x > 0.0, 1.0, scalb(p, n))
+
+
+def celu_grad_from_output(y, alpha):
+    """1 if y > 0 else 1 + y/alpha"""
+    return where(y > 0.0, 1.0, 1.0 + y / alpha)
+
+
+def sigmoid(x):
+    """1/(1 + exp(-x))
+
+    Verhulst, 1845.
+    """
+    return 1.0 / (1.0 + exp(-x))
+
+
+def sigmoid_grad(x):
+    """s(1 - s), s = 1/(1 + exp(-x))"""
+    e = exp(-x)
+    s = 1.0 / (1.0 + e)
+    # 1 - s = e·s, but inf·0 where e overflows; x = NaN is kept by s
+    return s * minimum(e * s, 1.0)
+
+
+def sigmoid_grad_from_output(y):
+    """y(1 - y)"""
+    return y * (1.0 - y)
+
+
+def log_sigmoid(x):
+    """-log(1 + exp(-x))"""
+    return minimum(0.0, x) - log1p_unit(exp_nonpositive(-fabs(x)))
+
+
+def log_sigmoid_grad(x):
+    """1/(1 + exp(x))"""
+    e = exp_nonpositive(-fabs(x))
+    return where(x > 0.0, e, 1.0) / (1.0 + e)
+
+
+def log_sigmoid_grad_from_output(y):
+    """1 - exp(y)"""
+    return -expm1_nonpositive(y)
+
+
+def softplus(x, beta):
+    """log(1 + exp(beta·x))/beta
+
+    Dugas, Bengio, Bélisle, Nadeau and Garcia, NeurIPS 2000. As (max(z, 0) + log1p(exp(-abs(z))))/beta, z = beta·x.
+    """
+    t = fabs(x)
+    z = beta * t
+    p, n = exp_parts_sum(-minimum(3000.0, z), -product_error(beta, t, z))
+    return maximum(0.0, x) + log1p_unit(scalb(p, n)) / beta
+
+
+def softplus_grad(x, beta):
+    """1/(1 + exp(-beta·x))"""
+    t = fabs(x)
+    z = beta * t
+    p, n = exp_parts_sum(-minimum(3000.0, z), -product_error(beta, t, z))
+    e = scalb(p, n)
+    return where(x < 0.0, e, 1.0) / (1.0 + e)
+
+
+def softplus_grad_from_output(y, beta):
+    """1 - exp(-beta·y)"""
+    return -expm1_nonpositive(-beta * y)
+
+
+def silu(x, beta):
+    """x/(1 + exp(-beta·x))
+
+    Hendrycks and Gimpel, arXiv:1606.08415; Ramachandran, Zoph and Le, Swish, arXiv:1710.05941; -0 at -inf.
+    """
+    w = finite(x)
+    z = -beta * w
+    p, n = exp_parts_sum(clip(z, -3000.0, 3000.0), product_error(-beta, w, z))
+    m = minimum(60.0, -n)
+    # with exp(-beta·x) = p·2^-m; beyond 3000 only the sign of x is left, and at +inf its infinity
+    return scalb(where(z > 3000.0, -beta, x) / (scalb(1.0, m) + p), m)
+
+
+def silu_grad(x, beta):
+    """s + beta·x·s(1 - s), s = 1/(1 + exp(-beta·x))"""
+    w = finite(x)
+    z = -beta * w
+    c = clip(z, -3000.0, 3000.0)
+    p, n = exp_parts_sum(c, product_error(-beta, w, z))
+    m = minimum(60.0, -n)
+    r = 1.0 / (scalb(1.0, m) + p)
+    return scalb(fma(-c, p * r, 1.0) * r, m)
+
+
+def quick_gelu(x):
+    """x/(1 + exp(-1.702·x))
+
+    Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf.
+    """
+    w = maximum(-2000.0, x)
+    p, n = quick_gelu_parts(-minimum(30.0, w))
+    return scalb(w / (scalb(1.0, -n) + p), -n)
+
+
+def quick_gelu_grad(x):
+    """s + 1.702·x·s(1 - s), s = 1/(1 + exp(-1.702·x))"""
+    w = clip(x, -2000.0, 30.0)
+    p, n = quick_gelu_parts(-w)
+    r = 1.0 / (scalb(1.0, -n) + p)
+    return scalb(fma(1.702 * w, p * r, 1.0) * r, -n)
+
+
+def gelu(x):
+    """x·Phi(x), Phi(x) = (1 + erf(x/sqrt(2)))/2
+
+    Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf. Phi(-t) = Q(t), so this is max(x, 0) - t·Q(t), t = abs(x).
+    """
+    return maximum(-0.0, x) - gelu_tail(fabs(x))
+
+
+def gelu_grad(x):
+    """Phi(x) + x·phi(x)
+
+    f'(x) + f'(-x) = 1.
+    """
+    tail = gelu_tail_grad(fabs(x))
+    return where(x < 0.0, tail, 1.0 - tail)
+
+
+def gelu_tanh(x):
+    """x/2·(1 + tanh(sqrt(2/pi)·(x + 0.044715·x³)))
+
+    Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf. With (1 + tanh(u))/2 = 1/(1 + exp(-2u)).
+    """
+    w = maximum(-100.0, x)
+    p, n = gelu_tanh_parts(-minimum(8.0, w))
+    return scalb(w / (scalb(1.0, -n) + p), -n)
+
+
+def gelu_tanh_grad(x):
+    """s + x·v'·s(1 - s), s = 1/(1 + exp(-v)), v = 2·sqrt(2/pi)·(x + 0.044715·x³)"""
+    w = clip(x, -100.0, 8.0)
+    p, n = gelu_tanh_parts(-w)
+    r = 1.0 / (scalb(1.0, -n) + p)
+    xv = w * fma(0.21406444881780877, w * w, 1.5957691216057308)
+    return scalb(fma(xv, p * r, 1.0) * r, -n)
+
+
+def mish(x):
+    """x·tanh(log(1 + exp(x)))
+
+    Misra, BMVC 2020; -0 at -inf. With e = exp(x) and d = e² + 2e + 2 this is x·e(e + 2)/d, or x - 2x/d for x > 0.
+    """
+    w = clip(x, -3000.0, 20.0)
+    p, n = exp_parts(w)
+    e = scalb(p, n)
+    d = fma(e, e + 2.0, 2.0)
+    h = where(x > 0.0, w + w, w * p * (e + 2.0)) / d
+    return where(x > 0.0, x - h, scalb(h, n))
+
+
+def mish_grad(x):
+    """e/d·(e + 2 + 4x(e + 1)/d), e = exp(x), d = e² + 2e + 2"""
+    w = clip(x, -3000.0, 20.0)
+    p, n = exp_parts(w)
+    e = scalb(p, n)
+    r = 1.0 / fma(e, e + 2.0, 2.0)
+    return scalb(fma(4.0 * w * (e + 1.0), r, e + 2.0) * r * p, n)
+
+
+def tanh_grad(x):
+    """1 - tanh(x)²
+
+    As 4e/(1 + e)², e = exp(-2·abs(x)), which keeps its relative accuracy in the tails.
+    """
+    e = exp_nonpositive(-2.0 * fabs(x))
+    r = 1.0 / (1.0 + e)
+    return 4.0 * e * r * r
+
+
+def tanh_grad_from_output(y):
+    """1 - y²"""
+    return fma(-y, y, 1.0)
+
+
+def tanh_shrink(x):
+    """x - tanh(x)"""
+    return x_minus_tanh(x)
+
+
+def tanh_shrink_grad(x):
+    """tanh(x)²"""
+    t = tanh(x)
+    return t * t
