@@ -34,6 +34,15 @@ def _erfc(x):
     return mp.erfc(x) if abs(x) < 1e100 else mp.mpf(2 if x < 0 else 0)
 
 
+def _sigmoid(x):
+    # beyond 1e5 it is 0 or 1 to 144000 bits, and mpmath is slow
+    return 1 / (1 + mp.exp(-x)) if abs(x) < 1e5 else mp.mpf(1 if x > 0 else 0)
+
+
+def _softplus(x):
+    return mp.log(1 + mp.exp(x)) if abs(x) < 1e5 else max(x, mp.mpf(0))
+
+
 MP = SimpleNamespace(
     where=lambda c, a, b: a if c else b,
     minimum=min,
@@ -46,8 +55,8 @@ MP = SimpleNamespace(
     sqrt=mp.sqrt,
     number=mp.mpf,
     pi=mp.pi,
-    sigmoid=lambda x: 1 / (1 + mp.exp(-x)),
-    softplus=lambda x: mp.log(1 + mp.exp(x)),
+    sigmoid=_sigmoid,
+    softplus=_softplus,
     sech=lambda x: 1 / mp.cosh(x),
     erf=mp.erf,
     erfc=_erfc,
@@ -455,20 +464,22 @@ def parameters_as(dtype, parameters: dict) -> dict:
     return {k: float(np.asarray(v).astype(dtype)) for k, v in parameters.items()}
 
 
-# 64 bits more than float64 holds twice over; the rest is what underflow and cancellation of the textbook forms eat
-_PRECISIONS = (128, 256, 512, 1024, 2200, 4400, 8800)
+# the textbook forms cancel: log(1 + exp(x)) needs 1100 bits before float64 underflows, x - tanh(x) and x + sqrt(x^2 + b) twice that
+_PRECISIONS = (128, 256, 512, 1024, 2200, 4400)
 
 
 def settle(function: Callable, x: float, parameters: dict):
-    """function(MP, x) to a relative 2^-110 or more; 0 only when it stays 0 at the highest precision."""
-    before = None
+    """function(MP, x) to a relative error below 2^-110, or to where it underflows in float64."""
+    before = mp.mpf("nan")
     for precision in _PRECISIONS:
         with mp.workprec(precision):
             now = mp.mpf(function(MP, mp.mpf(x), **{k: mp.mpf(v) for k, v in parameters.items()}))
-            if before is not None and now != 0 and abs(now - before) <= abs(now) * mp.mpf(2) ** -110:
+            settled = now != 0 and abs(now - before) <= abs(now) * mp.mpf(2) ** -110
+            underflows = precision >= 2200 and abs(now) < mp.mpf(2) ** -2000
+            if settled or underflows:
                 return now
             before = now
-    return now
+    raise ArithmeticError(f"no precision settles the value at {x!r}")
 
 
 def exact(function: Callable, x, parameters: dict):

@@ -188,6 +188,11 @@ def poisoned(shape, dtype, order="C"):
     return np.full(shape, np.nan, dtype, order)
 
 
+def outputs_like(x, count):
+    """A tuple of poisoned buffers like x."""
+    return tuple(poisoned(np.shape(x), np.asarray(x).dtype) for _ in range(count))
+
+
 def misaligned(shape, dtype, offset):
     """A poisoned buffer whose address is `offset` elements past a multiple of 64 bytes."""
     dtype = np.dtype(dtype)

@@ -1,0 +1,56 @@
+"""Fixtures: backends, the `slow` marker, the accuracy report.
+
+Environment: FASTACT_TEST_BACKENDS names the backends that must be available (a failure otherwise, not a skip);
+FASTACT_ACCURACY_JSON is the file to which measured accuracy is added, for tools/accuracy_report.py.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import ulp
+from cases import BACKENDS, fa
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+    parser.addoption("--exhaustive", metavar="NAMES", default="", help="activations, separated by commas, for test_exhaustive.py")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow") or config.getoption("--exhaustive"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+def pytest_sessionfinish():
+    path = os.environ.get("FASTACT_ACCURACY_JSON")
+    if path and ulp.RECORDS:
+        ulp.write_records(path)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """Each backend in turn, in use for the test."""
+    reason = fa.dispatch.reasons()[request.param]
+    if reason is not None:
+        required = os.environ.get("FASTACT_TEST_BACKENDS", "").replace(",", " ").split()
+        assert request.param not in required, f"FASTACT_TEST_BACKENDS asks for {request.param}: {reason}"
+        pytest.skip(f"{request.param}: {reason}")
+    with fa.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; put back afterwards."""
+    before = fa.get_num_threads()
+    yield fa.set_num_threads
+    fa.set_num_threads(before)

@@ -1,0 +1,32 @@
+"""Every activation against the oracle, in ULP, over its whole range."""
+
+import numpy as np
+import pytest
+from cases import call, each_case, slack, truth
+from oracle import EXACT_ULP, FORWARD_ULP, TRUTH
+from ulp import assert_within, measure, poisoned
+
+# points of a sweep; float64 needs mpmath for each
+COUNT = {("float32", "numba"): 400_000, ("float32", "cython"): 400_000, ("float32", "reference"): 100_000}
+
+
+def bound(name):
+    return EXACT_ULP if TRUTH[name].linear else FORWARD_ULP
+
+
+@each_case()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_forward(name, case, dtype, backend):
+    dtype = np.dtype(dtype)
+    count = COUNT[dtype.name, backend] if dtype == np.float32 else (800 if case == TRUTH[name].cases[0] else 160)
+    x, reference = truth(name, "value", case, dtype, count)
+    out = poisoned(x.shape, dtype)
+    with np.errstate(all="raise"):
+        (y,) = call(name, "forward", x, case, out=out)
+    assert y is out
+    what = {"op": name, "kind": "forward", "dtype": dtype.name, "backend": backend, "domain": case_text(name, case)}
+    assert_within(measure(y, reference, x), bound(name), what, slack(dtype))
+
+
+def case_text(name, case):
+    return "" if case == TRUTH[name].cases[0] else ", ".join(f"{k}={v:g}" for k, v in case.items())
