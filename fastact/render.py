@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-KINDS = ("forward", "backward", "backward_from_output", "value_and_grad")
-
 
 @dataclass(frozen=True)
 class Dtype:
@@ -280,78 +277,111 @@ def render_functions(
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """One loop: what it computes from which formulas.
+class Term:
+    """A rendered expression; stands for a vector where a kernel's body is evaluated over names instead of arrays."""
 
-    `values` are the formulas of the outputs, each a function of the last input and the parameters; `times` says that
-    the first input multiplies the value (the backward kinds).
+    code: str
+
+    def __mul__(self, other: Term) -> Term:
+        return Term(f"({self.code} * {other.code})")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One loop.
+
+    `body` maps names to functions and gives the function from inputs and parameters to outputs (see ``kinds.body``).
     """
 
     op: str
     kind: str
-    values: tuple[str, ...]
-    params: int
+    inputs: tuple[str, ...]
+    params: tuple[str, ...]
+    outputs: tuple[str, ...]
+    body: Callable[[Mapping[str, Callable[..., Term]]], Callable[..., tuple[Term, ...]]]
 
     @property
-    def times(self) -> bool:
-        return self.kind.startswith("backward")
+    def arguments(self) -> tuple[str, ...]:
+        return self.inputs + self.params + self.outputs
 
     def name(self, dtype: Dtype) -> str:
         return f"{self.op}_{self.kind}_{dtype.suffix}"
 
+    def render(self, dtype: Dtype) -> str:
+        """A function of the elementwise ABI (docs/design.md): loads all, computes all, then stores.
 
-def render_kernel(kernel: Kernel, dtype: Dtype) -> str:
-    """A kernel of the elementwise ABI (docs/design.md): loads all, computes all, then stores.
-
-    Parameters that are one value are loaded once, in a loop of their own, so that the compiler takes what depends on
-    them alone out of it.
-    """
-    inputs = ["dy", "x"] if kernel.times else ["x"]
-    outputs = [f"y{i}" for i in range(len(kernel.values))]
-    params = [f"p{i}" for i in range(kernel.params)]
-    s, c = dtype.suffix, dtype.compute
-    lines = [
-        f"cdef const {dtype.element} *{name} = <const {dtype.element} *>args[{i}]"
-        for i, name in enumerate(inputs + params)
-    ]
-    first_output = len(inputs) + len(params)
-    lines += [f"cdef {dtype.element} *{name} = <{dtype.element} *>args[{first_output + i}]" for i, name in enumerate(outputs)]
-    lines += [f"cdef tile_{s} {', '.join(f't{i}' for i in range(len(outputs)))}"]
-    lines += [f"cdef v{c} {', '.join('v_' + name for name in inputs + params + outputs)}"]
-    lines += ["cdef int64_t i, j", "cdef int k, stream = <int>(flags & 1)"]
-
-    def loop(elementwise: bool) -> list[str]:
-        body = [f"j = i + k * LANES_{c}"]
-        body += [f"v_{name} = load_{s}({name} + j)" for name in inputs]
-        if elementwise:
-            body += [f"v_{name} = load_{s}({name} + j * psteps[{i}])" for i, name in enumerate(params)]
-        for name, formula in zip(outputs, kernel.values, strict=True):
-            call = f"{formula}_{c}({', '.join('v_' + a for a in [inputs[-1], *params])})"
-            body.append(f"v_{name} = {'v_dy * ' if kernel.times else ''}{call}")
-        body += [f"store_{s}(SLOT_{s}(t{i}, {name} + i) + k * LANES_{c}, v_{name}, stream)" for i, name in enumerate(outputs)]
-        flush = [f"FLUSH({name} + i, t{i})" for i, name in enumerate(outputs)]
-        return [
-            "i = 0",
-            "while i < n:",
-            f"    for k in range(PARTS_{c}):",
-            *(f"        {line}" for line in body),
-            *(f"    {line}" for line in flush),
-            f"    i += STEP_{c}",
+        Parameters that are one value are loaded once, in a loop of their own, so that the compiler takes what depends
+        on them alone out of it.
+        """
+        s, c = dtype.suffix, dtype.compute
+        lines = []
+        for i, name in enumerate(self.arguments):
+            element = dtype.element if name in self.outputs else f"const {dtype.element}"
+            lines.append(f"cdef {element} *p_{name} = <{element} *>args[{i}]")
+        lines += [
+            f"cdef tile_{s} {', '.join(f't_{name}' for name in self.outputs)}",
+            f"cdef v{c} {', '.join(f'v_{name}' for name in self.arguments)}",
+            "cdef int64_t i, j",
+            "cdef int k, stream = <int>(flags & 1)",
         ]
+        values = self.values(c)
 
-    if params:
-        lines.append(f"if {' and '.join(f'psteps[{i}] == 0' for i in range(len(params)))}:")
-        lines += [f"    v_{name} = load_{s}({name})" for name in params]
-        lines += [f"    {line}" for line in loop(False)]
-        lines.append("else:")
-        lines += [f"    {line}" for line in loop(True)]
-    else:
-        lines += loop(False)
-    lines.append("streamed(stream)")
-    head = (
-        f"cdef void {kernel.name(dtype)}(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:"
-    )
-    return "\n    ".join([head, *lines]) + "\n"
+        def loop(elementwise: bool) -> list[str]:
+            body = [f"j = i + k * LANES_{c}"]
+            body += [f"v_{name} = load_{s}(p_{name} + j)" for name in self.inputs]
+            if elementwise:
+                body += [f"v_{name} = load_{s}(p_{name} + j * psteps[{i}])" for i, name in enumerate(self.params)]
+            body += [f"v_{name} = {value}" for name, value in zip(self.outputs, values, strict=True)]
+            body += [f"store_{s}(SLOT_{s}(t_{o}, p_{o} + i) + k * LANES_{c}, v_{o}, stream)" for o in self.outputs]
+            return [
+                "i = 0",
+                "while i < n:",
+                f"    for k in range(PARTS_{c}):",
+                *(f"        {line}" for line in body),
+                *(f"    FLUSH(p_{name} + i, t_{name})" for name in self.outputs),
+                f"    i += STEP_{c}",
+            ]
+
+        if self.params:
+            lines.append(f"if {' and '.join(f'psteps[{i}] == 0' for i in range(len(self.params)))}:")
+            lines += [f"    v_{name} = load_{s}(p_{name})" for name in self.params]
+            lines += [f"    {line}" for line in loop(False)]
+            lines.append("else:")
+            lines += [f"    {line}" for line in loop(True)]
+        else:
+            lines += loop(False)
+        lines.append("streamed(stream)")
+        head = f"cdef void {self.name(dtype)}({KERNEL_ARGUMENTS}) noexcept nogil:"
+        return "\n    ".join([head, *lines]) + "\n"
+
+    def values(self, compute: str) -> list[str]:
+        """The expressions of the outputs."""
+        function = self.body(_Calls(compute, []))
+        return [term.code for term in function(*(Term(f"v_{name}") for name in self.inputs + self.params))]
+
+    def roots(self) -> list[str]:
+        """The formulas that the outputs are made of."""
+        called: list[str] = []
+        self.body(_Calls("", called))(*map(Term, self.inputs + self.params))
+        return called
+
+
+KERNEL_ARGUMENTS = "void *const *args, int64_t n, const int64_t *psteps, int64_t flags"
+
+
+class _Calls(dict[str, Callable[..., Term]]):
+    """Every name as a function that renders its call, and notes it in `called`."""
+
+    def __init__(self, suffix: str, called: list[str]) -> None:
+        self.suffix = suffix
+        self.called = called
+
+    def __missing__(self, name: str) -> Callable[..., Term]:
+        def call(*args: Term) -> Term:
+            self.called.append(name)
+            return Term(f"{name}_{self.suffix}({', '.join(a.code for a in args)})")
+
+        return call
 
 
 def render_header(primitives: Mapping[str, int]) -> str:
@@ -419,7 +449,7 @@ def render_module(
         Names in `DTYPES`.
     """
     used = [DTYPES[name] for name in dtypes]
-    roots = list(dict.fromkeys(value for kernel in kernels for value in kernel.values))
+    roots = list(dict.fromkeys(root for kernel in kernels for root in kernel.roots()))
     parts = [
         "# cython: language_level=3, cdivision=True, freethreading_compatible=True\n"
         "# rendered by fastact/render.py; not to be edited\n"
@@ -431,6 +461,80 @@ def render_module(
         for compute in dict.fromkeys(d.compute for d in used)
     ]
     pairs = [(kernel, dtype) for kernel in kernels for dtype in used]
-    parts += [render_kernel(kernel, dtype) for kernel, dtype in pairs]
+    parts += [kernel.render(dtype) for kernel, dtype in pairs]
     parts.append(render_table(pairs))
     return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A function for other people's compiled code: any n >= 0, any alignment, parameters by value."""
+
+    kernel: Kernel
+    dtype: Dtype
+
+    @property
+    def name(self) -> str:
+        kind = "" if self.kernel.kind == "forward" else f"_{self.kernel.kind}"
+        return f"{self.kernel.op}{kind}_{self.dtype.suffix}"
+
+    def signature(self, count: str) -> str:
+        """The arguments; `count` is the type of the number of elements."""
+        element = self.dtype.element
+        pointers = [f"const {element} *{name}" for name in self.kernel.inputs]
+        pointers += [f"{element} *{name}" for name in self.kernel.outputs]
+        return ", ".join([*pointers, f"{count} n", *(f"{element} {name}" for name in self.kernel.params)])
+
+    def render(self, index: int) -> str:
+        k, element = self.kernel, self.dtype.element
+        lines = [f"cdef void *args[{len(k.arguments)}]"]
+        if k.params:
+            lines.append(f"cdef {element} {', '.join(f'p_{name}[64 // sizeof({element})]' for name in k.params)}")
+        for i, name in enumerate(k.arguments):
+            if name in k.params:
+                lines.append(f"fill_{self.dtype.suffix}(p_{name}, {name})")
+                lines.append(f"args[{i}] = p_{name}")
+            else:
+                lines.append(f"args[{i}] = <void *>{name}")
+        numbers = f"{len(k.inputs)}, {len(k.params)}, {len(k.outputs)}"
+        lines.append(f"run(KERNELS[{index}], args, {numbers}, n, sizeof({element}))")
+        head = f"cdef void {self.name}({self.signature('Py_ssize_t')}) noexcept nogil:"
+        return "\n    ".join([head, *lines]) + "\n"
+
+
+def embedded(kernels: Sequence[Kernel]) -> list[Embedded]:
+    """What other people's code can call: every kernel in float32 and float64."""
+    return [Embedded(kernel, DTYPES[dtype]) for kernel in kernels for dtype in ("float32", "float64")]
+
+
+def render_embed(functions: Sequence[Embedded], loops: str) -> str:
+    """The module that holds the embedded functions, after its fixed part `loops` (``_aot_embed.pyx.in``)."""
+    lines = [loops.replace("@COUNT@", str(len(functions)))]
+    lines += [function.render(i) for i, function in enumerate(functions)]
+    rows = [
+        f'    ("{f.kernel.op}", "{f.kernel.kind}", "{f.dtype.name}"): '
+        f'("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),'
+        for f in functions
+    ]
+    lines.append("\n".join(["_FUNCTIONS.update({", *rows, "})", "_load()", ""]))
+    return "\n".join(lines)
+
+
+def render_embed_pxd(functions: Sequence[Embedded]) -> str:
+    """Its declarations, for ``cimport``."""
+    return "".join(f"cdef void {f.name}({f.signature('Py_ssize_t')}) noexcept nogil\n" for f in functions)
+
+
+def render_package_pxd(functions: Sequence[Embedded]) -> str:
+    """``fastact/__init__.pxd``: the same names in ``cimport fastact``."""
+    names = "".join(f"    {f.name},\n" for f in functions)
+    return f"from fastact._embed cimport (\n{names})\n"
+
+
+def render_c_header(functions: Sequence[Embedded], frame: str) -> str:
+    """``fastact.h`` from its fixed part `frame` (``_aot_fastact.h.in``)."""
+    pointers = [f"FASTACT_POINTER void (*fastact_{f.name})({f.signature('ptrdiff_t')});" for f in functions]
+    imports = [
+        f'    FASTACT_IMPORT({f.name}, "{f.signature("ptrdiff_t")}");' for f in functions
+    ]
+    return frame.replace("@POINTERS@", "\n".join(pointers)).replace("@IMPORTS@", "\n".join(imports))

@@ -1,0 +1,91 @@
+"""Kernels compiled ahead of time, one module per ISA level: for where Numba is missing or must not compile.
+
+The level is chosen once, by NumPy's detection of CPU features; ``FASTACT_AOT_LEVEL`` (``x86-64-v2``, ``x86-64-v3``,
+``x86-64-v4`` or ``generic``) forces one.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastact.table import Op
+
+# best first: module of a level, and the features it needs by the names of NumPy 2.0
+LEVELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "x86-64-v4": ("fastact._aot_v4", ("AVX512_SKX", "AVX2", "FMA3", "F16C")),
+    "x86-64-v3": ("fastact._aot_v3", ("AVX2", "FMA3", "F16C")),
+    "x86-64-v2": ("fastact._aot_v2", ("SSE42", "POPCNT")),
+    "generic": ("fastact._aot_generic", ()),
+}
+
+
+def _missing(level: str) -> list[str]:
+    from numpy._core._multiarray_umath import __cpu_features__ as features
+
+    return [name for name in LEVELS[level][1] if not features.get(name, False)]
+
+
+@lru_cache(maxsize=None)
+def _choose() -> tuple[ModuleType | None, str]:
+    """The module of kernels, or None and the reason."""
+    forced = os.environ.get("FASTACT_AOT_LEVEL", "").strip()
+    if forced and forced not in LEVELS:
+        return None, f"FASTACT_AOT_LEVEL={forced!r} is none of {', '.join(LEVELS)}"
+    reasons = []
+    for level in [forced] if forced else LEVELS:
+        missing = _missing(level)
+        if missing:
+            reasons.append(f"{level}: this CPU has no {', '.join(missing)}")
+            continue
+        try:
+            return import_module(LEVELS[level][0]), ""
+        except ImportError as error:
+            reasons.append(f"{level}: not built ({error})")
+    return None, "; ".join(reasons)
+
+
+def available() -> str | None:
+    """None, or why there are no kernels here."""
+    module, reason = _choose()
+    return None if module is not None else reason
+
+
+def isa() -> str:
+    """The ISA level of the kernels in use."""
+    return str(_module().isa())
+
+
+def _module() -> ModuleType:
+    module, reason = _choose()
+    if module is None:
+        raise RuntimeError(f"backend 'cython' is not available: {reason}")
+    return module
+
+
+def address(op: str, kind: str, dtype: str) -> int:
+    """The address of the kernel of the activation named `op`.
+
+    Raises
+    ------
+    KeyError
+        If it was not built.
+    """
+    found = _module().address(op, kind, dtype)
+    if found is None:
+        raise KeyError(f"{op} has no ahead-of-time kernel for {kind} of {dtype}")
+    return int(found)
+
+
+def kernel(op: Op, kind: str, dtype: str) -> int:
+    """The address of a kernel (docs/design.md, 'Kernel ABI')."""
+    return address(op.name, kind, dtype)
+
+
+def get_include() -> str:
+    """The folder of ``fastact.h``, for C and C++ compilers."""
+    return os.path.join(os.path.dirname(os.path.dirname(__file__)), "include")

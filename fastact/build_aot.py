@@ -1,0 +1,163 @@
+"""Building the ahead-of-time kernels: for ``setup.py``, before fastact can be imported.
+
+Renders the kernels once (``render.py``), lets Cython translate them once, and compiles the C once per ISA level: only the
+flags and the name of the module differ. Every level is optional: a compiler that does not know it leaves it out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext
+
+PACKAGE = Path(__file__).parent
+ROOT = PACKAGE.parent
+# relative to the root, where setup.py runs: setuptools takes no absolute sources
+BUILD = Path("build", "aot")
+
+# -ffp-contract=off and no -ffast-math: the same bits on every level; -g0: symbols of inlined formulas would be 20 MB
+FLAGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+X86_LEVELS = {
+    "_aot_v2": ["-march=x86-64-v2"],
+    "_aot_v3": ["-march=x86-64-v3"],
+    "_aot_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
+
+
+@contextmanager
+def _source_package() -> Iterator[None]:
+    """Makes ``fastact.formulas`` and the like importable from source without running ``fastact/__init__.py``."""
+    if "fastact" in sys.modules:
+        yield
+        return
+    package = ModuleType("fastact")
+    package.__path__ = [str(PACKAGE)]
+    sys.modules["fastact"] = package
+    try:
+        yield
+    finally:
+        for name in [m for m in sys.modules if m == "fastact" or m.startswith("fastact.")]:
+            del sys.modules[name]
+
+
+def _write(path: Path, text: str) -> None:
+    """Leaves an unchanged file alone, so that nothing is translated or compiled again for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def kernels(render: Any, table: Any, kinds: Any) -> list[Any]:
+    """A `render.Kernel` for every activation of the table and every kind it has."""
+    names = {"forward": ("x", "y"), "backward": ("dy x", "dx"), "backward_from_output": ("dy y", "dx"),
+             "value_and_grad": ("x", "y d")}  # fmt: skip
+    found = []
+    for op in table.OPS.values():
+        for kind in kinds.kinds_of(op):
+            inputs, outputs = (tuple(n.split()) for n in names[kind])
+            params = tuple(p.name for p in op.params)
+            body = _Body(kinds, op, kind)
+            found.append(render.Kernel(op.name, kind, inputs, params, outputs, body))
+    return found
+
+
+class _Body:
+    def __init__(self, kinds: Any, op: Any, kind: str) -> None:
+        self.kinds, self.op, self.kind = kinds, op, kind
+
+    def __call__(self, env: Any) -> Any:
+        return self.kinds.body(env, self.op, self.kind)
+
+
+def sources(render: Any) -> dict[str, dict[str, Any]]:
+    """The formulas that each dtype computes with, by name."""
+    found = {}
+    for compute, dtype in (("f32", "float32"), ("f64", "float64")):
+        elementary = render.parse(PACKAGE / "elementary" / f"{dtype}.py", relative_to=ROOT)
+        found[compute] = elementary | render.parse(PACKAGE / "formulas.py", relative_to=ROOT)
+    return found
+
+
+def render_all(folder: Path) -> None:
+    """Writes what is generated: Cython and C sources into `folder`, declarations for users into the package."""
+    with _source_package():
+        render, table, kinds = (importlib.import_module(f"fastact.{n}") for n in ("render", "table", "kinds"))
+        loops = kernels(render, table, kinds)
+        functions = render.embedded(loops)
+        primitives = render.arities(PACKAGE / "primitives.py")
+        _write(folder / "_aot.pyx", render.render_module(loops, sources(render), primitives))
+        frame = (PACKAGE / "_aot_embed.pyx.in").read_text(encoding="utf-8")
+        _write(folder / "_embed.pyx", render.render_embed(functions, frame))
+        _write(PACKAGE / "_embed.pxd", render.render_embed_pxd(functions))
+        _write(PACKAGE / "__init__.pxd", render.render_package_pxd(functions))
+        header = (PACKAGE / "_aot_fastact.h.in").read_text(encoding="utf-8")
+        _write(PACKAGE / "include" / "fastact.h", render.render_c_header(functions, header))
+    for level in levels():
+        _write(folder / f"{level}.c", _level_source(level))
+
+
+def _level_source(level: str) -> str:
+    # one C file for all levels, each under its own module name. Formulas must be inlined into the loops to be vectors
+    return f"""\
+#define PyInit__aot PyInit_{level}
+#if defined(__GNUC__)
+#define CYTHON_INLINE inline __attribute__((always_inline))
+#endif
+#include "_aot.c"
+"""
+
+
+def levels() -> dict[str, list[str]]:
+    """Names of the modules of kernels to build here, and their compiler flags."""
+    if os.name != "posix":
+        return {"_aot_generic": []}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return {name: FLAGS + flags for name, flags in X86_LEVELS.items()}
+    return {"_aot_generic": FLAGS}
+
+
+def extensions() -> list[Extension]:
+    """The extension modules of the ahead-of-time backend, rendered and translated to C."""
+    from Cython.Build import cythonize
+    from Cython.Compiler import Options
+
+    render_all(ROOT / BUILD)
+    comments = Options.emit_code_comments
+    Options.emit_code_comments = False
+    try:
+        cythonize([Extension("_aot", [str(BUILD / "_aot.pyx")])], quiet=True)
+        embed = cythonize([Extension("fastact._embed", [str(BUILD / "_embed.pyx")], optional=True)], quiet=True)
+    finally:
+        Options.emit_code_comments = comments
+    depends = [str(BUILD / "_aot.c"), "fastact/_aot_simd.h"]
+    built = [
+        Extension(
+            f"fastact.{name}", [str(BUILD / f"{name}.c")], include_dirs=["fastact", str(BUILD)],
+            depends=depends, extra_compile_args=flags, optional=True,
+        )  # fmt: skip
+        for name, flags in levels().items()
+    ]
+    return built + embed
+
+
+class BuildExt(build_ext):
+    """Builds two extensions at a time, and says which were built."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.parallel = min(2, os.cpu_count() or 1)
+
+    def run(self) -> None:
+        super().run()
+        for extension in self.extensions:
+            done = os.path.exists(self.get_ext_fullpath(extension.name))
+            print(f"fastact: {extension.name} {'built' if done else 'NOT BUILT: see the messages above'}", file=sys.stderr)
