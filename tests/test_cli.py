@@ -1,0 +1,166 @@
+"""The command line as a user meets it: what it prints, and how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from fastact.table import OPS
+
+from fastact import __version__, cli
+
+
+def run(*argv):
+    """Exit code of a command."""
+    try:
+        return cli.main([str(a) for a in argv])
+    except SystemExit as exit:
+        return exit.code
+
+
+def refused(capsys, *argv):
+    """The error of a command that must be refused: one line on stderr, code 2, nothing on stdout."""
+    assert run(*argv) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith("\n") and err.count("\n") == 1 and err.startswith("fastact")
+    return err
+
+
+# refusals
+
+
+@pytest.mark.parametrize("command", ["plot", "warmup", "verify", "bench"])
+def test_unknown_name(capsys, command):
+    assert "sigmoid" in refused(capsys, command, "sigmod")
+
+
+def test_unknown_name_in_demo(capsys):
+    assert "sigmoid" in refused(capsys, "demo", "--activation", "sigmod")
+
+
+def test_no_or_unknown_command(capsys):
+    refused(capsys)
+    refused(capsys, "train")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--hidden", "64,"),
+        ("--hidden", "64,0"),
+        ("--hidden", "a"),
+        ("--epochs", "0"),
+        ("--epochs", "1.5"),
+        ("--batch-size", "-1"),
+        ("--seed", "-1"),
+        ("--activation", "threshold"),
+    ],
+)
+def test_demo_refuses(capsys, option, value):
+    assert option in refused(capsys, "demo", option, value)
+
+
+@pytest.mark.parametrize("command", [("demo", "--plot"), ("plot", "elu", "--out")])
+def test_files_that_cannot_be_written(capsys, tmp_path, command):
+    pytest.importorskip("matplotlib")
+    assert "no folder" in refused(capsys, *command, tmp_path / "missing" / "a.png")
+    assert ".png" in refused(capsys, *command, tmp_path / "a.xyz")
+    (tmp_path / "folder.png").mkdir()
+    assert "cannot be written" in refused(capsys, *command, tmp_path / "folder.png")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["relu", "--param", "alpha=1"], "no parameter 'alpha'"),
+        (["elu", "--param", "alpha"], "NAME=NUMBER"),
+        (["elu", "--param", "alpha=nan1"], "NAME=NUMBER"),
+        (["softplus", "--param", "beta=-1"], "beta must be"),
+        (["threshold"], "--param threshold=NUMBER"),
+        (["elu", "--range", "3", "-3"], "range"),
+    ],
+)
+def test_plot_refuses(capsys, tmp_path, argv, message):
+    pytest.importorskip("matplotlib")
+    assert message in refused(capsys, "plot", *argv, "--out", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_warmup_refuses(capsys):
+    assert "float32" in refused(capsys, "warmup", "relu", "--dtypes", "float31")
+    assert "forward" in refused(capsys, "warmup", "relu", "--kinds", "forwards")
+
+
+# commands
+
+
+def test_info(capsys):
+    assert run("info") == 0
+    text = capsys.readouterr().out
+    assert __version__ in text and "reference" in text
+    assert run("info", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["version"] == __version__ and found["backends"]["reference"] is None and found["threads"] >= 1
+
+
+def test_demo(capsys):
+    assert run("demo", "--epochs", "2", "--hidden", "16,8", "--batch-norm") == 0
+    text = capsys.readouterr().out
+    for part in ("BatchNormalization", "activations and loss", "whole loop", "test accuracy", "2/2"):
+        assert part in text
+
+
+def test_demo_json_leaves_stdout_to_json(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "demo.svg"
+    assert run("demo", "--epochs", "2", "--hidden", "16", "--json", "--plot", plot, "--activation", "gelu") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["activation"] == "gelu" and found["settings"]["hidden"] == [16]
+    for part in ("activations_and_loss", "everything_else", "whole_loop"):
+        assert found["ratio"][part] == pytest.approx(
+            found["runs"]["numpy"]["seconds"][part] / found["runs"]["fastact"]["seconds"][part]
+        )
+    assert "<svg" in plot.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_plot(capsys, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "f.png"
+    required = [f"--param={p.name}=0.5" for p in OPS[name].params if p.default is None]
+    assert run("plot", name, "--out", path, *required) == 0
+    assert path.read_bytes().startswith(b"\x89PNG") and capsys.readouterr().out == f"{path}\n"
+
+
+def test_plot_by_alias_into_the_current_folder(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert run("plot", "swish", "--param", "beta=2") == 0
+    assert (tmp_path / "silu.png").exists()
+
+
+def test_warmup(capsys):
+    assert run("warmup", "relu", "elu", "--kinds", "forward,backward") == 0
+    assert "4 kernels ready" in capsys.readouterr().out
+    assert run("warmup", "relu", "--kinds", "forward", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kernels"] == 1
+
+
+@pytest.mark.parametrize("command", ["info", "demo", "bench", "verify", "plot", "warmup"])
+def test_help(capsys, command):
+    assert run(command, "--help") == 0
+    assert f"fastact {command}" in capsys.readouterr().out
+
+
+def test_module_runs():
+    done = subprocess.run([sys.executable, "-m", "fastact", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == f"fastact {__version__}\n"
+
+
+def test_the_parser_loads_nothing_heavy():
+    code = (
+        "import sys; from fastact import cli; cli.build_parser(); "
+        "print({'numba', 'matplotlib', 'rich', 'torch', 'scipy', 'jax'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
