@@ -128,16 +128,11 @@ def levels() -> dict[str, list[str]]:
 def extensions() -> list[Extension]:
     """The extension modules of the ahead-of-time backend, rendered and translated to C."""
     from Cython.Build import cythonize
-    from Cython.Compiler import Options
 
     render_all(ROOT / BUILD)
-    comments = Options.emit_code_comments
-    Options.emit_code_comments = False
-    try:
-        cythonize([Extension("_aot", [str(BUILD / "_aot.pyx")])], quiet=True)
-        embed = cythonize([Extension("fastact._embed", [str(BUILD / "_embed.pyx")], optional=True)], quiet=True)
-    finally:
-        Options.emit_code_comments = comments
+    cythonize([Extension("_aot", [str(BUILD / "_aot.pyx")])], quiet=True)
+    flags = ["-O2", "-g0"] if os.name == "posix" else []
+    embed = Extension("fastact._embed", [str(BUILD / "_embed.pyx")], extra_compile_args=flags, optional=True)
     depends = [str(BUILD / "_aot.c"), "fastact/_aot_simd.h"]
     built = [
         Extension(
@@ -146,7 +141,7 @@ def extensions() -> list[Extension]:
         )  # fmt: skip
         for name, flags in levels().items()
     ]
-    return built + embed
+    return built + cythonize([embed], quiet=True)
 
 
 class BuildExt(build_ext):

@@ -451,7 +451,7 @@ def render_module(
     used = [DTYPES[name] for name in dtypes]
     roots = list(dict.fromkeys(root for kernel in kernels for root in kernel.roots()))
     parts = [
-        "# cython: language_level=3, cdivision=True, freethreading_compatible=True\n"
+        "# cython: language_level=3, cdivision=True, freethreading_compatible=True, emit_code_comments=False\n"
         "# rendered by fastact/render.py; not to be edited\n"
         "from libc.stdint cimport int64_t, uint16_t\n",
         render_header(primitives),
@@ -489,7 +489,7 @@ class Embedded:
         k, element = self.kernel, self.dtype.element
         lines = [f"cdef void *args[{len(k.arguments)}]"]
         if k.params:
-            lines.append(f"cdef {element} {', '.join(f'p_{name}[64 // sizeof({element})]' for name in k.params)}")
+            lines.append(f"cdef block_{self.dtype.suffix} {', '.join(f'p_{name}' for name in k.params)}")
         for i, name in enumerate(k.arguments):
             if name in k.params:
                 lines.append(f"fill_{self.dtype.suffix}(p_{name}, {name})")
