@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
-import fastact as fa
 import numpy as np
 import oracle
 import pytest
 from fastact.table import OPS
 from ulp import BFLOAT16, neighbours, poisoned, sample
+
+import fastact as fa
 
 BACKENDS = ("reference", "numba", "cython")
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16)
@@ -67,7 +68,7 @@ def kinds(name, case):
     return ("forward", "value_and_grad", "backward", *(("backward_from_output",) if from_output else ()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _points(dtype: np.dtype, count: int, special: tuple[float, ...]):
     largest = float(np.finfo(dtype).max) if dtype.kind == "f" else 3.3895e38
     tail = {2: 120.0, 4: 120.0, 8: 800.0}[dtype.itemsize]
@@ -84,19 +85,23 @@ def _points(dtype: np.dtype, count: int, special: tuple[float, ...]):
 
 
 def points(name, case, dtype, count):
-    """About `count` finite inputs: all bit patterns alike, the middle densely, and the neighbours of kinks and thresholds."""
+    """About `count` finite inputs: all bit patterns alike, the middle densely, neighbours of kinks and thresholds."""
     kinks = oracle.TRUTH[name].kinks(**case)
     return _points(np.dtype(dtype), count, tuple(sorted(float(k) for k in kinks)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _truth(name, what, values, dtype, count):
     case = oracle.parameters_as(dtype, dict(values))
     x = points(name, dict(values), dtype, count)
     if what == "from_output":
         # outputs are what the function gives, rounded to the type
         with np.errstate(over="ignore"):
-            y = oracle.exact(oracle.TRUTH[name].value, x, case)[0] if dtype.itemsize == 8 else oracle.fast(oracle.TRUTH[name].value, x, case)
+            y = (
+                oracle.exact(oracle.TRUTH[name].value, x, case)[0]
+                if dtype.itemsize == 8
+                else oracle.fast(oracle.TRUTH[name].value, x, case)
+            )
             x = np.unique(y.astype(dtype))
         x = x[np.isfinite(x)]
     function = getattr(oracle.TRUTH[name], what)

@@ -14,20 +14,17 @@ from cases import BACKENDS, fa
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
-    parser.addoption("--exhaustive", metavar="NAMES", default="", help="activations, separated by commas, for test_exhaustive.py")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
+    parser.addoption(
+        "--exhaustive", metavar="NAMES", default="relu,sigmoid,gelu", help="activations of test_exhaustive.py"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--slow") or config.getoption("--exhaustive"):
+    if "slow" in config.option.markexpr:
         return
     for item in items:
         if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+            item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
 
 
 def pytest_sessionfinish():

@@ -1,8 +1,8 @@
 """The truth about every activation, from textbook definitions; nothing here comes from the package under test.
 
-Each definition is written once, over a namespace `m`: either mpmath (`MP`, where the naive textbook form is right because it is
-evaluated at doubling precision until it settles) or NumPy in float64 (`FAST`, for sweeps over float32; the helpers of that
-namespace avoid the cancellation). test_oracle.py holds one against the other, and the derivatives against numerical ones.
+Each definition is written once, over a namespace `m`: either mpmath (`MP`, where the naive textbook form is right because
+it is evaluated at doubling precision until it settles) or NumPy in float64 (`FAST`, for sweeps over float32; the helpers of
+that namespace avoid the cancellation). test_oracle.py holds one against the other, and derivatives against numerical ones.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Truth:
     near_zero: Callable = lambda x, **p: np.zeros(np.shape(x), bool)  # near an isolated zero of the derivative
     output_near_zero: Callable = lambda y, **p: np.zeros(np.shape(y), bool)  # the same of the from-output form
     unsure: Callable = lambda x, eps, **p: np.zeros(np.shape(x), bool)  # a kink that rounding moves lies within an ULP
-    odd_zero: bool = False  # f(-0) is -0
+    odd_zero: bool | str = False  # f(±0) is ±0, or that times the sign of the named parameter
     linear: bool = False  # piecewise linear: exactly rounded
 
 
@@ -203,7 +203,7 @@ TRUTH: dict[str, Truth] = {
         not_from_output=({"negative_slope": -0.5},),
         kinks=lambda negative_slope: {0: negative_slope},
         limits=lambda negative_slope: (-np.inf * np.sign(negative_slope), np.inf),
-        odd_zero=True,
+        odd_zero="negative_slope",
         linear=True,
     ),
     "threshold": Truth(
@@ -223,11 +223,13 @@ TRUTH: dict[str, Truth] = {
         not_from_output=({"alpha": -0.25},),
         kinks=lambda alpha: {0: alpha},
         limits=lambda alpha: (-alpha, np.inf),
-        odd_zero=True,
+        odd_zero="alpha",
     ),
     "selu": Truth(
         lambda m, x: m.number("1.0507009873554805") * m.where(x > 0, x, m.number("1.6732632423543772") * m.expm1(x)),
-        lambda m, x: m.number("1.0507009873554805") * m.where(x > 0, 0 * x + 1, m.number("1.6732632423543772") * m.exp(x)),
+        lambda m, x: (
+            m.number("1.0507009873554805") * m.where(x > 0, 0 * x + 1, m.number("1.6732632423543772") * m.exp(x))
+        ),
         lambda m, y: m.where(
             y > 0,
             0 * y + m.number("1.0507009873554805"),
@@ -266,7 +268,12 @@ TRUTH: dict[str, Truth] = {
         _parameter("beta"),
         ZERO,
         ONE,
-        cases=({"alpha": 1 / 6, "beta": 0.5}, {"alpha": 0.2, "beta": 0.5}, {"alpha": 0.25, "beta": 0.25}, {"alpha": -0.3, "beta": 0.4}),
+        cases=(
+            {"alpha": 1 / 6, "beta": 0.5},
+            {"alpha": 0.2, "beta": 0.5},
+            {"alpha": 0.25, "beta": 0.25},
+            {"alpha": -0.3, "beta": 0.4},
+        ),
         not_from_output=({"alpha": -0.3, "beta": 0.4}, {"alpha": 0.0, "beta": 0.4}),
         rounds=True,
     ),
@@ -429,7 +436,7 @@ TRUTH: dict[str, Truth] = {
         required=True,
         kinks=lambda weight: {0: weight},
         limits=lambda weight: (-np.inf * np.sign(weight), np.inf),
-        odd_zero=True,
+        odd_zero="weight",
         linear=True,
     ),
 }
@@ -464,7 +471,7 @@ def parameters_as(dtype, parameters: dict) -> dict:
     return {k: float(np.asarray(v).astype(dtype)) for k, v in parameters.items()}
 
 
-# the textbook forms cancel: log(1 + exp(x)) needs 1100 bits before float64 underflows, x - tanh(x) and x + sqrt(x^2 + b) twice that
+# textbook forms cancel: log(1 + exp(x)) needs 1100 bits before float64 underflows, x + sqrt(x^2 + b) twice that
 _PRECISIONS = (128, 256, 512, 1024, 2200, 4400)
 
 

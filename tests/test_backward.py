@@ -1,6 +1,5 @@
 """Derivatives against the oracle: value_and_grad, backward, backward_from_output, and the conventions at kinks."""
 
-import fastact as fa
 import numpy as np
 import oracle
 import pytest
@@ -8,6 +7,8 @@ from cases import NAMES, backward, call, each_case, each_name, parameters, same,
 from oracle import DERIVATIVE_ULP, EXACT_ULP, TRUTH
 from test_forward import COUNT, case_text
 from ulp import assert_within, epsilon, errors, measure, outputs_like, poisoned
+
+import fastact as fa
 
 
 def bound(name):
@@ -46,7 +47,7 @@ def test_derivative(name, case, dtype, backend):
 @each_case()
 def test_backward_multiplies(name, case, backend):
     dtype = np.dtype(np.float32)
-    x, reference = sweep(name, case, dtype, backend, "derivative")
+    x, _ = sweep(name, case, dtype, backend, "derivative")
     rng = np.random.default_rng(3)
     dy = (rng.standard_normal(x.size) * np.exp2(rng.integers(-8, 8, x.size))).astype(dtype)
     dx = backward(name, dy, x, **parameters(name, case))
@@ -106,7 +107,11 @@ def test_from_output_refuses_parameters_without_an_inverse(name):
 
 def test_prelu_backward_sums_the_weight_gradient(backend):
     rng = np.random.default_rng(5)
-    for shape, weight_shape, axes in (((4, 7, 5), (5,), (0, 1)), ((4, 7, 5), (7, 1), (0, 2)), ((4, 7, 5), (), (0, 1, 2))):
+    for shape, weight_shape, axes in (
+        ((4, 7, 5), (5,), (0, 1)),
+        ((4, 7, 5), (7, 1), (0, 2)),
+        ((4, 7, 5), (), (0, 1, 2)),
+    ):
         x = rng.standard_normal(shape)
         dy = rng.standard_normal(shape)
         weight = rng.standard_normal(weight_shape)

@@ -13,7 +13,9 @@ SMALLEST = 2.0**-149
 def points(count):
     largest = float(np.finfo(np.float32).max)
     edges = neighbours([0.0, -1.0, 1.0, -3.0, 3.0, -87.34, 88.73], np.float32)
-    return np.concatenate([edges, *(sample(np.float32, a, b, count) for a, b in [(-largest, largest), (-110, -0.01), (0.01, 110)])])
+    return np.concatenate(
+        [edges, *(sample(np.float32, a, b, count) for a, b in [(-largest, largest), (-110, -0.01), (0.01, 110)])]
+    )
 
 
 @pytest.mark.parametrize("what", ["value", "derivative", "from_output"])
@@ -34,7 +36,11 @@ def test_float64_oracle_is_good_enough_for_float32(name, case, what):
     with np.errstate(invalid="ignore"):
         error = np.abs((got - hi) - lo)
     # an overflow beyond float64 or a value below float32's subnormals is nothing a float32 can show
-    fine = (np.abs(hi) > 1e300) & (np.abs(got) > 1e300) | (error <= SMALLEST * 2.0**-20) | (error <= FAST_ERROR * np.abs(hi))
+    fine = (
+        (np.abs(hi) > 1e300) & (np.abs(got) > 1e300)
+        | (error <= SMALLEST * 2.0**-20)
+        | (error <= FAST_ERROR * np.abs(hi))
+    )
     if what == "derivative":
         fine |= truth.near_zero(x, **case) & (error <= FAST_ERROR)
     if what == "from_output":
@@ -46,13 +52,14 @@ def test_float64_oracle_is_good_enough_for_float32(name, case, what):
 def test_derivative_is_the_derivative(name, case):
     truth = TRUTH[name]
     kinks = [float(k) for k in truth.kinks(**case)] + [0.0]
-    points = [v for v in (-40.3, -7.1, -2.9, -1.31, -0.62, -0.21, 1e-4, 0.13, 0.41, 0.77, 1.9, 4.4, 8.2, 31.7)]
-    for x in points:
+    for x in (-40.3, -7.1, -2.9, -1.31, -0.62, -0.21, 1e-4, 0.13, 0.41, 0.77, 1.9, 4.4, 8.2, 31.7):
         if min(abs(x - k) for k in kinks) < 1e-5 or truth.unsure(x, 1e-5, **case):
             continue
         with mp.workprec(900):
             parameters = {k: mp.mpf(v) for k, v in case.items()}
-            numeric = mp.diff(lambda v, parameters=parameters: truth.value(MP, v, **parameters), mp.mpf(x), h=mp.mpf(2) ** -300)
+            numeric = mp.diff(
+                lambda v, parameters=parameters: truth.value(MP, v, **parameters), mp.mpf(x), h=mp.mpf(2) ** -300
+            )
             want = mp.mpf(truth.derivative(MP, mp.mpf(x), **parameters))
             assert abs(numeric - want) <= mp.mpf(2) ** -100 * max(abs(want), mp.mpf(2) ** -150), (x, numeric, want)
 
@@ -153,8 +160,12 @@ def test_agrees_with_frameworks_in_the_middle():
         v = torch.tensor(x, requires_grad=True)
         y = function(v)
         y.sum().backward()
-        np.testing.assert_allclose(fast(TRUTH[name].value, x, case), y.detach().numpy(), rtol=1e-7, atol=1e-8, err_msg=name)
-        np.testing.assert_allclose(fast(TRUTH[name].derivative, x, case), v.grad.numpy(), rtol=1e-6, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(
+            fast(TRUTH[name].value, x, case), y.detach().numpy(), rtol=1e-7, atol=1e-8, err_msg=name
+        )
+        np.testing.assert_allclose(
+            fast(TRUTH[name].derivative, x, case), v.grad.numpy(), rtol=1e-6, atol=1e-8, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("name", sorted(ELEMENTARY))
@@ -165,5 +176,9 @@ def test_elementary_oracle(name):
     got = fast(ELEMENTARY[name], x, {})
     with np.errstate(invalid="ignore"):
         error = np.abs((got - hi) - lo)
-    fine = (np.abs(hi) > 1e300) & (np.abs(got) > 1e300) | (error <= SMALLEST * 2.0**-20) | (error <= FAST_ERROR * np.abs(hi))
+    fine = (
+        (np.abs(hi) > 1e300) & (np.abs(got) > 1e300)
+        | (error <= SMALLEST * 2.0**-20)
+        | (error <= FAST_ERROR * np.abs(hi))
+    )
     assert fine.all(), [(float(x[i]), float(got[i]), float(hi[i])) for i in np.flatnonzero(~fine)[:5]]

@@ -14,7 +14,7 @@ DTYPES = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.floa
 def test_order_is_the_order_of_the_numbers_and_inverts(dtype):
     x = from_ordered(np.arange(-300, 301), dtype)
     assert (np.diff(x.astype(np.float64)) > 0).all()
-    for value in (0.0, 1.0, -1.0, float(x[7]), 3.5e-3, -2.0**-10, np.inf):
+    for value in (0.0, 1.0, -1.0, float(x[7]), 3.5e-3, -(2.0**-10), np.inf):
         assert float(from_ordered([ordered(value, dtype)], dtype)[0]) == float(np.array(value, dtype))
     assert ordered(-0.0, dtype) == ordered(0.0, dtype) == 0
 
@@ -43,13 +43,17 @@ def test_float64_reference_is_not_rounded():
         third = mp.mpf(1) / 3
         hi = float(third)
         lo = float(third - hi)
-    assert errors(np.array([hi]), (np.array([hi]), np.array([lo])))[0][0] == pytest.approx(abs(lo) / math.ulp(hi), rel=1e-12)
+    assert errors(np.array([hi]), (np.array([hi]), np.array([lo])))[0][0] == pytest.approx(
+        abs(lo) / math.ulp(hi), rel=1e-12
+    )
     assert errors(np.array([np.nextafter(hi, 1)]), (np.array([hi]), np.array([lo])))[0][0] > 0.6
 
 
 def test_below_the_smallest_normal_number_the_error_is_absolute():
     tiny = 2.0**-126
-    ulp, below, _ = errors(np.float32([0.0, tiny, -tiny, 0.0]), np.array([0.9 * tiny, 0.25 * tiny, 0.5 * tiny, 1.5 * tiny]))
+    ulp, below, _ = errors(
+        np.float32([0.0, tiny, -tiny, 0.0]), np.array([0.9 * tiny, 0.25 * tiny, 0.5 * tiny, 1.5 * tiny])
+    )
     assert (ulp[:3] == 0).all()
     assert below[:3].tolist() == [0.9, 0.75, 1.5]
     # a normal number flushed to zero is not excused

@@ -1,8 +1,9 @@
 """Distance in units in the last place, sampling by bit pattern, poisoned buffers.
 
-One ULP at a real number r is the spacing of the floating-point numbers in r's binade: 2^(floor(log2 |r|) - p + 1), p the precision
-with the hidden bit. The reference is never rounded to the type under test, so a correctly rounded result is at most 0.5 ULP off.
-A reference for float64 is a pair (hi, lo) of float64 arrays whose sum is the value; for narrower types a float64 array does.
+One ULP at a real number r is the spacing of the floating-point numbers in r's binade, 2^(floor(log2 |r|) - p + 1), where p
+is the precision with the hidden bit. The reference is never rounded to the type under test, so a correctly rounded result
+is at most 0.5 ULP off. A reference for float64 is a pair (hi, lo) of float64 arrays whose sum is the value; for narrower
+types a float64 array does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-# precision with the hidden bit, exponent of the smallest normal number, exponent of the first power of two that overflows
+# precision with the hidden bit, exponents of the smallest normal number and of the first power of two that overflows
 FORMATS = {
     np.dtype(np.float16): (11, -14, 16),
     BFLOAT16: (8, -126, 128),
@@ -35,7 +36,7 @@ def epsilon(dtype) -> float:
 
 
 def ulp_of(reference, dtype):
-    """Spacing of `dtype` in the binade of each reference (float64 array); subnormal spacing below the smallest normal number."""
+    """Spacing of `dtype` in the binade of each reference (float64 array); below the normal range that of subnormals."""
     precision, low, _ = FORMATS[np.dtype(dtype)]
     exponent = np.frexp(np.abs(reference))[1] - 1
     exponent = np.where(reference == 0, low, np.maximum(exponent, low))
@@ -43,10 +44,10 @@ def ulp_of(reference, dtype):
 
 
 def errors(got, reference, dtype=None):
-    """Error of each element, as (ULP where the reference is normal or zero elsewhere, smallest normals where it is not, absolute).
+    """Error of each element: in ULP where the reference is normal, in smallest normals where it is not (0 elsewhere), absolute.
 
-    A NaN or an infinity is right only where the reference is the same, except that infinity stands for the first power of two
-    that overflows: a reference within a few ULP of overflow may round to it.
+    A NaN or an infinity is right only where the reference is the same, except that infinity stands for the first power of
+    two that overflows: a reference within a few ULP of overflow may round to it.
     """
     got = np.asarray(got)
     dtype = np.dtype(dtype or got.dtype)
@@ -164,7 +165,7 @@ def from_ordered(place, dtype):
 
 
 def sample(dtype, low, high, count, seed=0):
-    """About `count` numbers of [low, high], dense in bit patterns: a random one from each of equal strides, and both ends."""
+    """About `count` numbers of [low, high], even in bit patterns: a random one from each of equal strides, and the ends."""
     first, last = ordered(low, dtype), ordered(high, dtype)
     if last - first + 1 <= count:
         return from_ordered(np.arange(first, last + 1), dtype)
