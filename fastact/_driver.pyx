@@ -1,0 +1,798 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""The ufuncs and their one inner loop.
+
+The loop knows no mathematics: it brings inputs into the form that kernels take (docs/design.md, 'Kernel ABI'),
+splits long ones into tasks for the pool of threads, and calls a kernel by its address.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+import numpy as np
+
+cnp.import_array()
+cnp.import_ufunc()
+
+
+cdef extern from "_pool.h" nogil:
+    void fastact_pool_init()
+    int fastact_parallel_for(task_fn task, void *context, Py_ssize_t count, int threads)
+    void fastact_pool_set_spin(long ns)
+    int fastact_pool_workers()
+    int FASTACT_THREADS
+
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    static int fastact_omp_limit(void) { return omp_get_max_threads(); }
+    static int fastact_omp_nested(void) { return omp_in_parallel(); }
+    #define FASTACT_OPENMP 1
+    #else
+    static int fastact_omp_limit(void) { return 0; }
+    static int fastact_omp_nested(void) { return 0; }
+    #define FASTACT_OPENMP 0
+    #endif
+    """
+    int fastact_omp_limit() nogil
+    int fastact_omp_nested() nogil
+    int FASTACT_OPENMP
+
+
+cdef extern from "numpy/dtype_api.h":
+    ctypedef struct PyArrayMethod_Context:
+        PyObject *caller
+        PyObject **descriptors
+    ctypedef struct PyType_Slot:
+        int slot
+        void *pfunc
+    ctypedef struct PyArrayMethod_Spec:
+        const char *name
+        int nin
+        int nout
+        int casting
+        int flags
+        void *dtypes
+        PyType_Slot *slots
+    int NPY_METH_strided_loop
+    int NPY_METH_NO_FLOATINGPOINT_ERRORS
+
+
+cdef extern from "numpy/ufuncobject.h":
+    int PyUFunc_AddLoopFromSpec(PyObject *ufunc, PyArrayMethod_Spec *spec) except -1
+    int PyUFunc_AddPromoter(PyObject *ufunc, PyObject *DType_tuple, PyObject *promoter) except -1
+    ctypedef struct PyUFuncObject:
+        void **data
+        int nin
+        int nout
+        int nargs
+        const char *name
+
+
+cdef extern from "numpy/arrayobject.h":
+    # steals the reference to the descriptor
+    object PyArray_NewFromDescr(void *subtype, void *descr, int nd, const cnp.npy_intp *dims,
+                                const cnp.npy_intp *strides, void *data, int flags, void *obj)
+
+
+cdef extern from "Python.h":
+    PyObject *PyCapsule_New(void *pointer, const char *name, void *destructor)
+    Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
+    object PyVectorcall_Call(object callable_, PyObject *args, PyObject *kwargs)
+    ctypedef struct PyTypeObject:
+        Py_ssize_t tp_vectorcall_offset
+        unsigned long tp_flags
+    unsigned long Py_TPFLAGS_HAVE_VECTORCALL
+    void PyType_Modified(PyTypeObject *)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject *)
+    PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
+
+
+cdef extern from *:
+    """
+    /* the const of the array of arguments is lost in Cython */
+    static PyObject *fastact_vectorcall(PyObject *f, PyObject **args, size_t n, PyObject *kwnames)
+    {
+        return PyObject_Vectorcall(f, (PyObject *const *)args, n, kwnames);
+    }
+    """
+    object fastact_vectorcall(object f, PyObject **args, size_t n, PyObject *kwnames)
+
+
+cdef extern from *:
+    """
+    #define TILE 512      /* elements of a tile; at most 12 arguments of 8 bytes: 48 KiB of stack */
+    #define MAX_ARGS 12
+    #define MAX_KEYWORDS 8
+    #define VECTOR 64     /* bytes that a kernel may take at once */
+    #define TILE_BYTES ((TILE * 8 + VECTOR) * MAX_ARGS)
+    #define BLOCK_BYTES (VECTOR * (MAX_ARGS + 1))
+    """
+    enum:
+        TILE
+        MAX_ARGS
+        MAX_KEYWORDS
+        VECTOR
+        TILE_BYTES
+        BLOCK_BYTES
+
+ctypedef void (*kernel_fn)(void **args, int64_t n, int64_t *psteps, int64_t flags) noexcept nogil
+
+
+cdef struct Slot:
+    # one dtype of one ufunc
+    void *address           # of the kernel; null until first needed, or where `python` serves
+    PyObject *python        # a callable over arrays in the place of a kernel
+    PyObject *ufunc_slots   # the UfuncSlots that resolves it
+    int dtype
+    int nin                 # arrays
+    int nparam
+    int nout
+    Py_ssize_t size         # bytes of an element
+    Py_ssize_t granule      # elements that a kernel takes at once
+    Py_ssize_t parallel_min # elements from which on threads pay
+    Py_ssize_t chunk        # elements of a task
+
+
+cdef struct Job:
+    Slot *slot
+    char *args[MAX_ARGS]
+    Py_ssize_t strides[MAX_ARGS]
+    int64_t psteps[MAX_ARGS]
+    Py_ssize_t n
+    Py_ssize_t head   # elements before the outputs are aligned, where they are streamed
+    bint contiguous
+    bint stream
+
+
+cdef struct Settings:
+    int threads
+    int omp_at_start
+    Py_ssize_t stream_min   # bytes of output from which on they go past the cache
+
+cdef Settings settings
+settings.threads = 1
+settings.stream_min = 1 << 62
+settings.omp_at_start = fastact_omp_limit()
+fastact_pool_init()
+
+
+cdef int threads_now() noexcept nogil:
+    # OpenMP is asked for limits only (threadpoolctl, omp_set_num_threads, nesting in somebody's parallel region)
+    cdef int limit = fastact_omp_limit()
+    if fastact_omp_nested():
+        return 1
+    if limit != settings.omp_at_start and limit < settings.threads:
+        return limit if limit > 0 else 1
+    return settings.threads
+
+
+cdef int parallel_for(task_fn task, void *context, Py_ssize_t count, int threads) noexcept nogil:
+    return fastact_parallel_for(task, context, count, threads)
+
+
+# ---- the inner loop
+
+cdef inline void gather(char *target, const char *source, Py_ssize_t n, Py_ssize_t stride, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    if stride == size:
+        memcpy(target, source, n * size)
+    elif size == 4:
+        for i in range(n):
+            memcpy(target + 4 * i, source + i * stride, 4)
+    elif size == 8:
+        for i in range(n):
+            memcpy(target + 8 * i, source + i * stride, 8)
+    else:
+        for i in range(n):
+            memcpy(target + 2 * i, source + i * stride, 2)
+
+
+cdef inline void scatter(char *target, const char *source, Py_ssize_t n, Py_ssize_t stride, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    if stride == size:
+        memcpy(target, source, n * size)
+    elif size == 4:
+        for i in range(n):
+            memcpy(target + i * stride, source + 4 * i, 4)
+    elif size == 8:
+        for i in range(n):
+            memcpy(target + i * stride, source + 8 * i, 8)
+    else:
+        for i in range(n):
+            memcpy(target + i * stride, source + 2 * i, 2)
+
+
+cdef void tiles(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
+    # through contiguous tiles: strided arguments and tails
+    cdef Slot *slot = job.slot
+    cdef int narg = slot.nin + slot.nparam + slot.nout
+    cdef int first_out = slot.nin + slot.nparam
+    cdef Py_ssize_t size = slot.size
+    cdef char buffer[TILE_BYTES]
+    cdef char *base = <char *> ((<uintptr_t> buffer + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+    cdef void *args[MAX_ARGS]
+    cdef Py_ssize_t i, n, padded, width = (TILE if high - low > TILE else high - low)
+    cdef int j
+    width = (width + slot.granule - 1) // slot.granule * slot.granule * size
+    i = low
+    while i < high:
+        n = high - i if high - i < TILE else TILE
+        padded = (n + slot.granule - 1) // slot.granule * slot.granule
+        for j in range(narg):
+            if slot.nin <= j < first_out and job.strides[j] == 0:
+                args[j] = job.args[j]
+                continue
+            if padded == n and job.strides[j] == size:
+                args[j] = job.args[j] + i * size
+                continue
+            args[j] = base + j * width
+            if j < first_out:
+                gather(<char *> args[j], job.args[j] + i * job.strides[j], n, job.strides[j], size)
+                memset(<char *> args[j] + n * size, 0, (padded - n) * size)
+        (<kernel_fn> slot.address)(args, padded, job.psteps, 0)
+        for j in range(first_out, narg):
+            if args[j] == base + j * width:
+                scatter(job.args[j] + i * job.strides[j], <char *> args[j], n, job.strides[j], size)
+        i += n
+
+
+cdef void straight(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
+    # contiguous arguments: the kernel works in place, but for a tail
+    cdef Slot *slot = job.slot
+    cdef void *args[MAX_ARGS]
+    cdef Py_ssize_t body = (high - low) // slot.granule * slot.granule
+    cdef int j
+    if body:
+        for j in range(slot.nin + slot.nparam + slot.nout):
+            args[j] = job.args[j] + low * job.strides[j]
+        (<kernel_fn> slot.address)(args, body, job.psteps, job.stream)
+    if low + body < high:
+        tiles(job, low + body, high)
+
+
+cdef inline void span(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
+    if job.contiguous:
+        straight(job, low, high)
+    else:
+        tiles(job, low, high)
+
+
+cdef void task(void *context, Py_ssize_t index) noexcept nogil:
+    cdef Job *job = <Job *> context
+    cdef Py_ssize_t low = job.head + index * job.slot.chunk
+    cdef Py_ssize_t high = low + job.slot.chunk
+    span(job, low, high if high < job.n else job.n)
+
+
+cdef int call_python(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 with gil:
+    # a backend without addresses: the callable gets views of the memory
+    cdef int narg = slot.nin + slot.nparam + slot.nout
+    cdef int first_out = slot.nin + slot.nparam
+    cdef cnp.npy_intp shape = n, stride
+    cdef int j
+    cdef list views = []
+    cdef object dtype = (<UfuncSlots> slot.ufunc_slots).dtypes[slot.dtype]
+    for j in range(narg):
+        stride = strides[j]
+        Py_INCREF(dtype)
+        views.append(PyArray_NewFromDescr(
+            <void *> np.ndarray, <void *> dtype, 1, &shape, &stride, data[j],
+            cnp.NPY_ARRAY_WRITEABLE if j >= first_out else 0, NULL,
+        ))
+    results = (<object> slot.python)(*views[:first_out])
+    for out, result in zip(views[first_out:], results):
+        out[...] = result
+    return 0
+
+
+cdef int resolve(Slot *slot) except -1 with gil:
+    (<UfuncSlots> slot.ufunc_slots).resolve(slot.dtype)
+    return 0
+
+
+cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) noexcept nogil:
+    cdef Job job
+    cdef char blocks[BLOCK_BYTES]
+    cdef char *block
+    cdef Py_ssize_t size = slot.size, i, bytes_out
+    cdef uintptr_t misaligned
+    cdef int j, threads, narg = slot.nin + slot.nparam + slot.nout, first_out = slot.nin + slot.nparam
+    cdef bint alias = False
+    if slot.address == NULL and slot.python == NULL:
+        if resolve(slot) < 0:
+            return -1
+    if n <= 0:
+        return 0
+    if slot.python != NULL:
+        return call_python(slot, data, n, strides)
+    job.slot = slot
+    job.n = n
+    job.head = 0
+    job.contiguous = True
+    job.stream = False
+    block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+    for j in range(narg):
+        job.args[j] = data[j]
+        job.strides[j] = strides[j]
+        if slot.nin <= j < first_out:
+            if strides[j] == 0 or n == 1:
+                # one value: a block of it, which the kernel reads over and over
+                for i in range(VECTOR // size):
+                    memcpy(block + i * size, data[j], size)
+                job.args[j] = block
+                job.strides[j] = 0
+                job.psteps[j - slot.nin] = 0
+                block += VECTOR
+                continue
+            job.psteps[j - slot.nin] = 1
+        if strides[j] != size:
+            job.contiguous = job.contiguous and n == 1
+            if n == 1:
+                job.strides[j] = size
+    bytes_out = n * size * slot.nout
+    if job.contiguous and bytes_out >= settings.stream_min:
+        # streaming needs aligned outputs, all alike, and no input in their place (its lines are in the cache already)
+        misaligned = <uintptr_t> job.args[first_out] & (VECTOR - 1)
+        for j in range(first_out):
+            for i in range(first_out, narg):
+                alias = alias or (job.args[j] < job.args[i] + n * size and job.args[i] < job.args[j] + n * size
+                                  and not (slot.nin <= j and job.strides[j] == 0))
+        for i in range(first_out + 1, narg):
+            alias = alias or (<uintptr_t> job.args[i] & (VECTOR - 1)) != misaligned
+        if not alias and misaligned % size == 0:
+            job.stream = True
+            if misaligned:
+                job.head = (VECTOR - <Py_ssize_t> misaligned) // size
+                tiles(&job, 0, job.head)
+    if n >= slot.parallel_min:
+        threads = threads_now()
+        if threads > 1:
+            parallel_for(task, &job, (n - job.head + slot.chunk - 1) // slot.chunk, threads)
+            return 0
+    span(&job, job.head, n)
+    return 0
+
+
+cdef inline Slot *slot_of(PyArrayMethod_Context *context, int dtype) noexcept nogil:
+    return &(<Slot *> (<PyUFuncObject *> context.caller).data[0])[dtype]
+
+
+cdef int loop_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+    return inner(slot_of(c, 0), data, n[0], s)
+
+cdef int loop_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+    return inner(slot_of(c, 1), data, n[0], s)
+
+cdef int loop_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+    return inner(slot_of(c, 2), data, n[0], s)
+
+cdef int loop_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+    return inner(slot_of(c, 3), data, n[0], s)
+
+cdef void *loops[4]
+loops[0] = <void *> loop_0
+loops[1] = <void *> loop_1
+loops[2] = <void *> loop_2
+loops[3] = <void *> loop_3
+
+
+# ---- dtypes: which one computes
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+cdef dict KIND_OF = {}  # DType class -> one of DTYPES, "integer", or None
+for _name in ("float32", "float64", "float16"):
+    KIND_OF[type(np.dtype(_name))] = _name
+for _char in np.typecodes["AllInteger"] + "?":
+    KIND_OF[type(np.dtype(_char))] = "integer"
+cdef object PyFloat = None
+
+
+cdef str common(list given):
+    # the floating dtype that inputs of these DType classes compute in, or None
+    cdef set strong = set()
+    for cls in given:
+        if cls is None:
+            continue
+        kind = KIND_OF.get(cls)
+        if kind is None:
+            if cls.__name__ in ("_PyFloatDType", "_PyLongDType"):
+                continue  # Python numbers take the dtype of the arrays (NEP 50)
+            return None
+        strong.add("float64" if kind == "integer" else kind)
+    if not strong or "float64" in strong:
+        return "float64"
+    if len(strong) > 1:
+        return "float32"
+    return strong.pop()
+
+
+cdef int promote(PyObject *ufunc, PyObject **op_dtypes, PyObject **signature, PyObject **new_dtypes) except -1:
+    cdef PyUFuncObject *u = <PyUFuncObject *> ufunc
+    cdef int j
+    cdef list asked = [<object> signature[j] for j in range(u.nargs) if signature[j] != NULL]
+    cdef str name
+    given = [<object> op_dtypes[j] if op_dtypes[j] != NULL else None for j in range(u.nin)]
+    if asked:
+        name = KIND_OF.get(asked[0])
+        if name == "integer" or any(cls is not asked[0] for cls in asked):
+            name = None
+        if name is not None and common(given) is None:
+            name = None
+    else:
+        name = common(given)
+    if name is None:
+        kinds = ", ".join(getattr(c, "__name__", "?").replace("DType", "").lower() for c in given)
+        raise TypeError(
+            f"ufunc {u.name.decode()!r} is not supported for the input types ({kinds}): it takes real floating-point "
+            "arrays (float16, bfloat16, float32, float64), and integers and booleans as float64"
+        )
+    cls = CLASS_OF[name]
+    for j in range(u.nargs):
+        Py_INCREF(cls)
+        new_dtypes[j] = <PyObject *> cls
+    return 0
+
+
+cdef dict CLASS_OF = {name: cls for cls, name in KIND_OF.items() if name != "integer"}
+
+
+# ---- building ufuncs
+
+cdef class UfuncSlots:
+    """A ufunc together with the kernels of its dtypes.
+
+    Parameters
+    ----------
+    name, doc : str
+    nin, nparam, nout : int
+        Arrays, parameters (further inputs, usually scalars) and outputs.
+    resolver : callable
+        ``resolver(dtype_name) -> (address or None, callable or None, parallel_min, chunk)``; elements for the last two.
+    """
+
+    cdef public object ufunc
+    cdef public object resolver
+    cdef readonly str name
+    cdef Slot *slots
+    cdef void *data[1]
+    cdef bytes c_name, c_doc
+    cdef list dtypes
+    cdef int nin, nparam, nout
+
+    def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver):
+        cdef int i, narg = nin + nparam + nout
+        if narg > MAX_ARGS:
+            raise ValueError(f"{name}: more than {MAX_ARGS} arguments")
+        self.name = name
+        self.c_name = name.encode()
+        self.c_doc = doc.encode()
+        self.resolver = resolver
+        self.nin, self.nparam, self.nout = nin, nparam, nout
+        # never freed: NumPy keeps no reference that would tell when
+        self.slots = <Slot *> calloc(len(DTYPES), sizeof(Slot))
+        if self.slots == NULL:
+            raise MemoryError
+        self.dtypes = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), None]
+        for i, size in enumerate((4, 8, 2, 2)):
+            self.slots[i].ufunc_slots = <PyObject *> self
+            self.slots[i].dtype = i
+            self.slots[i].nin, self.slots[i].nparam, self.slots[i].nout = nin, nparam, nout
+            self.slots[i].size = size
+            self.slots[i].granule = 8 if size == 8 else 16
+        self.data[0] = self.slots
+        self.ufunc = cnp.PyUFunc_FromFuncAndData(
+            NULL, self.data, NULL, 0, nin + nparam, nout, cnp.PyUFunc_None, self.c_name, self.c_doc, 0
+        )
+        Py_INCREF(self)  # the ufunc points into this object
+        for i in range(3):
+            self.add_loop(i)
+        everything = (np.dtype,) * narg
+        capsule = <object> PyCapsule_New(<void *> promote, "numpy._ufunc_promoter", NULL)
+        PyUFunc_AddPromoter(<PyObject *> self.ufunc, <PyObject *> everything, <PyObject *> capsule)
+
+    cdef int add_loop(self, int dtype) except -1:
+        cdef PyObject *classes[MAX_ARGS]
+        cdef PyType_Slot slots[2]
+        cdef PyArrayMethod_Spec spec
+        cdef int j
+        cls = type(self.dtypes[dtype])
+        for j in range(self.nin + self.nparam + self.nout):
+            classes[j] = <PyObject *> cls
+        slots[0].slot = NPY_METH_strided_loop
+        slots[0].pfunc = loops[dtype]
+        slots[1].slot = 0
+        slots[1].pfunc = NULL
+        spec.name = self.c_name
+        spec.nin = self.nin + self.nparam
+        spec.nout = self.nout
+        spec.casting = cnp.NPY_NO_CASTING
+        # overflow in discarded lanes is no news, so NumPy need not look
+        spec.flags = NPY_METH_NO_FLOATINGPOINT_ERRORS
+        spec.dtypes = <void *> classes
+        spec.slots = slots
+        return PyUFunc_AddLoopFromSpec(<PyObject *> self.ufunc, &spec)
+
+    def add_bfloat16(self, dtype):
+        """Add the loop of ml_dtypes.bfloat16; once."""
+        if self.dtypes[3] is None:
+            self.dtypes[3] = dtype
+            self.add_loop(3)
+
+    cpdef resolve(self, int dtype):
+        """Ask for the kernel of a dtype and keep its address."""
+        cdef Slot *slot = &self.slots[dtype]
+        address, python, parallel_min, chunk = self.resolver(DTYPES[dtype])
+        slot.parallel_min = parallel_min
+        slot.chunk = max(chunk // slot.granule, 1) * slot.granule
+        if python is not None:
+            Py_INCREF(python)
+            slot.python = <PyObject *> python
+            slot.address = NULL
+        else:
+            slot.python = NULL
+            slot.address = <void *> <uintptr_t> address
+
+    def reset(self):
+        """Forget the kernels: the next call asks again."""
+        cdef int i
+        for i in range(len(DTYPES)):
+            self.slots[i].address = NULL
+            self.slots[i].python = NULL
+
+    def address(self, str dtype):
+        """The address of the kernel in use, 0 where there is none yet."""
+        return <uintptr_t> self.slots[DTYPES.index(dtype)].address
+
+
+def register_bfloat16(dtype):
+    """Let ufuncs take ml_dtypes.bfloat16 (its NumPy dtype)."""
+    KIND_OF[type(dtype)] = "bfloat16"
+    CLASS_OF["bfloat16"] = type(dtype)
+
+
+# ---- fma as a ufunc, for the reference backend
+
+cdef extern from "<math.h>" nogil:
+    float c_fmaf "fmaf"(float, float, float)
+    double c_fma "fma"(double, double, double)
+
+
+cdef void fma_float32(char **args, const cnp.npy_intp *n, const cnp.npy_intp *s, void *data) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n[0]):
+        (<float *> (args[3] + i * s[3]))[0] = c_fmaf(
+            (<float *> (args[0] + i * s[0]))[0], (<float *> (args[1] + i * s[1]))[0], (<float *> (args[2] + i * s[2]))[0])
+
+
+cdef void fma_float64(char **args, const cnp.npy_intp *n, const cnp.npy_intp *s, void *data) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n[0]):
+        (<double *> (args[3] + i * s[3]))[0] = c_fma(
+            (<double *> (args[0] + i * s[0]))[0], (<double *> (args[1] + i * s[1]))[0], (<double *> (args[2] + i * s[2]))[0])
+
+
+cdef cnp.PyUFuncGenericFunction fma_loops[2]
+cdef char fma_types[8]
+cdef void *fma_data[2]
+fma_loops[0], fma_loops[1] = <cnp.PyUFuncGenericFunction> fma_float32, <cnp.PyUFuncGenericFunction> fma_float64
+for _i in range(4):
+    fma_types[_i], fma_types[4 + _i] = cnp.NPY_FLOAT32, cnp.NPY_FLOAT64
+    if _i < 2:
+        fma_data[_i] = NULL
+fma = cnp.PyUFunc_FromFuncAndData(
+    fma_loops, fma_data, fma_types, 2, 3, 1, cnp.PyUFunc_None, b"fma", b"a*b + c rounded once, for float32 and float64.", 0
+)
+
+
+# ---- settings
+
+def configure(*, threads=None, stream_min=None, spin_ns=None):
+    """Set the number of threads, the bytes of output from which on stores go past the cache, the workers' patience."""
+    if threads is not None:
+        settings.threads = threads
+    if stream_min is not None:
+        settings.stream_min = stream_min
+    if spin_ns is not None:
+        fastact_pool_set_spin(spin_ns)
+
+
+def status():
+    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, posix_threads, openmp."""
+    return {
+        "threads": settings.threads,
+        "threads_now": threads_now(),
+        "stream_min": settings.stream_min,
+        "workers": fastact_pool_workers(),
+        "threading": "pool of POSIX threads" if FASTACT_THREADS else "none (built without POSIX threads)",
+        "openmp": bool(FASTACT_OPENMP),
+    }
+
+
+def computing_dtype(dtypes):
+    """The name of the dtype in which inputs of these NumPy dtypes are computed, or None where they are not taken."""
+    return common([type(d) for d in dtypes])
+
+
+# ---- the object a user holds, as far as speed matters
+
+cdef class Callable:
+    """Calls a ufunc, made when first needed, with its parameters filled in from their defaults.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the `UfuncSlots`.
+    narrays : int
+        Arrays, by position.
+    names, defaults : tuple
+        Of the parameters; a default of None means that the parameter must be given, then also by position.
+    check : callable
+        ``check({name: value})`` raises for parameters outside their domains.
+    variants : tuple or None
+        ``(keyword, {value: Callable})``: another callable for a value of a keyword, None for this one.
+    """
+
+    cdef void *vectorcall
+    cdef object make, check, ufunc_, slots_
+    cdef Py_ssize_t narrays, nrequired, nparam
+    cdef readonly tuple names, defaults
+    cdef tuple typed_defaults  # per dtype, as 0-d arrays: NumPy takes them faster than Python floats
+    cdef public tuple variants
+    cdef readonly str called
+
+    def __cinit__(self, *args, **kwargs):
+        self.vectorcall = <void *> call_vector
+
+    def __init__(self, str called, make, Py_ssize_t narrays, tuple names, tuple defaults, check, variants=None):
+        self.called = called
+        self.make = make
+        self.narrays = narrays
+        self.names = names
+        self.nparam = len(names)
+        self.defaults = defaults
+        self.nrequired = sum(d is None for d in defaults)
+        self.typed_defaults = () if self.nrequired else tuple(
+            tuple(np.array(d, dtype) for d in defaults) for dtype in (np.float32, np.float64, np.float16)
+        )
+        self.check = check
+        self.variants = variants
+
+    def __call__(self, *arrays, **kwargs):
+        return PyVectorcall_Call(self, <PyObject *> arrays, <PyObject *> kwargs)
+
+    @property
+    def slots(self):
+        if self.slots_ is None:
+            slots = self.make()
+            self.ufunc_ = slots.ufunc
+            self.slots_ = slots
+        return self.slots_
+
+    cdef call_with(self, tuple arrays, dict kwargs):
+        # parameters by name, required ones also by position; a variant by its keyword
+        cdef dict given = {}
+        self.slots
+        if self.variants is not None and self.variants[0] in kwargs:
+            keyword, choices = self.variants
+            value = kwargs.pop(keyword)
+            if not isinstance(value, str) or value not in choices:
+                raise ValueError(f"{self.called}: {keyword} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+            if choices[value] is not None:
+                return choices[value](*arrays, **kwargs)
+        extra = arrays[self.narrays:]
+        if len(arrays) < self.narrays or len(extra) > self.nrequired:
+            raise TypeError(
+                f"{self.called} takes {self.narrays} array{'s' if self.narrays > 1 else ''} by position"
+                + (f" and {', '.join(self.names)} by name" if self.names else "") + f", not {len(arrays)} arguments"
+            )
+        params = list(self.defaults)
+        required = [name for name, default in zip(self.names, self.defaults) if default is None]
+        given.update(zip(required, extra))
+        for name in self.names:
+            if name in kwargs:
+                if name in given:
+                    raise TypeError(f"{self.called} got {name} twice")
+                given[name] = kwargs.pop(name)
+        for name in required:
+            if name not in given:
+                raise TypeError(f"{self.called} needs {name}")
+        if given:
+            self.check(given)
+            params = [given.get(name, default) for name, default in zip(self.names, self.defaults)]
+        arrays = arrays[:self.narrays]
+        for array in arrays:
+            if cnp.PyArray_Check(array) and cnp.PyArray_TYPE(<cnp.ndarray> array) >= 256:
+                need_bfloat16(self.slots_, array.dtype)
+        return self.ufunc_(*arrays, *params, **kwargs)
+
+
+cdef need_bfloat16(UfuncSlots slots, dtype):
+    if slots.dtypes[3] is None and dtype.name == "bfloat16":
+        register_bfloat16(dtype)
+        slots.add_bfloat16(dtype)
+
+
+cdef int dtype_index(PyObject **arrays, Py_ssize_t n) noexcept:
+    # the index of the dtype that all arrays have, or -1
+    cdef Py_ssize_t j
+    cdef int first = -1, number
+    for j in range(n):
+        if not cnp.PyArray_CheckExact(<object> arrays[j]):
+            return -1
+        number = cnp.PyArray_TYPE(<cnp.ndarray> <object> arrays[j])
+        if j == 0:
+            first = number
+        elif number != first:
+            return -1
+    if first == cnp.NPY_FLOAT32:
+        return 0
+    if first == cnp.NPY_FLOAT64:
+        return 1
+    return 2 if first == cnp.NPY_FLOAT16 else -1
+
+
+cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObject *kwnames):
+    # vectorcall (PEP 590): `out=` and the like go straight on to the ufunc
+    cdef Callable self = <Callable> callable_
+    cdef PyObject *full[MAX_ARGS + MAX_KEYWORDS]
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), j, nkw = 0, k
+    cdef int dtype
+    cdef tuple params
+    if self.ufunc_ is None:
+        self.slots
+    if kwnames != NULL:
+        nkw = PyTuple_GET_SIZE(kwnames)
+        if self.nparam or self.variants is not None:
+            for j in range(nkw):
+                key = <object> PyTuple_GET_ITEM(kwnames, j)
+                if key in self.names or (self.variants is not None and key == self.variants[0]):
+                    return call_unpacked(self, args, n, kwnames)
+    if n != self.narrays or self.nrequired or nkw > MAX_KEYWORDS:
+        return call_unpacked(self, args, n, kwnames)
+    dtype = dtype_index(args, n)
+    if dtype < 0:
+        # not all of one dtype that NumPy has: bfloat16 may need its loop first
+        return call_unpacked(self, args, n, kwnames)
+    if not self.nparam:
+        return fastact_vectorcall(self.ufunc_, args, n, kwnames)
+    params = <tuple> self.typed_defaults[dtype]
+    for j in range(n):
+        full[j] = args[j]
+    for j in range(self.nparam):
+        full[n + j] = PyTuple_GET_ITEM(<PyObject *> params, j)
+    for k in range(nkw):
+        full[n + self.nparam + k] = args[n + k]
+    return fastact_vectorcall(self.ufunc_, full, n + self.nparam, kwnames)
+
+
+cdef object call_unpacked(Callable self, PyObject **args, Py_ssize_t n, PyObject *kwnames):
+    cdef Py_ssize_t j
+    cdef dict kwargs = {}
+    if kwnames != NULL:
+        for j in range(PyTuple_GET_SIZE(kwnames)):
+            kwargs[<object> PyTuple_GET_ITEM(kwnames, j)] = <object> args[n + j]
+    return self.call_with(tuple([<object> args[j] for j in range(n)]), kwargs)
+
+
+def enable_vectorcall(cls):
+    """Let calls of a subclass of `Callable` that keeps its ``__call__`` skip the tuple and the dict."""
+    cdef PyTypeObject *type_ = <PyTypeObject *> cls
+    if not issubclass(cls, Callable) or cls.__call__ is not Callable.__call__:
+        raise TypeError(f"{cls.__name__} has a __call__ of its own")
+    type_.tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL
+    PyType_Modified(type_)
+    return cls
+
+
+cdef Callable _example = Callable("", None, 1, (), (), None)
+(<PyTypeObject *> Callable).tp_vectorcall_offset = (
+    <char *> &_example.vectorcall - <char *> <PyObject *> _example
+)

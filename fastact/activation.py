@@ -1,0 +1,196 @@
+"""The object a user holds: ``fa.elu(x)``, ``fa.elu.backward(dy, x)``, ``fa.elu.value_and_grad(x)``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastact import _driver, dispatch
+from fastact.kinds import KINDS
+from fastact.table import OPS, Op, Param, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def check_parameter(op: Op, param: Param, value: Any) -> None:
+    """`TypeError` if it is not a real number or an array of them, `ValueError` outside its domain."""
+    array = value if type(value) is float else np.asarray(value)
+    if array is not value and array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {value!r}")
+    if not (param.valid(value) if array is value else np.all(param.valid(array))):
+        raise ValueError(f"{op.name}: {param.name} must be {param.domain}, not {value!r}")
+
+
+@_driver.enable_vectorcall
+class Method(_driver.Callable):
+    """One kind of an activation: arrays by position, parameters and every ufunc keyword by name."""
+
+    def __init__(self, op: Op, kind: str, variants: tuple[str, Mapping[str, Any]] | None = None) -> None:
+        self.op = op
+        self.kind = kind
+        name = op.name if kind == "forward" else f"{op.name}.{kind}"
+        self.__name__ = self.__qualname__ = name
+        super().__init__(
+            name,
+            lambda: dispatch.make_slots(op, kind),
+            KINDS[kind][0],
+            tuple(p.name for p in op.params),
+            tuple(p.default for p in op.params),
+            self._check,
+            variants,
+        )
+
+    def _check(self, given: Mapping[str, Any]) -> None:
+        for param in self.op.params:
+            if param.name in given:
+                check_parameter(self.op, param, given[param.name])
+        values = {p.name: given.get(p.name, p.default) for p in self.op.params}
+        self.op.check_together(values)
+        if self.kind == "backward_from_output":
+            self.op.check_from_output(values)
+
+    @property
+    def ufunc(self) -> np.ufunc:
+        """The `numpy.ufunc` itself: arrays, then parameters, all by position; it checks no parameter's domain."""
+        return self.slots.ufunc
+
+    def _describe(self) -> tuple[Op, str]:
+        return self.op, self.kind
+
+    def __repr__(self) -> str:
+        return f"<fastact.{self.__name__}>"
+
+    def __reduce__(self) -> Any:
+        return _unpickle, (self.op.name, self.kind)
+
+
+class PreluBackward(Method):
+    """The gradients of prelu: ``(dx, dweight)``, dweight summed to the shape of weight."""
+
+    def __call__(self, dy: Any, x: Any, /, weight: Any, *, out: Any = None) -> tuple[Any, Any]:
+        dx = super().__call__(dy, x, weight=weight, out=out)
+        from fastact import formulas
+        from fastact.bind import bind_numpy
+
+        x, dy, weight = np.asarray(x), np.asarray(dy), np.asarray(weight)
+        dtype = "float64" if dx.dtype == np.float64 else "float32"
+        slope_grad = bind_numpy(dtype)[formulas.prelu_weight_grad.__name__]
+        with np.errstate(all="ignore"):
+            full = np.broadcast_to(dy * slope_grad(x.astype(dtype, copy=False), weight), dx.shape)
+        lead = full.ndim - weight.ndim
+        axes = (*range(lead), *(lead + i for i, n in enumerate(weight.shape) if n == 1 and full.shape[lead + i] != 1))
+        dweight = full.sum(axis=axes, dtype=np.promote_types(dtype, full.dtype)).reshape(weight.shape)
+        return dx, dweight.astype(dx.dtype, copy=False)
+
+
+@_driver.enable_vectorcall
+class Activation(Method):
+    """An elementwise activation: call it for the value, its methods for gradients.
+
+    Parameters are keywords with the defaults of `params`; every keyword of a ufunc (``out``, ``where``, ``dtype``,
+    ``casting``, ``order``, ``subok``) works as in NumPy. Arrays of float16, bfloat16 (ml_dtypes), float32 and float64
+    keep their dtype, integers and booleans become float64; other dtypes are a `TypeError`.
+
+    Attributes
+    ----------
+    name : str
+    params : dict
+        Parameter names and defaults; None for one that must be given.
+    formula : str
+        The definition as text.
+    backward, backward_from_output, value_and_grad
+        ``backward(dy, x)`` is dy·f'(x); ``backward_from_output(dy, y)`` is the same from y = f(x), where f' is a
+        function of y; ``value_and_grad(x)`` is (f(x), f'(x)) in one pass. They take the same keywords.
+
+    Examples
+    --------
+    >>> import numpy as np, fastact as fa
+    >>> x = np.float32([-2.0, 0.0, 3.0])
+    >>> fa.leaky_relu(x, negative_slope=0.5)
+    array([-1.,  0.,  3.], dtype=float32)
+    >>> fa.leaky_relu.backward(np.ones_like(x), x, negative_slope=0.5)
+    array([0.5, 0.5, 1. ], dtype=float32)
+    """
+
+    backward: Method
+    value_and_grad: Method
+
+    def __init__(self, op: Op, variants: tuple[str, Mapping[str, Activation | None]] | None = None) -> None:
+        def methods(kind: str) -> tuple[str, Mapping[str, Any]] | None:
+            if variants is None:
+                return None
+            return variants[0], {k: v and getattr(v, kind, None) for k, v in variants[1].items()}
+
+        super().__init__(op, "forward", variants)
+        self.backward = (PreluBackward if op.name == "prelu" else Method)(op, "backward", methods("backward"))
+        self.value_and_grad = Method(op, "value_and_grad", methods("value_and_grad"))
+        if op.grad_from_output is not None:
+            self._backward_from_output = Method(op, "backward_from_output")
+        self.name = op.name
+        self.params = {p.name: p.default for p in op.params}
+        self.formula = op.formula
+        self.__doc__ = _docstring(op)
+
+    @property
+    def backward_from_output(self) -> Method:
+        """``backward_from_output(dy, y)``; `AttributeError` where the derivative is no function of the output."""
+        if self.op.grad_from_output is None:
+            raise AttributeError(
+                f"{self.name} has no backward_from_output: its derivative is not a function of its output; "
+                f"use {self.name}.backward(dy, x)"
+            )
+        return self._backward_from_output
+
+
+def _docstring(op: Op) -> str:
+    lines = [f"{op.name}(x{''.join(f', {p.name}' for p in op.params)}) = {op.formula}", ""]
+    if op.params:
+        lines += ["Parameters", "----------", "x : array_like"]
+        for p in op.params:
+            lines += [f"{p.name} : float or array_like{'' if p.default is None else f', default {p.default:g}'}",
+                      f"    {p.domain}; broadcasts against x; `ValueError` outside."]  # fmt: skip
+        lines.append("")
+    lines += [f"Source: {op.source}"] if op.source else []
+    lines.append("See `fastact.activation.Activation` for keywords, dtypes and gradients.")
+    return "\n".join(lines)
+
+
+def _unpickle(name: str, kind: str) -> Method:
+    activation = activations[name]
+    return activation if kind == "forward" else getattr(activation, kind)
+
+
+def _make() -> dict[str, Activation]:
+    made: dict[str, Activation] = {}
+    for op in reversed(OPS.values()):
+        # gelu(approximate="tanh") is gelu_tanh
+        variants = ("approximate", {"none": None, "tanh": made["gelu_tanh"]}) if op.name == "gelu" else None
+        made[op.name] = Activation(op, variants)
+    return {name: made[name] for name in OPS}
+
+
+activations: dict[str, Activation] = _make()
+
+
+def get(name: str) -> Activation:
+    """The activation of a name, also in the spelling of PyTorch, Keras or ONNX.
+
+    Parameters
+    ----------
+    name : str
+        ``"elu"``, ``"hardtanh"``, ``"LeakyRelu"``, ``"swish"``, …
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message has the nearest ones.
+
+    Examples
+    --------
+    >>> import fastact as fa
+    >>> fa.get("LeakyRelu")
+    <fastact.leaky_relu>
+    """
+    return activations[resolve(name)]

@@ -1,0 +1,43 @@
+"""Kernels compiled by Numba for the very CPU they run on.
+
+Importing this package imports neither Numba nor llvmlite; a kernel found on disk needs llvmlite only.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastact.table import Op
+
+
+def available() -> str | None:
+    """None, or why Numba kernels cannot be had here."""
+    if find_spec("numba") is None:
+        return "numba is not installed (pip install numba)"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT is set"
+    return None
+
+
+def isa() -> str:
+    """The instruction set that kernels are compiled for."""
+    from fastact.backends.numba_cpu import cache, emit
+
+    _, features = cache.host()
+    return emit.Target(frozenset(f[1:] for f in features.split(",") if f.startswith("+"))).isa
+
+
+def kernel(op: Op, kind: str, dtype: str) -> int:
+    """The address of a kernel (docs/design.md, 'Kernel ABI'), compiled now unless it is on disk."""
+    from fastact.backends.numba_cpu import cache
+    from fastact.bind import source_hash
+
+    def compile_ir() -> str:
+        from fastact.backends.numba_cpu import kernels
+
+        return kernels.compile_kernel(op, kind, dtype)
+
+    return cache.load(f"{op.name}_{kind}_{dtype}", source_hash(dtype), compile_ir)

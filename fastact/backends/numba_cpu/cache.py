@@ -1,0 +1,151 @@
+"""Object code of kernels: emitted from LLVM IR, kept on disk, loaded without Numba.
+
+Numba's own cache is not used: entries made by closures never hit it, and loading one needs Numba imported and its
+contexts filled (0.5 s), where an object file needs llvmlite alone (measured in docs/design.md).
+
+An entry is found by a hash of everything that decides its content: the sources of the formulas and of this backend,
+the versions of Numba and llvmlite, the CPU and its features. It is written to a temporary file and renamed, and
+carries a checksum; whatever does not check out is compiled anew and replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+MAGIC = b"fastact1"
+problems: dict[str, str] = {}  # folder -> why nothing can be kept there
+statistics = {"compiled": 0, "loaded": 0}
+_engines: list[llvm.ExecutionEngine] = []  # they own the code
+_lock = threading.RLock()
+
+
+def folder() -> Path:
+    """`FASTACT_CACHE_DIR`, or the user's cache folder of the platform."""
+    chosen = os.environ.get("FASTACT_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("fastact", appauthor=False))
+
+
+@lru_cache(maxsize=1)
+def host() -> tuple[str, str]:
+    """Name and features of the CPU that Numba compiles for."""
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    return name, features
+
+
+@lru_cache(maxsize=1)
+def _backend_hash() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    for package in ("numba", "llvmlite"):
+        digest.update(metadata.version(package).encode())
+    digest.update("|".join(host()).encode())
+    return digest.hexdigest()
+
+
+def _machine() -> llvm.TargetMachine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name, features = host()
+    # position-independent code: an object may be loaded anywhere
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=name, features=features, opt=3, reloc="pic", codemodel="jitdefault"
+    )
+
+
+def _engine() -> llvm.ExecutionEngine:
+    # one per object: a second object in a finished engine crashed when called (llvmlite 0.50)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    _engines.append(engine)
+    return engine
+
+
+def entry(name: str, sources: str) -> Path:
+    """The file of a kernel whose mathematics hashes to `sources`."""
+    key = hashlib.sha256(f"{name}|{sources}|{_backend_hash()}".encode()).hexdigest()
+    return folder() / f"{name}-{key[:24]}.o"
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    head, digest, code = content[:8], content[8:40], content[40:]
+    if head != MAGIC or hashlib.sha256(code).digest() != digest:
+        return None
+    return code
+
+
+def _write(path: Path, code: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(MAGIC + hashlib.sha256(code).digest() + code)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        problems[str(path.parent)] = f"not writable: {error.strerror or error}"
+
+
+def emit_object(text: str, symbol: str) -> bytes:
+    """Machine code of the C callback in Numba's IR, as an object file that exports it as `symbol`."""
+    module = llvm.parse_assembly(text)
+    for function in list(module.functions):
+        if function.is_declaration:
+            continue
+        if function.name.startswith("cfunc."):
+            function.name = symbol
+        else:
+            function.linkage = llvm.Linkage.internal
+    return _machine().emit_object(module)
+
+
+def load(name: str, sources: str, compile_ir: object) -> int:
+    """The address of a kernel, from disk where possible.
+
+    Parameters
+    ----------
+    name : str
+        Unique among kernels; part of the symbol and of the file name.
+    sources : str
+        Hash of the sources that decide what it computes.
+    compile_ir : callable
+        Makes its LLVM IR; called only if the cache has no entry.
+    """
+    path = entry(name, sources)
+    symbol = f"fastact_{name}_{path.stem[-24:]}"
+    with _lock:
+        engine = _engine()
+        code = _read(path)
+        if code is None:
+            code = emit_object(compile_ir(), symbol)  # type: ignore[operator]
+            statistics["compiled"] += 1
+            _write(path, code)
+        else:
+            statistics["loaded"] += 1
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        address = engine.get_function_address(symbol)
+    if not address:
+        raise RuntimeError(f"object code of {name} lacks its symbol {symbol}")
+    return address

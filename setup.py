@@ -1,0 +1,65 @@
+"""Extensions: the driver of the ufuncs, and the ahead-of-time kernels, one module per ISA level."""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools._distutils.ccompiler import new_compiler
+from setuptools._distutils.sysconfig import customize_compiler
+
+ROOT = Path(__file__).parent
+
+
+def openmp_flag() -> list[str]:
+    """The compiler's OpenMP flag; empty where it has none. The driver asks OpenMP for limits, it runs no region."""
+    if os.environ.get("FASTACT_NO_OPENMP"):
+        return []
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "openmp.c")
+        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        try:
+            objects = compiler.compile([str(source)], output_dir=folder, extra_postargs=["-fopenmp"])
+            compiler.link_executable(objects, str(Path(folder, "openmp")), extra_postargs=["-fopenmp"])
+        except Exception as error:
+            print(f"fastact: built without OpenMP ({error}); threadpoolctl's limits will not be seen", file=sys.stderr)
+            return []
+    return ["-fopenmp"]
+
+
+def driver() -> list[Extension]:
+    posix = os.name == "posix"
+    openmp = openmp_flag() if posix else []
+    return cythonize(
+        [
+            Extension(
+                "fastact._driver",
+                ["fastact/_driver.pyx"],
+                include_dirs=[np.get_include(), "fastact"],
+                depends=["fastact/_pool.h"],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+                extra_compile_args=(["-O3", "-std=gnu11"] if posix else []) + openmp,
+                extra_link_args=openmp,
+            )
+        ],
+        build_dir="build/cython",
+    )
+
+
+def ahead_of_time() -> list[Extension]:
+    spec = importlib.util.spec_from_file_location("build_aot", ROOT / "fastact" / "build_aot.py")
+    if spec is None or spec.loader is None or not (ROOT / "fastact" / "build_aot.py").exists():
+        return []
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.extensions()
+
+
+if __name__ == "__main__":
+    setup(ext_modules=driver())
