@@ -1,9 +1,9 @@
 """Distance in units in the last place, sampling by bit pattern, poisoned buffers.
 
-One ULP at a real number r is the spacing of the floating-point numbers in r's binade, 2^(floor(log2 |r|) - p + 1), where p
-is the precision with the hidden bit. The reference is never rounded to the type under test, so a correctly rounded result
-is at most 0.5 ULP off. A reference for float64 is a pair (hi, lo) of float64 arrays whose sum is the value; for narrower
-types a float64 array does.
+One ULP at a real number r is the spacing of the floating-point numbers in r's binade, 2^(floor(log2 |r|) - p + 1), p the
+precision with the hidden bit. The reference is never rounded to the type under test, so a correctly rounded result is at
+most 0.5 ULP off. A reference for float64 is a pair (hi, lo) of float64 arrays whose sum is the value; for narrower types
+a float64 array does.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ def ulp_of(reference, dtype):
 
 
 def errors(got, reference, dtype=None):
-    """Error of each element: in ULP where the reference is normal, in smallest normals where it is not (0 elsewhere), absolute.
+    """Error of each element: in ULP where the reference is normal, in smallest normals where it is not, absolute.
 
-    A NaN or an infinity is right only where the reference is the same, except that infinity stands for the first power of
-    two that overflows: a reference within a few ULP of overflow may round to it.
+    The first is 0 where the second applies, and the other way round. A NaN or an infinity is right only where the
+    reference is the same, except that infinity stands for the first power of two that overflows: a reference within a
+    few ULP of overflow may round to it.
     """
     got = np.asarray(got)
     dtype = np.dtype(dtype or got.dtype)
@@ -165,7 +166,7 @@ def from_ordered(place, dtype):
 
 
 def sample(dtype, low, high, count, seed=0):
-    """About `count` numbers of [low, high], even in bit patterns: a random one from each of equal strides, and the ends."""
+    """About `count` numbers of [low, high], even in bit patterns: a random one from each stride, and the ends."""
     first, last = ordered(low, dtype), ordered(high, dtype)
     if last - first + 1 <= count:
         return from_ordered(np.arange(first, last + 1), dtype)

@@ -3,8 +3,8 @@
     FASTACT_ACCURACY_JSON=accuracy.json pytest tests
     python tools/accuracy_report.py accuracy.json docs/accuracy.md
 
-The file collects the worst case of every sweep; later runs add to it, so an exhaustive run (tests/test_exhaustive.py) may
-follow the default one.
+The file collects the worst case of every sweep; later runs add to it, so an exhaustive run (tests/test_exhaustive.py)
+may follow the default one.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def report(rows: list[dict]) -> str:
         "# Accuracy",
         "",
         "Measured by the test suite and written by `tools/accuracy_report.py`; do not edit. Each number is the largest",
-        "error in units in the last place over all backends and sample parameters, against a reference of more than twice",
-        "the precision that is not rounded (mpmath for float64; float64, itself held against mpmath, for the narrower",
-        "types). Below the smallest normal number an absolute error of the smallest normal is allowed.",
+        "error in units in the last place over all backends and sample parameters, against a reference of more than",
+        "twice the precision that is not rounded (mpmath for float64; float64, itself held against mpmath, for the",
+        "narrower types). Below the smallest normal number an absolute error of the smallest normal is allowed.",
         "",
-        f"float32: up to {points['float32']:,} points a sweep, '(all)' where all 2^32 patterns were computed; float64: up",
-        f"to {points['float64']:,}; float16 and bfloat16: all 65536 patterns.",
+        f"float32: up to {points['float32']:,} points a sweep, '(all)' where all 2^32 patterns were computed;",
+        f"float64: up to {points['float64']:,}; float16 and bfloat16: all 65536 patterns.",
     ]
     for kind, title, text in SECTIONS:
         chosen = [r for r in rows if r["kind"] == kind]
