@@ -1,0 +1,1 @@
+"""Speed: pytest-benchmark cases, the report, and the measurement of thresholds."""

@@ -1,0 +1,210 @@
+"""From the JSON of ``fastact bench`` to docs/performance.md and the README's table.
+
+    python -m benchmarks.report benchmarks/results/NAME.json [--out docs/performance.md] [--readme README.md]
+
+Every statement, a missed target included, is computed from the numbers. The README's table goes between the lines
+``<!-- speed -->`` and ``<!-- /speed -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fastact.bench import SMALL, STREAM_SIZE, cell_name, geometric_mean, size_text, time_text
+
+# what issue and spec ask for
+GEOMETRIC_MEAN, WORST, STREAM_SHARE, SMALL_SECONDS = 2.0, 1.0, 0.9, 0.6e-6
+BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
+README_SIZES = (2**10, 2**20, 2**24)
+
+
+def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
+    rule = [":---" if i < left else "---:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def machine_lines(result: dict[str, Any]) -> list[str]:
+    m = result["machine"]
+    caches = ", ".join(f"{level} {size}" for level, size in m["caches"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name != "stream")
+    lines = [
+        f"- CPU: {m['cpu']}, {m['cores']} cores seen by the process, {', '.join(m.get('isa', []))}",
+        f"- Caches (of one core, as the system reports them): {caches}",
+        f"- {m['system']}, Python {m['python']}; {versions}",
+        f"- {m['date']}; load of the machine before and after: {result['load_before']:.1f}, {result['load_after']:.1f}",
+        f"- {result['settings']['dtype']}, {result['settings']['threads']} threads for every library, "
+        f"{result['settings']['rounds']} rounds",
+    ]
+    return lines + [f"- not measured: {name} ({reason})" for name, reason in result["missing"].items()]
+
+
+def misses(result: dict[str, Any]) -> list[str]:
+    """A sentence for each target that the numbers miss, with by how much."""
+    found = []
+    rows = [r for r in result["cells"] if r["ratio"] is not None]
+    mean = result["summary"]["geometric_mean"]
+    if mean < GEOMETRIC_MEAN:
+        found.append(f"Geometric mean {mean:.2f}, target {GEOMETRIC_MEAN:g}: {1 - mean / GEOMETRIC_MEAN:.0%} short.")
+    for r in sorted(rows, key=lambda r: r["ratio"]):
+        if r["ratio"] < WORST:
+            found.append(
+                f"{cell_name(r)}: {r['ratio']:.2f} of the best peer's speed ({r['best_peer']}, "
+                f"{time_text(r['libraries'][r['best_peer']]['seconds'])} µs against {time_text(r['fastact'])} µs)."
+            )
+    for r in sorted((r for r in rows if r["stream"]), key=lambda r: r["stream_share"]):
+        if r["stream_share"] < STREAM_SHARE:
+            found.append(
+                f"{cell_name(r)}: {r['stream_share']:.0%} of the {'copy' if r['kind'] == 'forward' else 'triad'}'s "
+                f"speed, target {STREAM_SHARE:.0%} ({time_text(r['fastact'])} µs against "
+                f"{time_text(r['stream']['seconds'])} µs)."
+            )
+    call = result["small_calls"]["relu"]["fastact"]
+    if call > SMALL_SECONDS:
+        found.append(f"relu on {SMALL} elements: {time_text(call)} µs, target {SMALL_SECONDS * 1e6:g} µs.")
+    return found
+
+
+def targets(result: dict[str, Any]) -> str:
+    rows = [r for r in result["cells"] if r["ratio"] is not None]
+    streamed = [r for r in rows if r["stream"]]
+    summary = result["summary"]
+    worst = summary["worst"]
+    call = result["small_calls"]["relu"]["fastact"]
+    met = {True: "met", False: "missed"}
+    mean = summary["geometric_mean"]
+    lines = [
+        ["geometric mean of the ratios", f">= {GEOMETRIC_MEAN:g}", f"{mean:.2f}", met[mean >= GEOMETRIC_MEAN]],
+        [
+            "worst cell",
+            f">= {WORST:g}",
+            f"{worst['ratio']:.2f} ({cell_name(worst)}, {worst['best_peer']})",
+            met[worst["ratio"] >= WORST],
+        ],
+    ]
+    if streamed:
+        low = min(streamed, key=lambda r: r["stream_share"])
+        enough = sum(r["stream_share"] >= STREAM_SHARE for r in streamed)
+        text = f"{low['stream_share']:.0%} ({cell_name(low)}); {enough} of {len(streamed)} cells reach it"
+        lines.append(
+            ["share of a streaming copy or triad", f">= {STREAM_SHARE:.0%}", text, met[enough == len(streamed)]]
+        )
+    asked = f"<= {SMALL_SECONDS * 1e6:g} µs"
+    lines.append([f"`fa.relu(x, out=y)`, {SMALL} elements", asked, f"{time_text(call)} µs", met[call <= SMALL_SECONDS]])
+    return table(["target", "asked", "measured", ""], lines)
+
+
+def cell_rows(result: dict[str, Any], size: int, peers: list[str]) -> list[list[str]]:
+    rows = []
+    for r in result["cells"]:
+        if r["size"] != size:
+            continue
+        times = [r["libraries"].get(name, {}).get("seconds") for name in ("fastact", *peers)]
+        fastest = min(t for t in times if t is not None)
+        texts = [f"**{time_text(t)}**" if t == fastest else time_text(t) for t in times]
+        ratio = "-" if r["ratio"] is None else f"{r['ratio']:.2f}"
+        share = [f"{r['stream_share']:.0%}"] if size >= STREAM_SIZE and r["stream"] else []
+        rows.append([r["op"], r["kind"], *texts, ratio, *share])
+    return rows
+
+
+def performance(result: dict[str, Any], source: str) -> str:
+    peers = [name for name in result["versions"] if name not in ("fastact", "stream")]
+    missed = misses(result)
+    small = [
+        [op, *(time_text(times.get(name)) for name in ("fastact", *peers))]
+        for op, times in result["small_calls"].items()
+    ]
+    parts = [
+        "# Performance",
+        f"Generated by `python -m benchmarks.report` from `{source}`; measured by `fastact bench`, whose module says "
+        "how and why. Do not edit.",
+        "\n".join(machine_lines(result)),
+        "Ratio: time of the fastest other library over ours, so above 1 we are faster. Every library runs in its "
+        "fastest form (results into existing memory, compiled where it compiles, backward from x or from y); all forms "
+        "and their times are in the JSON.",
+        "## Targets",
+        targets(result),
+        "\n".join(f"- {line}" for line in missed) if missed else "No target is missed.",
+        "## By kind and size",
+        table(
+            ["kind", "elements", "geometric mean of the ratios"],
+            [
+                [key.split()[0], size_text(int(key.split()[1])), f"{value:.2f}"]
+                for key, value in result["summary"]["by_kind_and_size"].items()
+            ],
+        ),
+        f"## A call on {SMALL} elements, microseconds",
+        table(["", "fastact", *peers], small),
+    ]
+    for size in sorted({r["size"] for r in result["cells"]}):
+        header = ["", "", "fastact", *peers, "ratio"]
+        parts.append(f"## {size_text(size)} elements, microseconds")
+        if size >= STREAM_SIZE:
+            header.append("of stream")
+            parts.append(stream_text(result, size))
+        parts.append(table(header, cell_rows(result, size, peers), left=2))
+    return "\n\n".join(parts) + "\n"
+
+
+def stream_text(result: dict[str, Any], size: int) -> str:
+    """How fast memory was, and by which implementation."""
+    texts = []
+    width = {"float32": 4, "float64": 8}[result["settings"]["dtype"]]
+    for kind, name, moved in (("forward", "copy", 2), ("backward", "triad", 3)):
+        rows = [r for r in result["cells"] if r["kind"] == kind and r["size"] == size and r["stream"]]
+        if rows:
+            rates = [moved * size * width / r["stream"]["seconds"] / 1e9 for r in rows]
+            forms = sorted({r["stream"]["form"] for r in rows})
+            texts.append(f"{name} {min(rates):.0f} to {max(rates):.0f} GB/s (fastest: {', '.join(forms)})")
+    return (
+        "'of stream': our speed over that of a streaming copy (forward) or triad (backward, two reads and one write), "
+        "the fastest of several implementations, measured in the same rounds: " + "; ".join(texts) + "."
+    )
+
+
+def readme(result: dict[str, Any]) -> str:
+    """Activation by size: our forward and backward time and the ratio to the best peer."""
+    cells = {(r["op"], r["kind"], r["size"]): r for r in result["cells"]}
+    sizes = [n for n in README_SIZES if any(key[2] == n for key in cells)]
+    header = ["", *(f"{kind} {size_text(n)}" for kind in ("forward", "backward") for n in sizes)]
+    rows = []
+    for op in dict.fromkeys(r["op"] for r in result["cells"]):
+        row = [op]
+        for kind in ("forward", "backward"):
+            for n in sizes:
+                r = cells.get((op, kind, n))
+                row.append(
+                    "" if r is None or r["ratio"] is None else f"{time_text(r['fastact'])} µs, **{r['ratio']:.1f}×**"
+                )
+        rows.append(row)
+    ratios = [r["ratio"] for r in cells.values() if r["ratio"] is not None]
+    versions = ", ".join(f"{n} {v}" for n, v in result["versions"].items() if n not in ("fastact", "stream"))
+    return (
+        f"{table(header, rows)}\n\nMicroseconds, and how many times faster than the fastest of {versions}; "
+        f"geometric mean over {len(ratios)} cells {geometric_mean(ratios):.1f}×. {result['machine']['cpu']}, "
+        f"{result['settings']['threads']} threads, {result['settings']['dtype']}, {result['machine']['date']}. "
+        "All cells and how they are measured: [docs/performance.md](docs/performance.md)."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("json", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--readme", type=Path, help="replace the table in this file")
+    args = parser.parse_args()
+    result = json.loads(args.json.read_text())
+    args.out.write_text(performance(result, args.json.as_posix()))
+    if args.readme:
+        before, begin, rest = args.readme.read_text().partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not (begin and end):
+            parser.error(f"{args.readme} has no lines {BEGIN} and {END}")
+        args.readme.write_text(f"{before}{BEGIN}\n{readme(result)}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""One case per activation, kind, size and library: ``pytest benchmarks --benchmark-group-by=group``.
+
+Activations come from ``fastact.table.OPS``, libraries and their ways from ``fastact._peers``: what is in the table is
+measured here. A library without the activation, or not installed, is a skip that says so.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from fastact.table import OPS
+
+from fastact import bench
+from fastact._peers import HOW, PEERS, Cell, Peer
+
+SIZES = (2**10, 2**20)
+CELLS = [
+    (op, kind, size)
+    for op in (*bench.ROWS, *(name for name, row in OPS.items() if all(p.default is not None for p in row.params)))
+    for kind in bench.KINDS
+    for size in SIZES
+]
+
+
+@functools.cache
+def library(name: str) -> Peer | str:
+    """A library ready to run, or why it cannot."""
+    if name == "fastact":
+        return bench.FastAct(bench.THREADS)
+    loaded, missing = bench.load_peers([name], bench.THREADS)
+    return loaded[0] if loaded else missing[name]
+
+
+@functools.lru_cache(maxsize=1)
+def cell(op: str, kind: str, size: int) -> Cell:
+    return next(bench.cells([op], [kind], [size], np.dtype("float32")))
+
+
+@pytest.fixture(autouse=True)
+def confined() -> Iterator[None]:
+    with bench.confined(bench.THREADS), np.errstate(all="ignore"):
+        yield
+
+
+@pytest.mark.parametrize("name", ["fastact", *PEERS])
+@pytest.mark.parametrize(("op", "kind", "size"), CELLS, ids=lambda value: str(value))
+def test_speed(benchmark, op: str, kind: str, size: int, name: str) -> None:
+    if name != "fastact" and not any(key.startswith(name) for key in HOW.get(op, {})):
+        pytest.skip(f"{name} has no {op}")
+    found = library(name)
+    if isinstance(found, str):
+        pytest.skip(found)
+    where = cell(op, kind, size)
+    timed = {form: bench.Timed(call, found.mode) for form, call in found.forms(where).items()}
+    if not timed:
+        pytest.skip(f"{name} has no {op} {kind}")
+    for form, t in timed.items():
+        where.out[...] = np.nan
+        with found.mode():
+            problem = bench.wrong(t.call(), where)
+        assert problem is None or name != "fastact", problem
+        if problem is not None:
+            pytest.skip(f"{form}: {problem}")
+        t.trial()
+    form = min(timed, key=lambda key: timed[key].seconds[0])
+    benchmark.group = f"{op} {kind} {bench.size_text(size)}"
+    benchmark.extra_info["form"] = form
+    bench.settle()
+    with found.mode():
+        benchmark(timed[form].call)
+    found.finish()

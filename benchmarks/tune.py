@@ -1,0 +1,199 @@
+"""Measure from how many bytes on threads and streaming stores pay: ``python -m benchmarks.tune [--write]``.
+
+`--write` puts the thresholds, with the measurement, into ``fastact/thresholds.json``, which ``fastact.dispatch`` reads.
+
+Threads: each size is timed on one thread and on all, called back to back (the workers still look for work) and after a
+pause in which they have gone to sleep, as after a matrix product. Threads pay from the size on from which they win in
+the geometric mean over activations and both situations, and at every larger size.
+
+Streaming stores (past the cache): two arrays are computed from each other in turn, so that every call reads what the
+one before has written, as layers do; timing a call alone would not charge it for a result that left the cache. They
+pay from the size on from which they win, and at every larger size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastact as fa
+from fastact import _driver, bench, dispatch
+
+# activations that stand for a cost class (dispatch.cost)
+SAMPLES = {"cheap": ("relu", "leaky_relu"), "costly": ("sigmoid", "gelu", "mish")}
+PARALLEL_SIZES = [2**k for k in range(9, 19)]
+STREAM_SIZES = [2**k for k in range(18, 26)]
+NEVER = 2**62
+PAUSE = 300e-6  # longer than a worker looks for work
+ROUNDS = 9
+FILE = Path(dispatch.__file__).with_name("thresholds.json")
+
+
+@contextlib.contextmanager
+def forced(parallel_min: int | None = None, stream_min: int | None = None) -> Iterator[None]:
+    """Calls run with these thresholds, in bytes."""
+    before, stream = dict(dispatch.PARALLEL_MIN_BYTES), _driver.status()["stream_min"]
+    if parallel_min is not None:
+        dispatch.PARALLEL_MIN_BYTES.update(dict.fromkeys(before, parallel_min))
+    if stream_min is not None:
+        _driver.configure(stream_min=stream_min)
+    reset()
+    try:
+        yield
+    finally:
+        dispatch.PARALLEL_MIN_BYTES.update(before)
+        _driver.configure(stream_min=stream)
+        reset()
+
+
+def reset() -> None:
+    # kernels keep the limits they were resolved with
+    for slots in dispatch._slots:
+        slots.reset()
+
+
+def after_pause(call: Callable[[], Any]) -> float:
+    """Seconds of one call after the pause, the median of many."""
+    found = []
+    for _ in range(51):
+        end = time.perf_counter() + PAUSE
+        while time.perf_counter() < end:
+            pass
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def back_to_back(call: Callable[[], Any]) -> float:
+    timed = bench.Timed(call)
+    timed.trial()
+    return timed.seconds[0]
+
+
+def calls(op: str, kind: str, n: int) -> tuple[Callable[[], Any], int]:
+    """A call, and the bytes that it reads and writes."""
+    cell = next(bench.cells([op], [kind], [n], np.dtype("float32")))
+    f = fa.activations[op]
+    if kind == "forward":
+        return partial(f, cell.x, out=cell.out), 2 * cell.x.nbytes
+    return partial(f.backward, cell.dy, cell.x, out=cell.out), 3 * cell.x.nbytes
+
+
+def ping_pong(op: str, n: int) -> Callable[[], Any]:
+    cell = next(bench.cells([op], ["forward"], [n], np.dtype("float32")))
+    f = fa.activations[op]
+
+    def both() -> None:
+        f(cell.x, out=cell.out)
+        f(cell.out, out=cell.x)
+
+    return both
+
+
+def break_even(gains: dict[int, float]) -> int:
+    """The smallest key from which on every gain is above 1; NEVER if the last is not."""
+    found = NEVER
+    for size in sorted(gains, reverse=True):
+        if gains[size] <= 1:
+            break
+        found = size
+    return found
+
+
+def measure_parallel(threads: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    rows = []
+    for cost, ops in SAMPLES.items():
+        for op in ops:
+            for kind in bench.KINDS:
+                for n in PARALLEL_SIZES:
+                    call, size = calls(op, kind, n)
+                    row: dict[str, Any] = {"cost": cost, "op": op, "kind": kind, "elements": n, "bytes": size}
+                    for name, limit in (("one", NEVER), ("all", 0)):
+                        with forced(parallel_min=limit):
+                            call()
+                            times = [(back_to_back(call), after_pause(call)) for _ in range(ROUNDS)]
+                        row[f"{name}, back to back"] = statistics.median(t[0] for t in times)
+                        row[f"{name}, after a pause"] = statistics.median(t[1] for t in times)
+                    rows.append(row)
+    limits = {}
+    for cost in SAMPLES:
+        gains: dict[int, list[float]] = {}
+        for row in rows:
+            if row["cost"] == cost:
+                # sizes of forward and backward differ; round up to a power of two
+                size = 1 << (row["bytes"] - 1).bit_length()
+                for when in ("back to back", "after a pause"):
+                    gains.setdefault(size, []).append(row[f"one, {when}"] / row[f"all, {when}"])
+        limits[cost] = break_even({size: bench.geometric_mean(g) for size, g in gains.items()})
+    return limits, rows
+
+
+def measure_stream() -> tuple[int, list[dict[str, Any]]]:
+    rows = []
+    for op in ("relu", "sigmoid"):
+        for n in STREAM_SIZES:
+            both = ping_pong(op, n)
+            row: dict[str, Any] = {"op": op, "elements": n, "bytes": 4 * n}
+            times: dict[str, list[float]] = {"through": [], "past": []}
+            for _ in range(ROUNDS):
+                for name, limit in (("through", NEVER), ("past", 0)):
+                    with forced(stream_min=limit):
+                        both()
+                        times[name].append(back_to_back(both) / 2)
+            rows.append(row | {f"{name} the cache": statistics.median(t) for name, t in times.items()})
+    gains: dict[int, list[float]] = {}
+    for row in rows:
+        gains.setdefault(row["bytes"], []).append(row["through the cache"] / row["past the cache"])
+    return break_even({size: bench.geometric_mean(g) for size, g in gains.items()}), rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=bench.THREADS)
+    parser.add_argument("--write", action="store_true", help=f"write {FILE.name} into the package")
+    args = parser.parse_args()
+    fa.set_num_threads(args.threads)
+    parallel, parallel_rows = measure_parallel(args.threads)
+    stream, stream_rows = measure_stream()
+    result = {
+        "parallel_min_bytes": parallel,
+        "stream_min_bytes": stream,
+        "measured": {
+            "by": "python -m benchmarks.tune",
+            "machine": bench.machine(),
+            "threads": args.threads,
+            "parallel": parallel_rows,
+            "stream": stream_rows,
+        },
+    }
+    show(result)
+    if args.write:
+        if NEVER in (stream, *parallel.values()):
+            parser.exit(1, "no break-even within the sizes measured: nothing written\n")
+        FILE.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def show(result: dict[str, Any]) -> None:
+    for row in result["measured"]["parallel"]:
+        gains = ", ".join(
+            f"{when} {row[f'one, {when}'] / row[f'all, {when}']:.2f}" for when in ("back to back", "after a pause")
+        )
+        print(f"{row['op']} {row['kind']}, {row['bytes'] // 1024} KiB: threads gain {gains}")
+    for row in result["measured"]["stream"]:
+        gain = row["through the cache"] / row["past the cache"]
+        print(f"{row['op']}, {row['bytes'] // 1024} KiB of output: streaming gains {gain:.2f}")
+    print(json.dumps({k: result[k] for k in ("parallel_min_bytes", "stream_min_bytes")}))
+
+
+if __name__ == "__main__":
+    main()
