@@ -1,9 +1,9 @@
 """The truth about every activation, from textbook definitions; nothing here comes from the package under test.
 
 Each definition is written once, over a namespace `m`: either mpmath (`MP`, where the naive textbook form is right,
-because it is evaluated at doubling precision until it settles) or NumPy in float64 (`FAST`, for sweeps over float32; the
-helpers of that namespace avoid the cancellation). test_oracle.py holds one against the other, and derivatives against
-numerical ones.
+because it is evaluated at doubling precision until it settles) or NumPy in float64 (`FAST`, for sweeps over float32;
+the helpers of that namespace avoid the cancellation). test_oracle.py holds one against the other, and derivatives
+against numerical ones.
 """
 
 from __future__ import annotations

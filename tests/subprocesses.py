@@ -12,14 +12,24 @@ import fastact
 PACKAGE = Path(fastact.__file__).parent
 
 
-def python(code: str, *, path: Path | None = None, timeout: float = 120, check: bool = True, **environment: str):
+def python(
+    code: str,
+    *,
+    path: Path | None = None,
+    stdin: str = "",
+    timeout: float = 120,
+    check: bool = True,
+    **environment: str,
+):
     """Run `code`; stdout as text. `path`: the folder whose fastact is imported, by default that of this one."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith("FASTACT_")}
     variables.update(environment)
     variables["PYTHONPATH"] = os.pathsep.join(
         [str(path or PACKAGE.parent), *filter(None, [variables.get("PYTHONPATH")])]
     )
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=timeout, input=stdin
+    )
     if check:
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout

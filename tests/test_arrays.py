@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from cases import batch, call, each_dtype, each_name, kinds, outputs, parameters, same
+from hypothesis import given, settings, strategies
 from oracle import TRUTH
 from ulp import BFLOAT16, misaligned, poisoned
 
@@ -310,3 +311,36 @@ def test_zero_strides_and_field_of_a_record_array(backend):
     assert same(
         fa.softplus(np.broadcast_to(np.float32(1.5), 333), out=target), np.full(333, fa.softplus(np.float32(1.5)))
     )
+
+
+layouts = strategies.lists(
+    strategies.tuples(strategies.integers(1, 23), strategies.sampled_from([1, 2, 3, -1, -2])), min_size=1, max_size=3
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    x_axes=layouts, seed=strategies.integers(0, 2**16), transpose=strategies.booleans(), gap=strategies.integers(0, 5)
+)
+def test_any_layout(x_axes, seed, transpose, gap):
+    """Random shapes, strides and orders of input and output, against the same elements one after the other."""
+
+    def view(base_shape, steps):
+        space = np.full([n * abs(s) + gap for n, s in zip(base_shape, steps)], np.nan, F32)
+        index = tuple(slice(None, n * s, s) if s > 0 else slice(n * -s - 1, None, s) for n, s in zip(base_shape, steps))
+        return space, space[index]
+
+    shape = [n for n, _ in x_axes]
+    _, x = view(shape, [s for _, s in x_axes])
+    values = batch(F32, int(np.prod(shape)) + 1, seed)[1:].reshape(shape)
+    x[...] = values
+    space, out = view(shape, [s for _, s in reversed(x_axes)])
+    if transpose:
+        x, out = x.T, out.T
+        values = values.T
+    fa.gelu(x, out=out)
+    want = fa.gelu(np.ascontiguousarray(values).ravel()).reshape(values.shape)
+    assert same(out, want)
+    # and nothing outside of the view was written
+    kept = np.isnan(out).sum() + space.size - out.size
+    assert np.isnan(space).sum() == kept

@@ -104,17 +104,3 @@ def compare(x, got, want, tolerance):
     allowed = np.minimum(tolerance, oracle.FORWARD_ULP)
     bad = np.flatnonzero((ulp > allowed) | (below > 1.0))
     assert not bad.size, [(x[i], got[i], want[i], ulp[i]) for i in bad[:5]]
-
-
-def test_a_derivative_of_every_formula_binds_to_plain_numbers():
-    """The primitives on Python floats: formulas over float64 are ordinary Python."""
-    from fastact import primitives
-
-    functions = {n: getattr(primitives, n) for n in bind.PRIMITIVES}
-    bound = bind.bind(functions, "float64")
-    x = 0.7301
-    for name, truth in oracle.TRUTH.items():
-        case = truth.cases[0]
-        got = bound[name](x, *case.values())
-        want = float(oracle.settle(truth.value, x, case))
-        assert abs(got - want) <= 2 * np.spacing(abs(want)), name

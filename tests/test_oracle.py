@@ -182,3 +182,35 @@ def test_elementary_oracle(name):
         | (error <= FAST_ERROR * np.abs(hi))
     )
     assert fine.all(), [(float(x[i]), float(got[i]), float(hi[i])) for i in np.flatnonzero(~fine)[:5]]
+
+
+@pytest.mark.parametrize("what", ["value", "derivative"])
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_truth_that_the_package_brings_along(name, case, what):
+    """`fastact verify` measures against float64 definitions of its own; they are held to the same standard."""
+    _truth = pytest.importorskip("fastact._truth")
+    if name not in _truth.TRUTH:
+        pytest.skip(f"fastact verify does not know {name}")
+    case = parameters_as(np.float32, case)
+    x = points(40)
+    hi, lo = exact(getattr(TRUTH[name], what), x, case)
+    with np.errstate(all="ignore"):
+        got = getattr(_truth.TRUTH[name], what)(x.astype(np.float64), **case)
+        error = np.abs((got - hi) - lo)
+    fine = (np.abs(hi) > 1e300) & (np.abs(got) > 1e300) | (error <= SMALLEST * 2.0**-16)
+    fine |= error <= 2.0**-40 * np.abs(hi)
+    if what == "derivative":
+        fine |= TRUTH[name].near_zero(x, **case) & (error <= 2.0**-40)
+    assert fine.all(), [(float(x[i]), float(got[i]), float(hi[i])) for i in np.flatnonzero(~fine)[:5]]
+
+
+def test_the_package_knows_every_truth():
+    _truth = pytest.importorskip("fastact._truth")
+    assert sorted(_truth.TRUTH) == sorted(TRUTH)
+    for name, truth in TRUTH.items():
+        assert _truth.TRUTH[name].linear == truth.linear
+        for case in truth.cases[:1]:
+            x = np.linspace(-5, 5, 10001)
+            excused = truth.near_zero(x, **case)
+            middle = (x[excused][0] + x[excused][-1]) / 2 if excused.any() else None
+            assert list(_truth.TRUTH[name].zeros) == ([] if middle is None else [pytest.approx(middle, abs=2e-3)])

@@ -1,9 +1,9 @@
 """Distance in units in the last place, sampling by bit pattern, poisoned buffers.
 
-One ULP at a real number r is the spacing of the floating-point numbers in r's binade, 2^(floor(log2 |r|) - p + 1), p the
-precision with the hidden bit. The reference is never rounded to the type under test, so a correctly rounded result is at
-most 0.5 ULP off. A reference for float64 is a pair (hi, lo) of float64 arrays whose sum is the value; for narrower types
-a float64 array does.
+One ULP at a real number r is the spacing of the floating-point numbers in r's binade, 2^(floor(log2 |r|) - p + 1), p
+the precision with the hidden bit. The reference is never rounded to the type under test, so a correctly rounded result
+is at most 0.5 ULP off. A reference for float64 is a pair (hi, lo) of float64 arrays whose sum is the value; for
+narrower types a float64 array does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""Formulas bound to other primitives: NumPy scalars in the CUDA simulator, whole arrays, plain Python floats."""
+
+import json
+
+import numpy as np
+import oracle
+import pytest
+from cases import NAMES
+from oracle import DERIVATIVE_ULP, FORWARD_ULP, TRUTH
+from subprocesses import python
+from ulp import errors
+
+from fastact import bind, primitives
+
+X = (-90.25, -7.5, -3.0, -1.0, -0.75, -0.03, -0.0, 0.02, 0.5, 1.0, 2.9, 6.0, 17.25, 91.5)
+
+SIMULATOR = """
+import json, sys
+import numpy as np
+from numba import cuda
+from fastact import bind
+from fastact.table import OPS
+
+cases, x = json.loads(sys.stdin.read())
+
+def run(formula, x, params):
+    @cuda.jit
+    def kernel(x, out):
+        i = cuda.grid(1)
+        if i < x.size:
+            out[i] = formula(x[i], *params)
+    out = np.full_like(x, np.nan)
+    kernel[1, 32](x, out)
+    return out
+
+found = {}
+for dtype in ("float32", "float64"):
+    bound = bind.bind_numpy(dtype)
+    cast = np.dtype(dtype).type
+    for name, case in cases.items():
+        params = [cast(v) for v in case]
+        for formula in (OPS[name].forward, OPS[name].grad):
+            with np.errstate(all="ignore"):
+                out = run(bound[formula.__name__], np.array(x, dtype), params)
+            found[f"{name} {formula is OPS[name].grad} {dtype}"] = [v.hex() for v in out.tolist()]
+print(json.dumps(found))
+"""
+
+
+def test_every_formula_runs_in_the_cuda_simulator():
+    """One element a thread, as a GPU kernel would: what comes out is right, and is what whole arrays give."""
+    pytest.importorskip("numba")
+    cases = {name: list(TRUTH[name].cases[0].values()) for name in NAMES}
+    found = json.loads(python(SIMULATOR, stdin=json.dumps([cases, X]), NUMBA_ENABLE_CUDASIM="1"))
+    assert len(found) == 4 * len(NAMES)
+    for key, values in found.items():
+        name, derivative, dtype = key.split()
+        case = TRUTH[name].cases[0]
+        what = "derivative" if derivative == "True" else "value"
+        got = np.array([float.fromhex(v) for v in values]).astype(dtype)
+        x = np.array(X, dtype)
+        whole = bind.bind_numpy(dtype)[f"{name}_grad" if what == "derivative" else name]
+        with np.errstate(all="ignore"):
+            together = whole(x, *(np.dtype(dtype).type(v) for v in case.values()))
+        np.testing.assert_array_equal(got, together, err_msg=key)
+        reference = oracle.exact(getattr(TRUTH[name], what), x, oracle.parameters_as(dtype, case))
+        ulp, below, absolute = errors(got, reference)
+        near_zero = TRUTH[name].near_zero(x, **case) & (absolute <= np.finfo(dtype).eps) & (what == "derivative")
+        assert np.where(near_zero, 0, ulp).max() <= (FORWARD_ULP if what == "value" else DERIVATIVE_ULP), key
+        assert below.max() <= 1, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_formulas_run_in_plain_python(name):
+    """fastact.primitives on Python floats are the definitions of the primitives; float64 formulas over them are exact twins."""
+    bound = bind.bind({p: getattr(primitives, p) for p in bind.PRIMITIVES}, "float64")
+    case = TRUTH[name].cases[0].values()
+    for formula in (name, f"{name}_grad"):
+        with np.errstate(all="ignore"):
+            want = bind.bind_numpy(np.float64)[formula](np.array(X), *(np.float64(v) for v in case))
+        assert [bound[formula](x, *case) for x in X] == want.tolist()
+
+
+def test_bound_functions_keep_their_names():
+    for name, function in bind.bind_numpy(np.float32).items():
+        if name in NAMES:
+            assert function.__name__ == name
+
+
+def test_source_hash_tells_the_dtypes_apart_and_is_stable():
+    assert bind.source_hash("float32") != bind.source_hash("float64")
+    code = "from fastact import bind; print(bind.source_hash('float32'))"
+    assert python(code).strip() == bind.source_hash("float32")
