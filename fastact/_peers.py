@@ -11,6 +11,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,7 @@ class Peer:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self.refused: dict[str, str] = {}  # forms of the last cell that the library cannot run, and why
 
     def version(self) -> str:
         return importlib.metadata.version(self.name)
@@ -61,6 +63,7 @@ class Peer:
 
     def finish(self) -> None:
         """Let go of what belongs to the last cell."""
+        self.refused.clear()
 
 
 # NumPy and SciPy: steps over whole arrays, every step with out=. t is scratch memory. They run on one thread.
@@ -446,7 +449,7 @@ class Torch(Peer):
         torch.set_num_threads(threads)
         self.torch = torch
 
-    def forms(self, cell: Cell) -> dict[str, Form]:
+    def calls(self, cell: Cell) -> dict[str, partial]:
         how = HOW.get(cell.op, {}).get(f"torch {cell.kind}")
         if how is None:
             return {}
@@ -457,8 +460,45 @@ class Torch(Peer):
             return {call_name(calls): calls}
         return {f"{call_name(call)} ({i + 1})": call for i, call in enumerate(calls)}
 
+    def forms(self, cell: Cell) -> dict[str, Form]:
+        return dict(self.calls(cell))
+
     def mode(self) -> contextlib.AbstractContextManager:
         return self.torch.inference_mode()
+
+
+class TorchCompile(Torch):
+    """The same kernels through torch.compile, which writes C++ for them; a second or more of compilation each."""
+
+    name = "torch.compile"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        compilers = [os.environ.get("CXX", "g++"), "clang++"]
+        if not any(map(shutil.which, compilers)):
+            return f"needs a C++ compiler ({' or '.join(compilers)})"
+        return super().missing()
+
+    def version(self) -> str:
+        return self.torch.__version__
+
+    def forms(self, cell: Cell) -> dict[str, Form]:
+        found: dict[str, Form] = {}
+        out = self.torch.from_numpy(cell.out)
+        for name, call in self.calls(cell).items():
+            func = getattr(call.func, "overloadpacket", call.func)
+            rest = {k: v for k, v in call.keywords.items() if k not in ("out", "grad_input")}
+
+            def into(out, *args, func=func, rest=rest):
+                return out.copy_(func(*args, **rest))
+
+            found[name.replace(" out=", "")] = partial(self.torch.compile(into, dynamic=False), out, *call.args)
+        return found
+
+    def finish(self) -> None:
+        super().finish()
+        # else it takes the next cell for another shape of this one, and soon gives up
+        self.torch.compiler.reset()
 
 
 def call_name(call: Any) -> str:
@@ -535,13 +575,18 @@ class ONNXRuntime(Peer):
         import onnxruntime
 
         self.ort = onnxruntime
+        self.states = onnxruntime.capi.onnxruntime_pybind11_state
         self.live: list[Any] = []
 
     def forms(self, cell: Cell) -> dict[str, Form]:
-        if cell.kind != "forward":
-            return {}
-        models = HOW.get(cell.op, {}).get("onnxruntime", [])
-        return {name: self.bound(nodes, cell) for name, nodes in models}
+        found: dict[str, Form] = {}
+        for name, nodes in HOW.get(cell.op, {}).get("onnxruntime", []) if cell.kind == "forward" else []:
+            try:
+                found[name] = self.bound(nodes, cell)
+            except (self.states.NotImplemented, self.states.InvalidGraph, self.states.Fail) as error:
+                # many operators exist for float32 only
+                self.refused[name] = str(error).partition(" : ")[2]
+        return found
 
     def bound(self, nodes: list[tuple], cell: Cell) -> Form:
         from onnx import helper
@@ -572,6 +617,7 @@ class ONNXRuntime(Peer):
         return call
 
     def finish(self) -> None:
+        super().finish()
         # each session owns a thread pool
         self.live.clear()
 
@@ -628,7 +674,7 @@ class TensorFlow(Peer):
         return found
 
 
-PEERS: dict[str, type[Peer]] = {p.name: p for p in (NumPy, Torch, JAX, ONNXRuntime, TensorFlow, SciPy)}
+PEERS: dict[str, type[Peer]] = {p.name: p for p in (NumPy, Torch, JAX, ONNXRuntime, TensorFlow, SciPy, TorchCompile)}
 
 
 def node(op: str, **attrs: Any) -> tuple[str, list[tuple]]:
@@ -870,7 +916,7 @@ HOW: dict[str, dict[str, Any]] = {
         "scipy forward": [sp_log_sigmoid],
         "torch forward": lambda t, x, out: partial(t._C._nn.log_sigmoid, x, out=out),
         "torch backward": lambda t, dy, x, y, out: partial(
-            t.ops.aten.log_sigmoid_backward.grad_input, dy, x, dy.new_empty(0), grad_input=out
+            t.ops.aten.log_sigmoid_backward.grad_input, dy, x, t.ops.aten.log_sigmoid_forward(x)[1], grad_input=out
         ),
         "jax": lambda nn, np: nn.log_sigmoid,
         "tensorflow forward": lambda tf, x: -tf.raw_ops.Softplus(features=-x),

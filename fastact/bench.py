@@ -63,6 +63,8 @@ OPS = (
 )
 KINDS = ("forward", "backward")
 SIZES = (2**10, 2**16, 2**20, 2**24)
+# torch.compile takes a second or more for each cell: only when asked for
+AGAINST = tuple(name for name in PEERS if name != "torch.compile")
 DTYPES = ("float32", "float64")
 THREADS = 2
 ROW = 1024  # softmax works on rows of this length, or one shorter row
@@ -397,7 +399,7 @@ def quiet_imports() -> Iterator[None]:
 def measure(
     ops: Sequence[str] = OPS,
     kinds: Sequence[str] = KINDS,
-    against: Sequence[str] = tuple(PEERS),
+    against: Sequence[str] = AGAINST,
     sizes: Sequence[int] = SIZES,
     dtype: str = "float32",
     threads: int = THREADS,
@@ -459,6 +461,7 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         mine["form"] = min(mine["forms"], key=lambda f: mine["forms"][f]["median"])
         mine["seconds"] = mine["forms"][mine["form"]]["median"]
     for library in libraries:
+        rejected |= {f"{library.name} {form}": reason for form, reason in library.refused.items()}
         library.finish()
     stream = found.pop("stream", None)
     rivals = {name: mine["seconds"] for name, mine in found.items() if name != "fastact"}
@@ -519,20 +522,20 @@ def time_text(seconds: float | None) -> str:
     return f"{micro:.2f}" if micro < 10 else f"{micro:.1f}" if micro < 100 else f"{micro:.0f}"
 
 
-def cell_table(result: dict[str, Any]) -> Any:
+def cell_table(result: dict[str, Any], width: int) -> Any:
     from rich.table import Table
 
     peers = [name for name in result["versions"] if name != "fastact"]
-    table = Table(title="microseconds, median; in bold the best", title_justify="left")
-    for name in ("activation", "kind", "elements", "fastact", *peers, "ratio", "of stream"):
-        table.add_column(name, justify="left" if name in ("activation", "kind") else "right")
+    if width < 64 + sum(len(name) + 3 for name in peers):
+        peers = []
+    table = Table(title="microseconds, median", title_justify="left")
+    for name in ("activation", "kind", "size", "fastact", *peers, "best peer", "ratio", "stream"):
+        table.add_column(name, justify="left" if name in ("activation", "kind", "best peer") else "right", no_wrap=True)
     for row in result["cells"]:
         times = {name: mine["seconds"] for name, mine in row["libraries"].items()}
-        fastest = min(times, key=lambda name: times[name])
-        texts = [
-            f"[bold]{time_text(times.get(name))}[/]" if name == fastest else time_text(times.get(name))
-            for name in ("fastact", *peers)
-        ]
+        texts = [time_text(times.get(name)) for name in ("fastact", *peers)]
+        best = row["best_peer"]
+        texts.append("-" if best is None else best if peers else f"{time_text(times[best])} {best}")
         ratio = "-" if row["ratio"] is None else f"[{'green' if row['ratio'] >= 1 else 'red'}]{row['ratio']:.2f}[/]"
         table.add_row(row["op"], row["kind"], size_text(row["size"]), *texts, ratio, share_text(row))
     return table
@@ -548,7 +551,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console()
-    console.print(cell_table(result))
+    console.print(cell_table(result, console.width))
     for kind, moved in (("forward", 2), ("backward", 3)):
         rows = [r for r in result["cells"] if r["kind"] == kind and r["stream"]]
         if rows:
@@ -655,7 +658,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ops", nargs="*", type=_op, metavar="OP", help=f"activations (default: {', '.join(OPS)})")
     parser.add_argument("--kinds", type=_list_of(str, KINDS), default=KINDS, help="forward,backward (default: both)")
     parser.add_argument(
-        "--against", type=_list_of(str, tuple(PEERS)), default=tuple(PEERS), help=f"default: {','.join(PEERS)}"
+        "--against",
+        type=_list_of(str, tuple(PEERS)),
+        default=AGAINST,
+        help=f"of {','.join(PEERS)} (default: all but torch.compile)",
     )
     parser.add_argument("--sizes", type=_list_of(_size), default=SIZES, help="default: 2^10,2^16,2^20,2^24")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])

@@ -180,7 +180,7 @@ def verdicts(check: Check, found: Found) -> list[Verdict]:
     digits = check.numpy_type.itemsize * 2
 
     def verdict(bound: str, limit: float, worst: Worst) -> Verdict:
-        if worst.error < 0:
+        if worst.error <= 0:
             return Verdict(bound, limit, 0.0)
         value = float(np.array(worst.pattern, check.unsigned).view(check.numpy_type))
         return Verdict(bound, limit, worst.error, f"0x{worst.pattern:0{digits}x} ({value:.9g})", worst.got, worst.true)
@@ -193,12 +193,12 @@ def verdicts(check: Check, found: Found) -> list[Verdict]:
     else:
         limit = LINEAR_ULP if check.linear else FORWARD_ULP
     made = [
-        verdict("largest error, ULP", limit, found.ulp),
-        verdict("below the smallest normal number, in smallest normals", 1.0, found.tiny),
-        verdict("NaN and infinity in their places (0: all)", 0.0, found.special),
+        verdict("error, ULP", limit, found.ulp),
+        verdict("subnormal results, smallest normals", 1.0, found.tiny),
+        verdict("NaN or infinity out of place", 0.0, found.special),
     ]
     if check.zeros:
-        made.insert(1, verdict("near the zero of the derivative, where above, in epsilons", 1.0, found.excused))
+        made.insert(1, verdict("else near f' = 0: error, epsilons", 1.0, found.excused))
     if half:
         made.append(Verdict("share not correctly rounded", HALF_MISROUNDED, found.misrounded / max(1, found.count)))
     return made
@@ -372,17 +372,15 @@ def show(name: str, dtype: str, results: list[tuple[str, Found, list[Verdict]]],
     count = sum(found.count for _, found, _ in results)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     table = Table(title=f"{name}, {dtype}: {count:,} inputs in {seconds:.0f} s on {cpus} CPUs", title_justify="left")
-    for column in ("kind", "bound", "limit", "measured", "worst input", "got", "true", "verdict"):
-        table.add_column(column, overflow="fold")
+    for column in ("", "bound", "limit", "found", "worst input", ""):
+        table.add_column(column, justify="right" if column in ("limit", "found") else "left")
     for kind, _, made in results:
         for v in made:
-            where = [v.input or "", "" if v.got is None else f"{v.got:.9g}", "" if v.true is None else f"{v.true:.9g}"]
-            table.add_row(
-                kind,
-                v.bound,
-                f"{v.limit:g}",
-                f"{v.measured:.4g}",
-                *where,
-                "[green]holds[/]" if v.holds else "[red]missed[/]",
-            )
+            mark = "[green]holds[/]" if v.holds else "[red]missed[/]"
+            table.add_row(kind, v.bound, f"{v.limit:g}", f"{v.measured:.4g}", v.input, mark)
+        table.add_section()
     console.print(table)
+    for kind, _, made in results:
+        for v in made:
+            if not v.holds and v.input:
+                console.print(f"{kind} missed {v.bound}: at {v.input} got {v.got:.9g}, true value {v.true:.9g}")

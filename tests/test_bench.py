@@ -1,0 +1,289 @@
+"""fastact bench, fastact verify, the float64 truth behind them, and the report."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+
+import numpy as np
+import oracle
+import pytest
+import ulp
+from fastact.table import OPS
+
+import fastact as fa
+from fastact import _peers, _truth, bench, verify
+
+# float32 ULP that the reference of `fastact verify` may be off
+VALUE_SLACK, DERIVATIVE_SLACK = 2.0**-16, 2.0**-9
+CASES = [(name, case) for name, truth in oracle.TRUTH.items() for case in truth.cases]
+
+
+def run(module, *argv: str) -> int:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(argv))
+
+
+# the truth
+
+
+def test_truth_covers_the_table():
+    assert set(_truth.TRUTH) == set(OPS)
+
+
+def off(got, want) -> float:
+    """Largest difference in ULP of float32, where both are finite."""
+    with np.errstate(all="ignore"):
+        error = np.abs(got - want) / ulp.ulp_of(want, np.float32)
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    return float(np.max(error[np.isfinite(want) & np.isfinite(got)], initial=0.0))
+
+
+@pytest.mark.parametrize(("name", "case"), CASES, ids=str)
+def test_truth_against_the_oracle(name, case):
+    case = oracle.parameters_as(np.float32, case)
+    x = np.concatenate([ulp.sample(np.float32, -1e38, 1e38, 4096), ulp.sample(np.float32, -20.0, 20.0, 4096)])
+    with np.errstate(all="ignore"):
+        mine, theirs = _truth.TRUTH[name], oracle.TRUTH[name]
+        x64 = x.astype(np.float64)
+        assert off(mine.value(x64, **case), oracle.fast(theirs.value, x, case)) <= VALUE_SLACK
+        assert off(mine.derivative(x64, **case), oracle.fast(theirs.derivative, x, case)) <= DERIVATIVE_SLACK
+
+
+@pytest.mark.parametrize(
+    "name", ["gelu", "gelu_tanh", "mish", "silu", "softplus", "tanh_shrink", "dish", "squareplus", "elu"]
+)
+def test_truth_against_mpmath(name):
+    # a grid, and the tails
+    x = np.concatenate([np.linspace(-13, 13, 53), [-1e-6, 1e-6, -0.59, 0.61, -14.1, -80.0, -1e4, 1e4]]).astype(
+        np.float32
+    )
+    case = oracle.parameters_as(np.float32, oracle.TRUTH[name].cases[0])
+    with np.errstate(all="ignore"):
+        for function, truth, slack in (
+            (_truth.TRUTH[name].value, oracle.TRUTH[name].value, VALUE_SLACK),
+            (_truth.TRUTH[name].derivative, oracle.TRUTH[name].derivative, DERIVATIVE_SLACK),
+        ):
+            hi, _ = oracle.exact(truth, x, case)
+            assert off(function(x.astype(np.float64), **case), hi) <= slack
+
+
+# verify
+
+
+def test_verify_counts_every_pattern_once():
+    found, bounds = verify.verify("relu", dtype="float16")
+    assert found.count == 2**16
+    assert all(b.holds for b in bounds)
+
+
+@pytest.mark.parametrize("kind", verify.KINDS)
+@pytest.mark.parametrize(
+    "name", sorted(name for name, op in OPS.items() if all(p.default is not None for p in op.params))
+)
+def test_verify_holds_on_a_sample(name, kind):
+    _, bounds = verify.verify(name, kind, stride=2**16 + 1)
+    assert all(b.holds for b in bounds), [b for b in bounds if not b.holds]
+
+
+def test_verify_sees_a_wrong_result(monkeypatch, capsys):
+    truth = _truth.TRUTH["sigmoid"]
+    broken = _truth.Truth(lambda x: np.where(x == 1.5, 0.25, truth.value(x)), truth.derivative)
+    monkeypatch.setitem(_truth.TRUTH, "sigmoid", broken)
+    pattern = int(np.float32(1.5).view(np.uint32))
+    stride = next(s for s in range(2**15, 0, -1) if pattern % s == 0)
+    assert run(verify, "sigmoid", "--kind", "forward", "--stride", str(stride), "--json") == 1
+    result = json.loads(capsys.readouterr().out)
+    worst = result["kinds"]["forward"]["bounds"][0]
+    assert not result["holds"] and not worst["holds"]
+    assert worst["input"] == "0x3fc00000 (1.5)"
+    assert worst["true"] == 0.25
+
+
+def test_verify_sees_a_missing_nan(monkeypatch):
+    monkeypatch.setattr(verify.Check, "compute", lambda self, x: np.nan_to_num(fa.relu(x)))
+    _, bounds = verify.verify("relu", stride=2**12 + 1)
+    assert [b.bound for b in bounds if not b.holds] == ["NaN or infinity out of place"]
+
+
+def test_verify_prints_a_table(capsys):
+    assert run(verify, "leaky_relu", "--stride", "1048577", "--param", "negative_slope=0.3") == 0
+    text = capsys.readouterr().out
+    assert "holds" in text and "missed" not in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nonsense"], "nonsense"),
+        (["softmax"], "axis"),
+        (["relu", "--param", "alpha=1"], "no parameter alpha"),
+        (["elu", "--param", "alpha"], "NAME=NUMBER"),
+        (["prelu"], "weight"),
+        (["softplus", "--param", "beta=-1"], "beta"),
+        (["relu", "--stride", "0"], "positive"),
+        (["relu", "--dtype", "int8"], "int8"),
+    ],
+)
+def test_verify_refuses(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(verify, *argv)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", verify.KINDS)
+@pytest.mark.parametrize("name", ["mish"])
+def test_verify_every_float32(name, kind):
+    found, bounds = verify.verify(name, kind)
+    assert found.count == 2**32
+    assert all(b.holds for b in bounds), [b for b in bounds if not b.holds]
+
+
+# bench
+
+
+@pytest.fixture(scope="module")
+def result():
+    return bench.measure(["relu", "sigmoid", "softmax"], against=["numpy"], sizes=[64, 2048], threads=1, rounds=2)
+
+
+def test_every_cell_is_measured(result):
+    cells = {(r["op"], r["kind"], r["size"]) for r in result["cells"]}
+    assert cells == {(op, kind, n) for op in ("relu", "sigmoid", "softmax") for kind in bench.KINDS for n in (64, 2048)}
+    for row in result["cells"]:
+        assert row["fastact"] > 0
+        assert row["best_peer"] == "numpy"
+        assert row["ratio"] == row["libraries"]["numpy"]["seconds"] / row["fastact"]
+        assert not row["rejected"]
+    assert set(result["small_calls"]["relu"]) == {"fastact", "numpy"}
+    json.dumps(result)
+
+
+def test_threads_are_as_before(result):
+    assert (
+        run(
+            bench,
+            "relu",
+            "--kinds",
+            "forward",
+            "--against",
+            "numpy",
+            "--sizes",
+            "64",
+            "--rounds",
+            "1",
+            "--threads",
+            "1",
+        )
+        == 0
+    )
+
+
+def test_summary(result):
+    ratios = [r["ratio"] for r in result["cells"]]
+    assert result["summary"]["geometric_mean"] == pytest.approx(np.exp(np.mean(np.log(ratios))))
+    assert result["summary"]["worst"]["ratio"] == min(ratios)
+    assert len(result["summary"]["slower"]) == sum(r < 1 for r in ratios)
+
+
+def test_table_and_files(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    json_file, png = tmp_path / "run.json", tmp_path / "run.png"
+    argv = ["relu", "--against", "numpy,scipy", "--sizes", "2^10", "--rounds", "1", "--json", json_file, "--plot", png]
+    assert run(bench, *map(str, argv)) == 0
+    assert "geometric mean" in capsys.readouterr().out
+    assert {r["size"] for r in json.loads(json_file.read_text())["cells"]} == {1024}
+    assert png.stat().st_size > 0
+
+
+def test_missing_libraries_are_named(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    assert run(bench, "relu", "--kinds", "forward", "--against", "torch,numpy", "--sizes", "16", "--rounds", "1") == 0
+    assert "torch: torch not installed" in capsys.readouterr().out
+
+
+def test_a_wrong_peer_does_not_count(monkeypatch):
+    def np_wrong(x, out, t):
+        out[...] = 0.5
+
+    monkeypatch.setitem(_peers.HOW["tanh"], "numpy forward", [np_wrong, _peers.np_tanh])
+    row = bench.measure(["tanh"], ["forward"], ["numpy"], [64], rounds=1, threads=1)["cells"][0]
+    assert list(row["libraries"]["numpy"]["forms"]) == ["np_tanh"]
+    assert list(row["rejected"]) == ["numpy np_wrong"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nonsense"], "nonsense"),
+        (["--against", "numpy,cupy"], "cupy"),
+        (["--kinds", "sideways"], "sideways"),
+        (["--sizes", "0"], "positive"),
+        (["--sizes", "2^x"], "2^x"),
+        (["--threads", "100000"], "CPUs"),
+        (["--json", "/no/such/folder/x.json"], "no folder"),
+        (["--dtype", "int8"], "int8"),
+    ],
+)
+def test_bench_refuses(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(bench, *argv)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_numpy_steps_are_right():
+    """Every NumPy and SciPy step of the list computes its activation, in blocks too."""
+    libraries, _ = bench.load_peers(["numpy", "scipy"], 1)
+    ops = [op for op in _peers.HOW if op in OPS or op in bench.ROWS]
+    with np.errstate(all="ignore"):
+        for cell in bench.cells(ops, bench.KINDS, [64, 2**16], np.dtype("float32")):
+            for library in libraries:
+                for form, call in library.forms(cell).items():
+                    cell.out[...] = np.nan
+                    assert bench.wrong(call(), cell) is None, (cell.op, cell.kind, form)
+
+
+# the report
+
+
+def test_report_names_every_miss(result):
+    report = pytest.importorskip("benchmarks.report")
+    slow = copy.deepcopy(result)
+    row = slow["cells"][0]
+    row["ratio"] = 0.5
+    slow["summary"] = bench.summarise(slow)
+    slow["small_calls"]["relu"]["fastact"] = 1e-6
+    missed = report.misses(slow)
+    assert any(line.startswith(bench.cell_name(row)) for line in missed)
+    assert any("1.00 µs, target 0.6 µs" in line for line in missed)
+    page = report.performance(slow, "run.json")
+    assert all(line in page for line in missed)
+    assert "| relu | forward |" in page
+
+
+def test_report_of_a_run_that_meets_all(result):
+    report = pytest.importorskip("benchmarks.report")
+    fast = copy.deepcopy(result)
+    for row in fast["cells"]:
+        row["ratio"] = 3.0
+    fast["summary"] = bench.summarise(fast)
+    fast["small_calls"]["relu"]["fastact"] = 0.4e-6
+    assert report.misses(fast) == []
+    assert "No target is missed." in report.performance(fast, "run.json")
+    assert "3.0×" in report.readme(fast)
+
+
+def test_performance_page_is_up_to_date(request):
+    report = pytest.importorskip("benchmarks.report")
+    page = request.config.rootpath / "docs" / "performance.md"
+    text = page.read_text()
+    source = next(part for part in text.split("`") if part.endswith(".json"))
+    assert report.performance(json.loads((request.config.rootpath / source).read_text()), source) == text
