@@ -1,7 +1,7 @@
 """Building the ahead-of-time kernels: for ``setup.py``, before fastact can be imported.
 
-Renders the kernels once (``render.py``), lets Cython translate them once, and compiles the C once per ISA level: only the
-flags and the name of the module differ. Every level is optional: a compiler that does not know it leaves it out.
+Renders the kernels once (``render.py``), lets Cython translate them once, and compiles the C once per ISA level: only
+the flags and the name of the module differ. Every level is optional: a compiler that does not know it leaves it out.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ BUILD = Path("build", "aot")
 
 # -ffp-contract=off and no -ffast-math: the same bits on every level; -g0: symbols of inlined formulas would be 20 MB
 FLAGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# the vector part of x86-64-v2, -v3, -v4, spelt out: gcc 10, which makes manylinux2014 wheels, does not know these names
 X86_LEVELS = {
-    "_aot_v2": ["-march=x86-64-v2"],
-    "_aot_v3": ["-march=x86-64-v3"],
-    "_aot_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "_aot_v2": ["-msse4.2", "-mpopcnt"],
+    "_aot_v3": ["-mavx2", "-mfma", "-mf16c"],
+    "_aot_v4": ["-mavx2", "-mfma", "-mf16c", *(f"-mavx512{f}" for f in ("f", "cd", "bw", "dq", "vl"))],
 }
 
 
@@ -101,8 +102,6 @@ def render_all(folder: Path) -> None:
         _write(PACKAGE / "__init__.pxd", render.render_package_pxd(functions))
         header = (PACKAGE / "_aot_fastact.h.in").read_text(encoding="utf-8")
         _write(PACKAGE / "include" / "fastact.h", render.render_c_header(functions, header))
-    for level in levels():
-        _write(folder / f"{level}.c", _level_source(level))
 
 
 def _level_source(level: str) -> str:
@@ -125,23 +124,34 @@ def levels() -> dict[str, list[str]]:
     return {"_aot_generic": FLAGS}
 
 
+def level_extensions(folder: Path, package: str) -> list[Extension]:
+    """A module of `package` per ISA level, of the kernels in ``folder/_aot.pyx``."""
+    from Cython.Build import cythonize
+
+    cythonize([Extension("_aot", [str(folder / "_aot.pyx")])], quiet=True)
+    for level in levels():
+        _write(folder / f"{level}.c", _level_source(level))
+    return [
+        Extension(
+            package + level,
+            [str(folder / f"{level}.c")],
+            include_dirs=[str(PACKAGE), str(folder)],
+            depends=[str(folder / "_aot.c"), str(PACKAGE / "_aot_simd.h")],
+            extra_compile_args=flags,
+            optional=True,
+        )
+        for level, flags in levels().items()
+    ]
+
+
 def extensions() -> list[Extension]:
     """The extension modules of the ahead-of-time backend, rendered and translated to C."""
     from Cython.Build import cythonize
 
     render_all(ROOT / BUILD)
-    cythonize([Extension("_aot", [str(BUILD / "_aot.pyx")])], quiet=True)
     flags = ["-O2", "-g0"] if os.name == "posix" else []
     embed = Extension("fastact._embed", [str(BUILD / "_embed.pyx")], extra_compile_args=flags, optional=True)
-    depends = [str(BUILD / "_aot.c"), "fastact/_aot_simd.h"]
-    built = [
-        Extension(
-            f"fastact.{name}", [str(BUILD / f"{name}.c")], include_dirs=["fastact", str(BUILD)],
-            depends=depends, extra_compile_args=flags, optional=True,
-        )  # fmt: skip
-        for name, flags in levels().items()
-    ]
-    return built + cythonize([embed], quiet=True)
+    return level_extensions(BUILD, "fastact.") + cythonize([embed], quiet=True)
 
 
 class BuildExt(build_ext):
@@ -154,5 +164,6 @@ class BuildExt(build_ext):
     def run(self) -> None:
         super().run()
         for extension in self.extensions:
-            done = os.path.exists(self.get_ext_fullpath(extension.name))
-            print(f"fastact: {extension.name} {'built' if done else 'NOT BUILT: see the messages above'}", file=sys.stderr)
+            built = os.path.exists(self.get_ext_fullpath(extension.name))
+            state = "built" if built else "NOT BUILT: see the messages above"
+            print(f"fastact: {extension.name} {state}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Formulas as typed Cython, ahead of time.
 
-Reads the sources of formula modules (docs/design.md, 'The grammar of formulas') and writes ``cdef inline`` functions over
-the vectors of ``_aot_simd.h``, and around them the loops of the kernel ABI. Runs while fastact is being built, when
-fastact cannot be imported: it uses the standard library alone and takes paths.
+Reads the sources of formula modules (docs/design.md, 'The grammar of formulas') and writes ``cdef inline`` functions
+over the vectors of ``_aot_simd.h``, and around them the loops of the kernel ABI. Runs while fastact is being built,
+when fastact cannot be imported: it uses the standard library alone and takes paths.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 
 @dataclass(frozen=True)
 class Dtype:
@@ -97,7 +98,8 @@ def parse(path: str | Path, *, relative_to: str | Path | None = None) -> dict[st
             if not (node.module == "__future__" or (node.module or "").split(".")[0] == "fastact"):
                 raise GrammarError(f"{name}:{node.lineno}: formulas import only formulas and primitives")
         elif not _is_text(node):
-            raise GrammarError(f"{name}:{node.lineno}: {type(node).__name__} is not part of the grammar at module level")
+            what = type(node).__name__
+            raise GrammarError(f"{name}:{node.lineno}: {what} is not part of the grammar at module level")
     return formulas
 
 
@@ -162,7 +164,8 @@ class _Body:
         target = node.targets[0]
         if isinstance(target, ast.Tuple):
             call = node.value
-            callee = self.names.get(call.func.id) if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else None
+            name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
+            callee = self.names.get(name)
             if not isinstance(call, ast.Call) or callee is None or callee.results != len(target.elts):
                 raise self.error(node, f"{len(target.elts)} names take the values of a formula that returns as many")
             code = self.call(call, results=len(target.elts))
@@ -534,7 +537,5 @@ def render_package_pxd(functions: Sequence[Embedded]) -> str:
 def render_c_header(functions: Sequence[Embedded], frame: str) -> str:
     """``fastact.h`` from its fixed part `frame` (``_aot_fastact.h.in``)."""
     pointers = [f"FASTACT_POINTER void (*fastact_{f.name})({f.signature('ptrdiff_t')});" for f in functions]
-    imports = [
-        f'    FASTACT_IMPORT({f.name}, "{f.signature("ptrdiff_t")}");' for f in functions
-    ]
+    imports = [f'    FASTACT_IMPORT({f.name}, "{f.signature("ptrdiff_t")}");' for f in functions]
     return frame.replace("@POINTERS@", "\n".join(pointers)).replace("@IMPORTS@", "\n".join(imports))

@@ -7,7 +7,7 @@ The level is chosen once, by NumPy's detection of CPU features; ``FASTACT_AOT_LE
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ def _missing(level: str) -> list[str]:
     return [name for name in LEVELS[level][1] if not features.get(name, False)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _choose() -> tuple[ModuleType | None, str]:
     """The module of kernels, or None and the reason."""
     forced = os.environ.get("FASTACT_AOT_LEVEL", "").strip()
