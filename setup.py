@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from Cython.Build import cythonize
@@ -52,14 +53,20 @@ def driver() -> list[Extension]:
     )
 
 
-def ahead_of_time() -> list[Extension]:
+def ahead_of_time() -> ModuleType | None:
+    """The builder of the ahead-of-time kernels; None with FASTACT_NO_AOT=1."""
+    if os.environ.get("FASTACT_NO_AOT", "0") not in ("", "0"):
+        print("fastact: FASTACT_NO_AOT is set, no ahead-of-time kernels", file=sys.stderr)
+        return None
     spec = importlib.util.spec_from_file_location("build_aot", ROOT / "fastact" / "build_aot.py")
-    if spec is None or spec.loader is None or not (ROOT / "fastact" / "build_aot.py").exists():
-        return []
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.extensions()
+    return module
 
 
 if __name__ == "__main__":
-    setup(ext_modules=driver())
+    aot = ahead_of_time()
+    if aot is None:
+        setup(ext_modules=driver())
+    else:
+        setup(ext_modules=driver() + aot.extensions(), cmdclass={"build_ext": aot.BuildExt})

@@ -297,7 +297,7 @@ cdef int resolve(Slot *slot) except -1 with gil:
     return 0
 
 
-cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) noexcept nogil:
+cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 nogil:
     cdef Job job
     cdef char blocks[BLOCK_BYTES]
     cdef char *block
@@ -306,8 +306,7 @@ cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *stride
     cdef int j, threads, narg = slot.nin + slot.nparam + slot.nout, first_out = slot.nin + slot.nparam
     cdef bint alias = False
     if slot.address == NULL and slot.python == NULL:
-        if resolve(slot) < 0:
-            return -1
+        resolve(slot)
     if n <= 0:
         return 0
     if slot.python != NULL:
@@ -364,16 +363,16 @@ cdef inline Slot *slot_of(PyArrayMethod_Context *context, int dtype) noexcept no
     return &(<Slot *> (<PyUFuncObject *> context.caller).data[0])[dtype]
 
 
-cdef int loop_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int loop_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(slot_of(c, 0), data, n[0], s)
 
-cdef int loop_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int loop_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(slot_of(c, 1), data, n[0], s)
 
-cdef int loop_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int loop_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(slot_of(c, 2), data, n[0], s)
 
-cdef int loop_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int loop_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(slot_of(c, 3), data, n[0], s)
 
 cdef void *loops[4]

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 def check_parameter(op: Op, param: Param, value: Any) -> None:
     """`TypeError` if it is not a real number or an array of them, `ValueError` outside its domain."""
-    array = value if type(value) is float else np.asarray(value)
-    if array is not value and array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {value!r}")
-    if not (param.valid(value) if array is value else np.all(param.valid(array))):
+    if type(value) is not float:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+            raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {value!r}")
+        good = np.all(param.valid(array))
+    else:
+        good = param.valid(value)
+    if not good:
         raise ValueError(f"{op.name}: {param.name} must be {param.domain}, not {value!r}")
 
 

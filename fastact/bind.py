@@ -85,6 +85,7 @@ class _Grammar(ast.NodeVisitor):
     def __init__(self, file: str, known: dict[str, int]) -> None:
         self.file = file
         self.known = known  # callable name -> number of arguments, or -1 where any
+        self.masks: set[str] = set()
         self.violations: list[str] = []
 
     def refuse(self, node: ast.AST, what: str) -> None:
@@ -101,6 +102,7 @@ class _Grammar(ast.NodeVisitor):
             body = body[1:]
         else:
             self.refuse(node, f"{node.name} has no docstring")
+        self.masks: set[str] = set()
         local = {arg.arg for arg in a.args + a.posonlyargs}
         for i, statement in enumerate(body):
             last = i == len(body) - 1
@@ -109,12 +111,14 @@ class _Grammar(ast.NodeVisitor):
                 for value in values:
                     self.expression(value, local)
             elif isinstance(statement, ast.Assign) and not last and len(statement.targets) == 1:
-                self.expression(statement.value, local)
+                mask = isinstance(statement.value, ast.Compare)
+                self.expression(statement.value, local, mask=mask)
                 target = statement.targets[0]
                 names = target.elts if isinstance(target, ast.Tuple) else [target]
                 for name in names:
                     if isinstance(name, ast.Name):
-                        local.add(name.id)
+                        (self.masks if mask else local).add(name.id)
+                        (local if mask else self.masks).discard(name.id)
                     else:
                         self.refuse(name, "only a name can be assigned to")
             else:
@@ -124,11 +128,14 @@ class _Grammar(ast.NodeVisitor):
 
     def expression(self, node: ast.expr, local: set[str], *, mask: bool = False) -> None:
         if mask:
-            if isinstance(node, ast.Name):
+            if isinstance(node, ast.Name) and node.id in self.masks:
                 return
             if not isinstance(node, ast.Compare):
-                self.refuse(node, "the first argument of where is one comparison or a name of one")
+                self.refuse(node, "the first argument of where is one comparison or the name of one")
                 return
+        elif isinstance(node, ast.Compare) or (isinstance(node, ast.Name) and node.id in self.masks):
+            self.refuse(node, "a comparison is no number: it may only be named, or be the first argument of where")
+            return
         if isinstance(node, ast.Constant):
             if type(node.value) is not float:
                 self.refuse(node, f"literal {node.value!r} is not a float")

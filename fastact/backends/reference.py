@@ -38,7 +38,7 @@ def primitives(dtype: str) -> dict[str, Callable[..., Any]]:
 
     def scalb(x: Any, n: Any) -> Any:
         exponent = np.nan_to_num(np.clip(n, -5000, 5000), nan=0.0).astype(np.int32)
-        return np.ldexp(x, exponent, dtype=dtype)
+        return np.ldexp(cast(x) if isinstance(x, float) else x, exponent)
 
     def logb(x: Any) -> Any:
         return (np.frexp(x)[1] - 1).astype(dtype)
