@@ -137,7 +137,7 @@ class _Body:
             raise self.error(node, "a formula takes plain positional arguments and has no decorator")
         value = f"v{self.suffix}"
         self.locals = dict.fromkeys(self.formula.parameters, value)
-        *body, last = node.body[1:] if _is_text(node.body[0]) else node.body or [node]
+        *body, last = node.body[1:] or node.body if _is_text(node.body[0]) else node.body
         lines = [line for statement in body for line in self.assignment(statement)]
         if not isinstance(last, ast.Return) or last.value is None:
             raise self.error(last, f"{node.name} does not end in the return of a value")

@@ -19,12 +19,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cases import parameters
-from fastact.table import OPS
 from oracle import TRUTH
 
 import fastact as fa
 from fastact import kinds, render
 from fastact.backends import cython_aot, reference
+from fastact.table import OPS
 
 GOLDEN = Path(__file__).parent / "golden"
 DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in render.DTYPES}
@@ -120,14 +120,14 @@ def test_bits(name, dtype, level):
             got = launch(address, inputs, params, nout)
             streamed = launch(address, inputs, params, nout, flags=1)
             elementwise = launch(address, inputs, [np.full(inputs[0].shape, p) for p in params], nout)
-            copies = [i.copy() for i in inputs]
-            in_place = copies[-1]
-            launch(address, copies, params, nout, outputs=[in_place, got[-1].copy()][:nout])
+            for i in range(nin):
+                copies = [a.copy() for a in inputs]
+                launch(address, copies, params, nout, outputs=[copies[i], got[-1].copy()][:nout])
+                assert same(copies[i], got[0]), (kind, "in place")
             for e, g, s, w in zip(expected, got, streamed, elementwise, strict=True):
                 assert same(g, np.asarray(e)), (kind, values, mismatch(inputs, g, np.asarray(e)))
                 assert same(s, g), (kind, "streamed")
                 assert same(w, g), (kind, "elementwise parameters")
-            assert same(in_place, got[0]), (kind, "in place")
 
 
 def mismatch(inputs, got, expected):

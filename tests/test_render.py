@@ -15,18 +15,14 @@ PRIMITIVES = render.arities(Path(fa.__file__).parent / "primitives.py")
 
 
 def kernel(op, kind, inputs, params, outputs, body):
-    """A kernel whose `body` is a function of the environment, inputs and parameters."""
+    """A kernel whose `body` is a function of the environment and the inputs and parameters."""
     return render.Kernel(op, kind, inputs, params, outputs, lambda env: lambda *args: body(env, *args))
 
 
 SOFT_STEP = [
-    kernel("soft_step", "forward", ("x",), ("width",), ("y",), lambda env, x, w: (env["soft_step"](x, w),)),
-    kernel(
-        "soft_step", "backward", ("dy", "x"), ("w",), ("dx",), lambda env, *a: (a[0] * env["soft_step_grad"](*a[1:]),)
-    ),
-    kernel(
-        "sum", "value_and_grad", ("a", "b"), (), ("s", "e"), lambda env, *a: (env["add"](*a), env["two_sum_error"](*a))
-    ),
+    kernel("soft_step", "forward", ("x",), ("w",), ("y",), lambda f, x, w: (f["soft_step"](x, w),)),
+    kernel("soft_step", "backward", ("dy", "x"), ("w",), ("dx",), lambda f, dy, *x: (dy * f["soft_step_grad"](*x),)),
+    kernel("sum", "value_and_grad", ("a", "b"), (), ("s", "e"), lambda f, *x: (f["add"](*x), f["two_sum_error"](*x))),
 ]
 
 

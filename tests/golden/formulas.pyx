@@ -93,20 +93,20 @@ cdef inline vf32 two_sum_error_f32(vf32 a, vf32 b) noexcept nogil:
 
 cdef void soft_step_forward_f32(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:
     cdef const float *p_x = <const float *>args[0]
-    cdef const float *p_width = <const float *>args[1]
+    cdef const float *p_w = <const float *>args[1]
     cdef float *p_y = <float *>args[2]
     cdef tile_f32 t_y
-    cdef vf32 v_x, v_width, v_y
+    cdef vf32 v_x, v_w, v_y
     cdef int64_t i, j
     cdef int k, stream = <int>(flags & 1)
     if psteps[0] == 0:
-        v_width = load_f32(p_width)
+        v_w = load_f32(p_w)
         i = 0
         while i < n:
             for k in range(PARTS_f32):
                 j = i + k * LANES_f32
                 v_x = load_f32(p_x + j)
-                v_y = soft_step_f32(v_x, v_width)
+                v_y = soft_step_f32(v_x, v_w)
                 store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
             FLUSH(p_y + i, t_y)
             i += STEP_f32
@@ -116,8 +116,8 @@ cdef void soft_step_forward_f32(void *const *args, int64_t n, const int64_t *pst
             for k in range(PARTS_f32):
                 j = i + k * LANES_f32
                 v_x = load_f32(p_x + j)
-                v_width = load_f32(p_width + j * psteps[0])
-                v_y = soft_step_f32(v_x, v_width)
+                v_w = load_f32(p_w + j * psteps[0])
+                v_y = soft_step_f32(v_x, v_w)
                 store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
             FLUSH(p_y + i, t_y)
             i += STEP_f32
@@ -125,20 +125,20 @@ cdef void soft_step_forward_f32(void *const *args, int64_t n, const int64_t *pst
 
 cdef void soft_step_forward_bf16(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:
     cdef const uint16_t *p_x = <const uint16_t *>args[0]
-    cdef const uint16_t *p_width = <const uint16_t *>args[1]
+    cdef const uint16_t *p_w = <const uint16_t *>args[1]
     cdef uint16_t *p_y = <uint16_t *>args[2]
     cdef tile_bf16 t_y
-    cdef vf32 v_x, v_width, v_y
+    cdef vf32 v_x, v_w, v_y
     cdef int64_t i, j
     cdef int k, stream = <int>(flags & 1)
     if psteps[0] == 0:
-        v_width = load_bf16(p_width)
+        v_w = load_bf16(p_w)
         i = 0
         while i < n:
             for k in range(PARTS_f32):
                 j = i + k * LANES_f32
                 v_x = load_bf16(p_x + j)
-                v_y = soft_step_f32(v_x, v_width)
+                v_y = soft_step_f32(v_x, v_w)
                 store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
             FLUSH(p_y + i, t_y)
             i += STEP_f32
@@ -148,8 +148,8 @@ cdef void soft_step_forward_bf16(void *const *args, int64_t n, const int64_t *ps
             for k in range(PARTS_f32):
                 j = i + k * LANES_f32
                 v_x = load_bf16(p_x + j)
-                v_width = load_bf16(p_width + j * psteps[0])
-                v_y = soft_step_f32(v_x, v_width)
+                v_w = load_bf16(p_w + j * psteps[0])
+                v_y = soft_step_f32(v_x, v_w)
                 store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
             FLUSH(p_y + i, t_y)
             i += STEP_f32
