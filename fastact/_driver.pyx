@@ -297,6 +297,23 @@ cdef int resolve(Slot *slot) except -1 with gil:
     return 0
 
 
+cdef bint overlapping(Job *job, int first_out, int narg) noexcept nogil:
+    # whether an output shares memory with an input without being the same elements
+    cdef Py_ssize_t size = job.slot.size, low_in, high_in, low_out, high_out
+    cdef int i, j
+    for i in range(first_out, narg):
+        low_out = min(0, (job.n - 1) * job.strides[i])
+        high_out = max(0, (job.n - 1) * job.strides[i]) + size
+        for j in range(first_out):
+            if job.args[j] == job.args[i] and job.strides[j] == job.strides[i]:
+                continue
+            low_in = min(0, (job.n - 1) * job.strides[j])
+            high_in = max(0, (job.n - 1) * job.strides[j]) + size
+            if job.args[j] + low_in < job.args[i] + high_out and job.args[i] + low_out < job.args[j] + high_in:
+                return True
+    return False
+
+
 cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 nogil:
     cdef Job job
     cdef char blocks[BLOCK_BYTES]
@@ -351,7 +368,8 @@ cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *stride
                 job.head = (VECTOR - <Py_ssize_t> misaligned) // size
                 tiles(&job, 0, job.head)
     if n >= slot.parallel_min:
-        threads = threads_now()
+        # NumPy lets an output start a little before its input: right in order only
+        threads = 1 if overlapping(&job, first_out, narg) else threads_now()
         if threads > 1:
             parallel_for(task, &job, (n - job.head + slot.chunk - 1) // slot.chunk, threads)
             return 0
@@ -637,6 +655,8 @@ cdef class Callable:
         ``check({name: value})`` raises for parameters outside their domains.
     variants : tuple or None
         ``(keyword, {value: Callable})``: another callable for a value of a keyword, None for this one.
+    at_default : Callable or None
+        Takes the calls that give no parameter.
     """
 
     cdef void *vectorcall
@@ -644,13 +664,15 @@ cdef class Callable:
     cdef Py_ssize_t narrays, nrequired, nparam
     cdef readonly tuple names, defaults
     cdef tuple typed_defaults  # per dtype, as 0-d arrays: NumPy takes them faster than Python floats
-    cdef public tuple variants
+    cdef readonly tuple variants
+    cdef readonly Callable at_default
     cdef readonly str called
 
     def __cinit__(self, *args, **kwargs):
         self.vectorcall = <void *> call_vector
 
-    def __init__(self, str called, make, Py_ssize_t narrays, tuple names, tuple defaults, check, variants=None):
+    def __init__(self, str called, make, Py_ssize_t narrays, tuple names, tuple defaults, check,
+                 variants=None, Callable at_default=None):
         self.called = called
         self.make = make
         self.narrays = narrays
@@ -663,6 +685,7 @@ cdef class Callable:
         )
         self.check = check
         self.variants = variants
+        self.at_default = at_default
 
     def __call__(self, *arrays, **kwargs):
         return PyVectorcall_Call(self, <PyObject *> arrays, <PyObject *> kwargs)
@@ -738,6 +761,9 @@ cdef int dtype_index(PyObject **arrays, Py_ssize_t n) noexcept:
     return 2 if first == cnp.NPY_FLOAT16 else -1
 
 
+cdef frozenset CHOOSES_DTYPE = frozenset(("dtype", "sig", "signature"))
+
+
 cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObject *kwnames):
     # vectorcall (PEP 590): `out=` and the like go straight on to the ufunc
     cdef Callable self = <Callable> callable_
@@ -745,8 +771,7 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), j, nkw = 0, k
     cdef int dtype
     cdef tuple params
-    if self.ufunc_ is None:
-        self.slots
+    cdef bint typed = True
     if kwnames != NULL:
         nkw = PyTuple_GET_SIZE(kwnames)
         if self.nparam or self.variants is not None:
@@ -754,6 +779,12 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
                 key = <object> PyTuple_GET_ITEM(kwnames, j)
                 if key in self.names or (self.variants is not None and key == self.variants[0]):
                     return call_unpacked(self, args, n, kwnames)
+                if key in CHOOSES_DTYPE:
+                    typed = False
+    if self.at_default is not None:
+        return call_vector(self.at_default, args, nargsf, kwnames)
+    if self.ufunc_ is None:
+        self.slots
     if n != self.narrays or self.nrequired or nkw > MAX_KEYWORDS:
         return call_unpacked(self, args, n, kwnames)
     dtype = dtype_index(args, n)
@@ -762,7 +793,7 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
         return call_unpacked(self, args, n, kwnames)
     if not self.nparam:
         return fastact_vectorcall(self.ufunc_, args, n, kwnames)
-    params = <tuple> self.typed_defaults[dtype]
+    params = <tuple> self.typed_defaults[dtype] if typed else self.defaults
     for j in range(n):
         full[j] = args[j]
     for j in range(self.nparam):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import _driver, dispatch
-from fastact.kinds import KINDS
+from fastact.kinds import KINDS, kinds_of
 from fastact.table import OPS, Op, Param, resolve
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Method(_driver.Callable):
             tuple(p.default for p in op.params),
             self._check,
             variants,
+            Method(op.at_default, kind) if op.at_default is not None and kind in kinds_of(op.at_default) else None,
         )
 
     def _check(self, given: Mapping[str, Any]) -> None:

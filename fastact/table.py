@@ -70,6 +70,8 @@ class Op:
         Two parameters of which the first must be less than the second.
     output_needs
         Conditions under which f' is a function of the output, by parameter.
+    at_default
+        The same with the parameters at their defaults, where formulas without them are faster.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Op:
     piecewise_linear: bool = False
     ordered: tuple[str, str] | None = None
     output_needs: Mapping[str, tuple[str, Callable[[Any], Any]]] | None = None
+    at_default: Op | None = None
 
     @property
     def formula(self) -> str:
@@ -178,6 +181,12 @@ _ROWS = (
 )  # fmt: skip
 
 OPS: dict[str, Op] = {op.name: op for op in _ROWS}
+
+
+def kernel_rows() -> list[Op]:
+    """The rows that kernels are made for: all of `OPS` and their forms at default parameters."""
+    return [row for op in _ROWS for row in (op, op.at_default) if row is not None]
+
 
 
 def _plain(name: str) -> str:
