@@ -10,17 +10,19 @@ import argparse
 import importlib.util
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fastact as fa
 from fastact import bench, demo, dispatch, verify
 from fastact._driver import DTYPES
 from fastact.kinds import KINDS
 from fastact.table import OPS, Op
+
+# the least step of a curve that a plot shows as a jump
+JUMP = 1e-3
 
 
 class Parser(argparse.ArgumentParser):
@@ -143,50 +145,77 @@ def run_plot(args: argparse.Namespace) -> int:
     known = [p.name for p in op.params]
     for name in given:
         if name not in known:
-            raise UsageError(f"{op.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+            args.error(f"{op.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
     missing = [p.name for p in op.params if p.default is None and p.name not in given]
     if missing:
-        raise UsageError(f"{op.name} needs {', '.join(f'--param {name}=NUMBER' for name in missing)}")
+        args.error(f"{op.name} needs {', '.join(f'--param {name}=NUMBER' for name in missing)}")
     low, high = args.range
     if not low < high:
-        raise UsageError(f"the range must go from a smaller to a larger number, not from {low:g} to {high:g}")
+        args.error(f"the range must go from a smaller to a larger number, not from {low:g} to {high:g}")
     try:
         path = args.out or picture(f"{op.name}.png")
         draw(op, given, low, high, path)
     except (argparse.ArgumentTypeError, ValueError) as error:  # no place for the file; a parameter outside its domain
-        raise UsageError(str(error)) from None
+        args.error(str(error))
     print(path)
     return 0
 
 
 def draw(op: Op, given: dict[str, float], low: float, high: float, path: str) -> None:
-    """f and f' over [low, high], with the limits of f and the places where f' jumps."""
+    """f and f' over [low, high], with the limits of f and the kinks, where f' jumps."""
     import numpy as np
     from matplotlib.figure import Figure
 
     f = fa.get(op.name)
-    x = np.linspace(low, high, 2001)
-    y, slope = f.value_and_grad(x, **given)
+
+    def derivative(x: Any) -> Any:
+        return f.value_and_grad(x, **given)[1]
+
     figure = Figure(figsize=(7, 5), layout="constrained")
     axis = figure.subplots()
-    parameters = {**f.params, **given}
-    named = ", ".join(f"{name} = {value:g}" for name, value in parameters.items())
+    named = ", ".join(f"{name} = {value:g}" for name, value in {**f.params, **given}.items())
     axis.set_title(f"{op.name}{f'  ({named})' if named else ''}")
-    axis.axhline(0, color="0.8", linewidth=0.8)
-    axis.axvline(0, color="0.8", linewidth=0.8)
-    (line,) = axis.plot(x, y, label=f"f(x) = {f.formula}")
-    (grad,) = axis.plot(x, slope, "--", label="f'(x)")
+    axis.axhline(0, color="0.8", lw=0.8)
+    axis.axvline(0, color="0.8", lw=0.8)
+
+    x = np.linspace(low, high, 2001)
+    for curve, style, label in ((lambda x: f(x, **given), "C0-", f.formula), (derivative, "C1--", "derivative")):
+        y = curve(x)
+        at = jumps(curve, x)
+        for jump in at:
+            y[np.abs(x - jump) < 1e-9] = np.nan
+        where = np.searchsorted(x, at)
+        axis.plot(np.insert(x, where, at), np.insert(y, where, np.nan), style, label=label)
+    for kink in at:
+        value = float(derivative(kink))
+        axis.plot(kink, value, "C1o", label=f"kink at {kink:g}, derivative there {value:g}")
     for end, name in ((-np.inf, "-∞"), (np.inf, "∞")):
         limit = float(f(end, **given))
         if np.isfinite(limit):
-            axis.axhline(limit, color=line.get_color(), lw=0.8, ls=":", label=f"limit at {name}: {limit:g}")
-    for kink in op.kinks_at(**parameters):
-        value = float(f.value_and_grad(kink, **given)[1])
-        axis.plot(kink, value, "o", color=grad.get_color(), label=f"f'({kink:g}) = {value:g}, where f' jumps")
+            axis.axhline(limit, color="C0", lw=0.8, ls=":", label=f"limit at {name}: {limit:g}")
     axis.set_xlabel("x")
     axis.set_xlim(low, high)
     axis.legend()
     figure.savefig(path, dpi=150)
+
+
+def jumps(function: Callable[[Any], Any], x: Any) -> list[float]:
+    """Where a function is discontinuous between neighbours in `x`: found from its values, so for any parameters."""
+    y = function(x)
+    found = []
+    for i in range(len(x) - 1):
+        if not abs(y[i + 1] - y[i]) > JUMP:
+            continue
+        a, b = x[i : i + 2]
+        while b - a > 1e-12:
+            middle = (a + b) / 2
+            value = function(middle)
+            a, b = (a, middle) if abs(value - function(a)) > abs(function(b) - value) else (middle, b)
+            if not abs(function(b) - function(a)) > JUMP:
+                break
+        else:
+            found.append(round(float(b), 9) + 0.0)
+    return found
 
 
 def run_warmup(args: argparse.Namespace) -> int:
@@ -202,10 +231,6 @@ def run_warmup(args: argparse.Namespace) -> int:
     return 0
 
 
-class UsageError(Exception):
-    """What the user asked for cannot be done, for a reason that only shows after parsing."""
-
-
 def build_parser() -> Parser:
     """All commands and their arguments."""
     parser = Parser(prog="fastact", description="Activation functions for NumPy.")
@@ -214,7 +239,7 @@ def build_parser() -> Parser:
 
     def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> Parser:
         added = commands.add_parser(name, help=summary, description=summary)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, error=added.error)
         return added
 
     p = command("info", run_info, "backends and why not, instruction set, threads, cache folder")
@@ -277,15 +302,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Traceback (most recent call last):
     SystemExit: 0
     """
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         return args.run(args)
-    except UsageError as error:
-        print(f"{parser.prog} {args.command}: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

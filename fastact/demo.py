@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -522,7 +522,7 @@ class Result:
                 name: {
                     "test_accuracy": self.test_accuracy[name],
                     "seconds": self.seconds(name),
-                    "loss": run.loss,
+                    "loss": [loss if isfinite(loss) else None for loss in run.loss],
                     "layers": run.layers,
                 }
                 for name, run in self.runs.items()
@@ -532,7 +532,7 @@ class Result:
         }
 
 
-def compare(settings: Settings, progress: Callable[[str, int, float], None] = lambda name, epoch, loss: None) -> Result:
+def compare(settings: Settings, progress: Callable[[str, Run], None] = lambda name, run: None) -> Result:
     """Train with plain NumPy and with fastact from the same seed.
 
     The runs take turns, epoch by epoch, so that a busy machine slows both alike. Each has a run to warm up before: for
@@ -543,7 +543,7 @@ def compare(settings: Settings, progress: Callable[[str, int, float], None] = la
     settings : Settings
         The network and its training.
     progress : callable
-        Called after each epoch with the run's name, the number of epochs done and the loss.
+        Called after each epoch with the name of a run, and the run.
 
     Returns
     -------
@@ -571,7 +571,7 @@ def compare(settings: Settings, progress: Callable[[str, int, float], None] = la
         for epoch in range(settings.epochs):
             for name in sorted(runs, reverse=epoch % 2 == 0):
                 runs[name].epoch(x, labels)
-                progress(name, epoch + 1, runs[name].loss[-1])
+                progress(name, runs[name])
         accuracy = {name: run.network.accuracy(test_x, test_labels) for name, run in runs.items()}
     return Result(settings, runs, accuracy, first_calls)
 
@@ -589,7 +589,7 @@ def summary(network: Network) -> Any:
             kind += f" ({layer.functions.name})"
         rows.append((kind, f"(None, {layer.units})", trained, layer.fixed))
     rows.append(("Softmax", f"(None, {CLASSES})", 0, 0))
-    trained, fixed = (sum(row[i] for row in rows) for i in (2, 3))
+    trained, fixed = sum(row[2] for row in rows), sum(row[3] for row in rows)
     table.add_column("layer", footer="total")
     table.add_column("output shape")
     table.add_column("parameters", justify="right", footer=f"{trained + fixed:,}")
@@ -655,7 +655,7 @@ def run(settings: Settings, plot_path: str | None = None, as_json: bool = False)
     import json
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=as_json)
     (x, _), (test_x, _) = load_digits()
@@ -666,18 +666,22 @@ def run(settings: Settings, plot_path: str | None = None, as_json: bool = False)
         TextColumn("{task.description:>11}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(),
+        TextColumn("{task.fields[status]}"),
     )
     # drawn between epochs, never by a thread beside them
+    drawn = [0.0]
     with Progress(*columns, console=console, auto_refresh=False) as bars:
         tasks = {
-            name: bars.add_task(label, total=settings.epochs, loss=float("nan"))
+            name: bars.add_task(label, total=settings.epochs, status="warming up")
             for name, label in (("numpy", "plain NumPy"), ("fastact", "fastact"))
         }
 
-        def progress(name: str, epoch: int, loss: float) -> None:
-            bars.update(tasks[name], completed=epoch, loss=loss, refresh=True)
+        def progress(name: str, run: Run) -> None:
+            status = f"loss {run.loss[-1]:.4f}  {run.seconds:.2f} s"
+            bars.update(tasks[name], completed=len(run.loss), status=status)
+            if bars.get_time() > drawn[0] + 0.05:
+                bars.refresh()
+                drawn[0] = bars.get_time()
 
         result = compare(settings, progress)
     console.print(report(result))

@@ -166,6 +166,44 @@ def test_statistics_find_dead_and_saturated_units():
     assert all(layer["gradient_norm"] > 0 for layer in (first, second, output))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_same_losses_as_keras(batch_norm):
+    keras = pytest.importorskip("keras")
+    network = demo.Network(
+        [64, 64, 64, 10], demo.fastact_functions("elu"), batch_norm=batch_norm, batch_size=64, seed=0
+    )
+    layers = [keras.layers.Input((64,))]
+    for _ in range(2):
+        layers.append(keras.layers.Dense(64, use_bias=not batch_norm))
+        if batch_norm:
+            layers.append(keras.layers.BatchNormalization())
+        layers.append(keras.layers.Activation("elu"))
+    layers.append(keras.layers.Dense(10, activation="softmax"))
+    model = keras.Sequential(layers)
+    assert model.count_params() == sum(layer.fixed for layer in network.layers) + network.parameters.size
+    dense = [layer for layer in network.layers if isinstance(layer, demo.Dense)]
+    for theirs, ours in zip([m for m in model.layers if isinstance(m, keras.layers.Dense)], dense, strict=True):
+        theirs.set_weights(ours.parameters)
+
+    (x, labels), (test_x, test_labels) = load_digits()
+    model.compile(optimizer=keras.optimizers.Adam(), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    theirs = model.fit(x, labels, batch_size=64, epochs=5, shuffle=False, verbose=0).history["loss"]
+    optimiser = demo.Adam(network.parameters.size)
+    ours = []
+    for _ in range(5):
+        losses = []
+        for start in range(0, len(x), 64):
+            batch = slice(start, start + 64)
+            losses.append(network.loss_and_gradient(x[batch], labels[batch]) * len(labels[batch]))
+            optimiser.step(network.parameters, network.gradient)
+        ours.append(sum(losses) / len(x))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert network.accuracy(test_x, test_labels) == pytest.approx(
+        model.evaluate(test_x, test_labels, verbose=0)[1], abs=3e-3
+    )
+
+
 # the whole
 
 
