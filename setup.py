@@ -47,7 +47,15 @@ def driver() -> list[Extension]:
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
                 extra_compile_args=(["-O3", "-std=gnu11"] if posix else []) + openmp,
                 extra_link_args=openmp,
-            )
+            ),
+            Extension(
+                "fastact._rows",
+                ["fastact/_rows.pyx"],
+                include_dirs=[np.get_include(), "fastact"],
+                depends=["fastact/_rows.h", "fastact/_driver.pxd"],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+                extra_compile_args=["-O3", "-std=gnu11"] if posix else [],
+            ),
         ],
         build_dir="build/cython",
     )

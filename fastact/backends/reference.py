@@ -73,3 +73,10 @@ def kernel(op: Op, kind: str, dtype: str) -> Callable[..., tuple[Any, ...]]:
             return tuple(np.asarray(o).astype(arrays[0].dtype) for o in outputs)
 
     return run
+
+
+def row_kernel(name: str, dtype: str) -> Callable[..., Any]:
+    """A function over the last axis of arrays of `dtype`."""
+    from fastact.backends import reference_rows
+
+    return reference_rows.kernel(name, dtype)

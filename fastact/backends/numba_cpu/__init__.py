@@ -41,3 +41,16 @@ def kernel(op: Op, kind: str, dtype: str) -> int:
         return kernels.compile_kernel(op, kind, dtype)
 
     return cache.load(f"{op.name}_{kind}_{dtype}", source_hash(dtype), compile_ir)
+
+
+def row_kernel(name: str, dtype: str) -> int:
+    """The address of a row kernel (docs/design.md, 'Row kernels') for float32 or float64, likewise."""
+    from fastact.backends.numba_cpu import cache
+    from fastact.row_bind import row_source_hash
+
+    def compile_ir() -> str:
+        from fastact.backends.numba_cpu import rows
+
+        return rows.compile_kernel(name, dtype)
+
+    return cache.load(f"rows_{name}_{dtype}", row_source_hash(dtype), compile_ir)

@@ -1,0 +1,240 @@
+"""Row kernels compiled by Numba: the functions of ``row_kernels`` over vectors of 64 bytes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from llvmlite import ir
+from numba import cfunc, njit, types
+from numba.extending import intrinsic
+
+from fastact import row_bind, row_kernels
+from fastact.backends.numba_cpu import simd
+from fastact.backends.numba_cpu.emit import BITS, Emitter, Value
+from fastact.row_bind import KERNELS, PAIRS, bind_rows
+
+SIGNATURE = types.void(types.intp, types.intp, types.int64, types.int64, types.intp, types.int64)
+PARTS = 4  # vectors of a quad
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+class Vectors:
+    """The names that row kernels use, for one dtype and sign, as Numba intrinsics."""
+
+    def __init__(self, dtype: str, sign: int) -> None:
+        self.dtype = dtype
+        self.sign = sign
+        self.size = BITS[dtype] // 8
+        self.lanes = row_kernels.VECTOR // self.size
+        self.vec = simd.VecType(dtype, self.lanes)
+        self.quad = types.UniTuple(self.vec, PARTS)
+        self.type = ir.VectorType(simd._element(dtype), self.lanes)
+        self.target = simd.host_target()
+
+    def emitter(self, builder: ir.IRBuilder) -> Emitter:
+        return Emitter(builder, self.dtype, self.lanes, self.target)
+
+    def parts(self, builder: ir.IRBuilder, quad: ir.Value) -> list[ir.Value]:
+        return [builder.extract_value(quad, j) for j in range(PARTS)]
+
+    def at(self, builder: ir.IRBuilder, p: ir.Value, j: int) -> ir.Value:
+        return builder.add(p, ir.Constant(p.type, j * row_kernels.VECTOR)) if j else p
+
+    def signed(self, builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        return builder.fneg(v) if self.sign < 0 else v
+
+    def first(self, builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
+        return simd._count_mask(builder, self.lanes, count)
+
+    def load_some(self, builder: ir.IRBuilder, p: ir.Value, count: ir.Value, fill: ir.Value) -> ir.Value:
+        align = ir.Constant(I32, self.size)
+        args = [simd.pointer(builder, p, self.type), align, self.first(builder, count), fill]
+        return simd._masked(builder, "load", self.type, self.type, args)
+
+    def without(self, builder: ir.IRBuilder, v: ir.Value, lane: ir.Value) -> ir.Value:
+        bits = ir.IntType(8 * self.size)
+        lane = builder.trunc(lane, bits) if bits.width < 64 else lane
+        numbers = ir.Constant(ir.VectorType(bits, self.lanes), list(range(self.lanes)))
+        mask = builder.icmp_signed("==", numbers, simd._splat(builder, lane, self.lanes))
+        return builder.select(mask, ir.Constant(self.type, None), v)
+
+    def across(self, builder: ir.IRBuilder, v: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
+        emit = self.emitter(builder)
+        undefined = ir.Constant(self.type, ir.Undefined)
+        step = self.lanes // 2
+        while step:
+            order = ir.Constant(ir.VectorType(I32, self.lanes), [i ^ step for i in range(self.lanes)])
+            v = combine(Value(emit, v), Value(emit, builder.shuffle_vector(v, undefined, order))).ir
+            step //= 2
+        return v
+
+    def tree(self, builder: ir.IRBuilder, quad: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
+        emit = self.emitter(builder)
+        a, b, c, d = (Value(emit, v) for v in self.parts(builder, quad))
+        return combine(combine(a, b), combine(c, d)).ir
+
+    def primitives(self) -> dict[str, Any]:
+        """Everything but formulas, by name."""
+        vec, quad, intp, i64 = self.vec, self.quad, types.intp, types.int64
+        none = types.void
+        scalar = simd.SCALAR[self.dtype]
+
+        def load(b: ir.IRBuilder, p: ir.Value) -> ir.Value:
+            return simd.emit_load(b, vec, p)
+
+        def four(each: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Callable[[ir.IRBuilder, ir.Value], list[ir.Value]]:
+            return lambda b, p: [each(b, self.at(b, p, j)) for j in range(PARTS)]
+
+        def store4(b: ir.IRBuilder, p: ir.Value, v: ir.Value) -> None:
+            for j, part in enumerate(self.parts(b, v)):
+                simd.emit_store(b, vec, self.at(b, p, j), part)
+
+        def store_some(b: ir.IRBuilder, p: ir.Value, v: ir.Value, count: ir.Value) -> None:
+            pointer = simd.pointer(b, p, self.type)
+            simd._masked(b, "store", self.type, ir.VoidType(), [v, pointer, ir.Constant(I32, self.size), self.first(b, count)])
+
+        def signed_some(b: ir.IRBuilder, p: ir.Value, count: ir.Value) -> ir.Value:
+            fill = ir.Constant(self.type, [-math.inf * self.sign] * self.lanes)
+            return self.signed(b, self.load_some(b, p, count, fill))
+
+        def load_scalar(b: ir.IRBuilder, p: ir.Value, type_: ir.Type) -> ir.Value:
+            return b.load(simd.pointer(b, p, type_))
+
+        def load_param(b: ir.IRBuilder, p: ir.Value) -> ir.Value:
+            value = load_scalar(b, p, ir.DoubleType())
+            return self.splat(b, value if self.dtype == "float64" else b.fptrunc(value, ir.FloatType()))
+
+        def without4(b: ir.IRBuilder, v: ir.Value, lane: ir.Value) -> list[ir.Value]:
+            return [self.without(b, part, b.sub(lane, ir.Constant(I64, j * self.lanes)))
+                    for j, part in enumerate(self.parts(b, v))]  # fmt: skip
+
+        def less(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+            zero = ir.Constant(I32, 0)
+            return b.zext(b.fcmp_ordered("<", b.extract_element(x, zero), b.extract_element(y, zero)), I64)
+
+        def plus(x: Value, y: Value) -> Value:
+            return x + y
+
+        def greater(x: Value, y: Value) -> Value:
+            return x.emitter.maximum(x, y)
+
+        emitters: dict[str, tuple[Any, tuple[Any, ...], Callable[..., Any]]] = {
+            "load": (vec, (intp,), load),
+            "load4": (quad, (intp,), four(load)),
+            "load_some": (vec, (intp, i64, scalar),
+                          lambda b, p, n, fill: self.load_some(b, p, n, self.splat(b, fill))),
+            "signed": (vec, (intp,), lambda b, p: self.signed(b, load(b, p))),
+            "signed4": (quad, (intp,), four(lambda b, p: self.signed(b, load(b, p)))),
+            "signed_some": (vec, (intp, i64), signed_some),
+            "store": (none, (intp, vec), lambda b, p, v: simd.emit_store(b, vec, p, v)),
+            "store4": (none, (intp, quad), store4),
+            "store_some": (none, (intp, vec, i64), store_some),
+            "stream": (none, (intp, vec), lambda b, p, v: simd.emit_store(b, vec, p, v, stream=True)),
+            "fence": (none, (), simd.emit_fence),
+            "splat": (vec, (scalar,), self.splat),
+            "splat4": (quad, (scalar,), lambda b, s: [self.splat(b, s)] * PARTS),
+            "load_int": (i64, (intp,), lambda b, p: load_scalar(b, p, I64)),
+            "load_value": (vec, (intp,), lambda b, p: self.splat(b, load_scalar(b, p, self.type.element))),
+            "load_param": (vec, (intp,), load_param),
+            "gather4": (vec, (quad,), lambda b, v: self.tree(b, v, plus)),
+            "greatest4": (vec, (quad,), lambda b, v: self.tree(b, v, greater)),
+            "max_lanes": (vec, (vec,), lambda b, v: self.across(b, v, greater)),
+            "sum_lanes": (vec, (vec,), lambda b, v: self.across(b, v, plus)),
+            "without": (vec, (vec, i64), self.without),
+            "without4": (quad, (quad, i64), without4),
+            "first_lanes": (vec, (vec, i64),
+                            lambda b, v, n: b.select(self.first(b, n), v, ir.Constant(self.type, None))),
+            "less": (i64, (vec, vec), less),
+        }  # fmt: skip
+        return {name: _intrinsic(name, *rest) for name, rest in emitters.items()}
+
+    def splat(self, builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+        return simd._splat(builder, scalar, self.lanes)
+
+    def formula(self, formula: FunctionType) -> Any:
+        """A row formula over vectors and quads; a quad's parts are computed side by side."""
+        name, arity = formula.__name__, formula.__code__.co_argcount
+        nout = PAIRS.get(name, 1)
+
+        def once(builder: ir.IRBuilder, args: list[ir.Value]) -> list[ir.Value]:
+            emit = self.emitter(builder)
+            found = bind_rows(emit.primitives(), self.dtype)[name](*(Value(emit, a) for a in args))
+            return [emit.value(v).ir for v in (found if isinstance(found, tuple) else (found,))]
+
+        def typed(typingctx: Any, *args: Any) -> Any:
+            if any(a not in (self.vec, self.quad) for a in args):
+                return None
+            is_quad = self.quad in args
+            one = self.quad if is_quad else self.vec
+            result = one if nout == 1 else types.UniTuple(one, nout)
+
+            def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: Any) -> Any:
+                if is_quad:
+                    split = [self.parts(builder, v) if t == self.quad else [v] * PARTS for t, v in zip(sig.args, values)]
+                    columns = list(zip(*(once(builder, [s[j] for s in split]) for j in range(PARTS))))
+                    made = [context.make_tuple(builder, self.quad, list(column)) for column in columns]
+                else:
+                    made = once(builder, list(values))
+                return made[0] if nout == 1 else context.make_tuple(builder, result, made)
+
+            return result(*args), codegen
+
+        return _counted(name, arity, typed)
+
+
+def _counted(name: str, arity: int, typed: Callable[..., Any]) -> Any:
+    # intrinsics are told apart by their number of arguments
+    names = "".join(f", a{i}" for i in range(arity))
+    env: dict[str, Any] = {"typed": typed}
+    exec(f"def {name}(typingctx{names}): return typed(typingctx{names})", env)
+    return intrinsic(env[name])
+
+
+def _intrinsic(name: str, result: Any, expected: tuple[Any, ...], emit: Callable[..., Any]) -> Any:
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: Any) -> Any:
+        made = emit(builder, *values)
+        if result == types.void:
+            return context.get_dummy_value()
+        return context.make_tuple(builder, result, made) if isinstance(made, list) else made
+
+    return _counted(name, len(expected), lambda typingctx, *args: (result(*expected), codegen))
+
+
+def compile_kernel(name: str, dtype: str) -> str:
+    """The optimised LLVM IR of a row kernel, its only external symbol being the C function."""
+    function, sign = KERNELS[name]
+    vectors = Vectors(dtype, sign)
+    functions = {n: f for n, f in vars(row_kernels).items() if inspect.isfunction(f)}
+    formulas = row_bind.formulas()
+    env: dict[str, Any] = {n: v for n, v in vars(row_kernels).items() if n.isupper()}
+    env.update(
+        __name__=__name__, __builtins__={}, INF=math.inf, SIGN=float(sign), LANES=vectors.lanes,
+        QUAD=PARTS * vectors.lanes, SIZE=vectors.size, **vectors.primitives(),
+    )  # fmt: skip
+    traced: dict[str, Any] = {}
+
+    def formula(used: str) -> Any:
+        if used not in traced:
+            traced[used] = vectors.formula(formulas[used])
+        return traced[used]
+
+    def build(called: str) -> FunctionType:
+        template, _, each = called.partition("__")
+        own = {**env, "each": formula(each)} if each else env
+        for used in functions[template].__code__.co_names:
+            if used in own:
+                continue
+            if used in formulas:
+                own[used] = env[used] = formula(used)
+            else:
+                own[used] = env[used] = njit(error_model="numpy", nogil=True)(build(used))
+        return FunctionType(functions[template].__code__, own, called)
+
+    main = build(function)
+    main.__qualname__ = main.__name__ = f"{name}_{dtype}"
+    return cfunc(SIGNATURE, error_model="numpy", nogil=True)(main).inspect_llvm()
+

@@ -1,0 +1,175 @@
+"""Row kernels over whole NumPy arrays: the same formulas and the same order of additions as ``row_kernels``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastact import row_kernels
+from fastact.backends import reference
+from fastact.row_bind import KERNELS, bind_rows
+
+
+class Rows:
+    """The row functions of one dtype."""
+
+    def __init__(self, dtype: str, sign: int) -> None:
+        self.dtype = np.dtype(dtype).type
+        self.lanes = row_kernels.VECTOR // np.dtype(dtype).itemsize
+        self.sign = self.dtype(sign)
+        self.formulas: dict[str, Callable[..., Any]] = bind_rows(reference.primitives(dtype), dtype)
+
+    def call(self, name: str, *args: Any) -> Any:
+        return self.formulas[name](*args)
+
+    def constant(self, value: float) -> Any:
+        return self.dtype(value)
+
+    def total(self, terms: Any) -> Any:
+        """The sum over the last axis, kept: four chains over a block, blocks compensated, then the tree over lanes."""
+        rows, n = terms.shape[:-1], terms.shape[-1]
+        zero = np.zeros((*rows, self.lanes), self.dtype)
+        high, low = zero, zero
+        block = row_kernels.BLOCK_QUADS * 4
+        vectors = -(-n // self.lanes)
+        padded = np.zeros((*rows, vectors * self.lanes), self.dtype)
+        padded[..., :n] = terms
+        padded = padded.reshape(*rows, vectors, self.lanes)
+        for start in range(0, vectors, block):
+            stop = min(start + block, vectors)
+            # a quad has all its elements
+            quads = (min(stop * self.lanes, n) - start * self.lanes) // (4 * self.lanes)
+            chains = [zero] * 4
+            for quad in range(quads):
+                chains = [c + padded[..., start + 4 * quad + j, :] for j, c in enumerate(chains)]
+            total = (chains[0] + chains[1]) + (chains[2] + chains[3])
+            for i in range(start + 4 * quads, stop):
+                total = total + padded[..., i, :]
+            high, error = self.call("two_sum", high, total)
+            low = low + error
+        lanes = high + low
+        while lanes.shape[-1] > 1:
+            half = lanes.shape[-1] // 2
+            lanes = lanes[..., :half] + lanes[..., half:]
+        return lanes
+
+    def greatest(self, x: Any) -> Any:
+        return np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf).astype(self.dtype, copy=False)
+
+    def shares_below(self, x: Any, m: Any, c: Any, k: Any) -> tuple[Any, Any]:
+        return self.total(self.call("share_below", x, m, c, k)), self.total(self.call("equal", x, m))
+
+    def log_sum(self, x: Any, m: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+        c, k = self.call("row_shift", m)
+        rest, ties = self.shares_below(x, m, c, k)
+        top = self.call("exp_scaled", m, c, k)
+        return self.call("log_sum_over", rest, ties, top), c, k, rest, ties, top
+
+    def softmax(self, x: Any) -> Any:
+        x = self.sign * x
+        c, k = self.call("row_shift", self.greatest(x))
+        shares = self.call("exp_scaled", x, c, k)
+        return self.call("scale", shares, self.call("reciprocal", self.total(shares)))
+
+    def log_softmax(self, x: Any) -> Any:
+        m = self.greatest(x)
+        s, *_ = self.log_sum(x, m)
+        return self.call("log_share", x, None, m, s, None, None)
+
+    def logsumexp(self, x: Any) -> Any:
+        m = self.greatest(x)
+        s, *_ = self.log_sum(x, m)
+        infinite = m + self.total(self.call("poison", x, None, None, None))
+        return np.where(np.isfinite(m), m + s, infinite)[..., 0]
+
+    def sparsemax(self, x: Any) -> Any:
+        m = self.greatest(x)
+        t = np.full_like(m, -1)
+        count = self.total(self.call("above_count", x, None, m, t))
+        live = np.ones(m.shape, bool)
+        while live.any():
+            new = self.call("threshold_of", self.total(self.call("above", x, None, m, t)), count)
+            t = np.where(live, new, t)
+            fewer = self.total(self.call("above_count", x, None, m, t))
+            again = live & (fewer < count)
+            count = np.where(live, fewer, count)
+            live = again
+        return self.call("positive_part", x, None, m, t, None, None)
+
+    def softmax_backward(self, dy: Any, y: Any) -> Any:
+        s = self.total(self.call("product", dy, y, None, None))
+        return self.call("softmax_grad", dy, y, s, self.sign, None, None)
+
+    def log_softmax_backward(self, dy: Any, y: Any) -> Any:
+        return self.call("log_softmax_grad", dy, y, self.total(dy), None, None, None)
+
+    def sparsemax_backward(self, dy: Any, y: Any) -> Any:
+        count = self.total(self.call("support", dy, y, None, None))
+        mean = self.call("quotient", self.total(self.call("supported", dy, y, None, None)), count)
+        return self.call("sparsemax_grad", dy, y, mean, None, None, None)
+
+    def cross_entropy(self, x: Any, labels: Any, weights: Any, loss: Any, dx: Any, factor: float) -> None:
+        n = x.shape[-1]
+        rows, flat = x.reshape(-1, n), labels.reshape(-1)
+        counted = flat >= 0
+        at = np.where(counted, flat, 0)[:, None]
+        with np.errstate(all="ignore"):
+            m = self.greatest(rows)
+            c, k = self.call("row_shift", m)
+            shares = self.call("exp_scaled", rows, c, k)
+            chosen, share = np.take_along_axis(rows, at, -1), np.take_along_axis(shares, at, -1)
+            others = shares.copy()
+            np.put_along_axis(others, at, 0, -1)
+            rest = self.total(others)
+            weight = self.constant(1) if weights is None else weights[at]
+            value = weight * self.call("label_loss", chosen, m, rest, share, self.call("exp_scaled", m, c, k))
+            loss.reshape(-1)[...] = np.where(counted[:, None], value, 0)[:, 0]
+            if dx is not None:
+                inverse = self.call("quotient", weight * self.constant(factor), rest + share)
+                grad = shares * inverse
+                np.put_along_axis(grad, at, self.call("negative_product", rest, inverse), -1)
+                dx.reshape(-1, n)[...] = np.where(counted[:, None], grad, 0)
+
+    def cross_entropy_of_shares(self, x: Any, targets: Any, loss: Any, dx: Any, factor: float) -> None:
+        n = x.shape[-1]
+        x, q = x.reshape(-1, n), targets.reshape(-1, n)
+        with np.errstate(all="ignore"):
+            m = self.greatest(x)
+            s, c, k, rest, ties, top = self.log_sum(x, m)
+            weight = self.total(q)
+            far = self.total(self.call("distance", x, q, m, None))
+            loss.reshape(-1)[...] = self.call("target_loss", far, weight, s)[:, 0]
+            if dx is not None:
+                share = self.call("target_factor", weight, rest, ties, top)
+                dx.reshape(-1, n)[...] = self.call("target_grad", x, q, share, self.constant(factor), c, k)
+
+    def sigmoid_cross_entropy(
+        self, x: Any, targets: Any, weights: Any, positive: Any, sums: Any, dx: Any, losses: Any, n: int, factor: float
+    ) -> None:
+        one = self.constant(1)
+        args = x.ravel(), targets.ravel(), *(one if a is None else a.ravel() for a in (weights, positive))
+        with np.errstate(all="ignore"):
+            value = self.call("sigmoid_loss", *args)
+            for row in range(sums.size):
+                part = value[row * n : (row + 1) * n]
+                high = low = np.zeros(self.lanes, self.dtype)
+                for i in range(0, part.size, self.lanes):
+                    lanes = np.zeros(self.lanes, self.dtype)
+                    lanes[: part[i : i + self.lanes].size] = part[i : i + self.lanes]
+                    high, error = self.call("two_sum", high, lanes)
+                    low = low + error
+                sums[row] = self.total((high + low)[None])[0, 0]
+            if losses is not None:
+                losses.reshape(-1)[...] = value
+            if dx is not None:
+                dx.reshape(-1)[...] = self.call("sigmoid_loss_grad", *args) * self.constant(factor)
+
+
+@lru_cache(maxsize=None)
+def kernel(name: str, dtype: str) -> Callable[..., Any]:
+    """A function over the last axis of arrays of `dtype`."""
+    function, sign = KERNELS[name]
+    return getattr(Rows(dtype, sign), function)
