@@ -1,0 +1,276 @@
+"""What test_threads.py runs in processes of their own: `python embedding_programs.py SITUATION …` prints one JSON line.
+
+A situation is a function that returns None, or a string that says what was wrong. Functions that other processes call
+are at the top level, for pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+import fastact as fa
+from fastact import _driver
+
+ASKED = int(os.environ.get("FASTACT_NUM_THREADS", "2"))
+LAYER = os.environ.get("NUMBA_THREADING_LAYER", "")
+BIG = np.linspace(-6, 6, 300_003, dtype=np.float32)
+
+
+def system_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def results(x):
+    return [fa.gelu(x), fa.elu.backward(x, x), *fa.silu.value_and_grad(x), fa.softmax(x.reshape(-1, 3))]
+
+
+def differ(a, b) -> bool:
+    return any(not np.array_equal(p, q) for p, q in zip(a, b))
+
+
+WANT: list[np.ndarray] = []
+
+
+def check_here(parallel: bool = True) -> str | None:
+    """Results in this process, and how many threads they took."""
+    before, had = system_threads(), _driver.status()["workers"]
+    mine = results(BIG)
+    workers = _driver.status()["workers"]
+    if WANT and differ(mine, WANT):
+        return "wrong result"
+    if workers > ASKED - 1 or system_threads() - before > ASKED - 1 - had:
+        return f"{workers} workers and {system_threads()} threads, {before} before, {ASKED} asked for"
+    if parallel and fa.dispatch.backend() != "reference" and workers != ASKED - 1:
+        return f"ran on {workers} workers, {ASKED - 1} were to be had"
+    return None
+
+
+def check_sums(scale: float) -> tuple[list[float], str | None]:
+    """As `check_here`, for results that a parent process compares."""
+    sums = [float(r.sum(dtype=np.float64)) for r in results(BIG * np.float32(scale))]
+    return sums, check_here()
+
+
+def compare(found) -> str | None:
+    for i, (sums, wrong) in enumerate(found):
+        if wrong:
+            return wrong
+        if sums != check_sums(1 + i)[0]:
+            return "wrong sum from another process"
+    return None
+
+
+def in_child(function) -> str | None:
+    """Run a function in a forked child."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            said = function() or "right"
+        except BaseException:
+            said = traceback.format_exc()
+        os.write(write, said.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        said = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    return None if said == "right" and status == 0 else f"child ended with status {status}: {said}"
+
+
+# ---- situations
+
+
+def python_threads(calls: int = 2000) -> str | None:
+    """8 Python threads, `calls` each, of all sizes."""
+    sizes = (1, 17, 1000, 30_000)
+    want = {n: results(BIG[: n * 3]) for n in sizes}
+    big = BIG[:150_000]
+    want_big = fa.gelu(big)
+    before = system_threads()
+    most = [0]
+
+    def work(seed: int) -> str | None:
+        rng = np.random.default_rng(seed)
+        for i in range(calls):
+            n = sizes[rng.integers(3)] if i % 50 else sizes[3]
+            x = BIG[: n * 3]
+            kind = rng.integers(4)
+            if i % 100 == 7:
+                good = np.array_equal(fa.gelu(big), want_big)
+            elif kind == 0:
+                good = np.array_equal(fa.gelu(x), want[n][0])
+            elif kind == 1:
+                good = np.array_equal(fa.elu.backward(x, x), want[n][1])
+            elif kind == 2:
+                good = np.array_equal(fa.silu.value_and_grad(x)[1], want[n][3])
+            else:
+                good = np.array_equal(fa.softmax(x.reshape(-1, 3)), want[n][4])
+            if not good:
+                return f"thread {seed}: wrong result in call {i}"
+            if i % 20 == 0:
+                most[0] = max(most[0], system_threads())
+        return None
+
+    had = _driver.status()["workers"]
+    with ThreadPoolExecutor(8) as pool:
+        wrong = [w for w in pool.map(work, range(8)) if w]
+    if wrong:
+        return wrong[0]
+    if most[0] - before > 8 + ASKED - 1 - had:
+        return f"{most[0]} threads ran, {before} before, 8 of Python's"
+    return None if _driver.status()["workers"] <= ASKED - 1 else f"{_driver.status()['workers']} workers"
+
+
+def os_fork() -> str | None:
+    """A child, and a child of it, of a process whose workers are up."""
+    return check_here() or in_child(lambda: check_here() or in_child(check_here)) or check_here()
+
+
+def multiprocessing_fork() -> str | None:
+    check_here()
+    with get_context("fork").Pool(2) as pool:
+        return compare(pool.map_async(check_sums, [1.0, 2.0, 3.0, 4.0]).get(60)) or check_here()
+
+
+def futures_forkserver() -> str | None:
+    check_here()
+    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
+        return compare(pool.map(check_sums, [1.0, 2.0, 3.0, 4.0], timeout=60)) or check_here()
+
+
+def joblib_loky() -> str | None:
+    import joblib
+
+    found = joblib.Parallel(n_jobs=2, timeout=60)(joblib.delayed(loky_sums)(s) for s in (1.0, 2.0, 3.0, 4.0))
+    return compare(found) or compare(
+        joblib.Parallel(n_jobs=2, backend="threading")(joblib.delayed(check_sums)(s) for s in (1.0, 2.0))
+    )
+
+
+def loky_sums(scale: float) -> tuple[list[float], str | None]:
+    # loky gives each of its processes its share of the cores, by OMP_NUM_THREADS
+    return check_sums(scale)
+
+
+def dask_cluster() -> str | None:
+    import dask.array as da
+    from distributed import Client, LocalCluster
+
+    x = BIG[:300_000].reshape(-1, 100)
+    lazy = da.from_array(x, chunks=(500, 100))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        y, dx, share = (
+            f.result(60) for f in client.compute([fa.gelu(lazy), fa.gelu.backward(lazy, lazy), fa.softmax(lazy)])
+        )
+        states = client.run(worker_state)
+    if differ([y, dx, share], [fa.gelu(x), fa.gelu.backward(x, x), fa.softmax(x)]):
+        return "wrong result from Dask"
+    worst = max(states.values())
+    return None if worst <= ASKED - 1 else f"{worst} workers in a process of Dask"
+
+
+def worker_state() -> int:
+    return int(_driver.status()["workers"])
+
+
+def prange_objmode() -> str | None:
+    """fastact called back from within another library's parallel region."""
+    import numba
+
+    x, want = BIG, fa.gelu(BIG)
+
+    @numba.njit(parallel=True)
+    def run(x, want):
+        wrong = 0
+        for _ in numba.prange(8):
+            with numba.objmode(bad="intp"):
+                bad = int(not np.array_equal(fa.gelu(x), want))
+            wrong += bad
+        return wrong
+
+    wrong = run(x, want)
+    if numba.threading_layer() != LAYER:
+        return f"ran on layer {numba.threading_layer()}, not {LAYER}"
+    if wrong:
+        return f"{wrong} wrong results"
+    return None if _driver.status()["workers"] <= ASKED - 1 else f"{_driver.status()['workers']} workers"
+
+
+def prange_njit() -> str | None:
+    """fastact's nopython form in the body of a prange, on scalars and on arrays."""
+    import numba
+
+    from fastact import _numba_extension
+
+    _numba_extension.init()
+    x = BIG[:90_000].reshape(-1, 30)
+
+    @numba.njit(parallel=True)
+    def run(x):
+        y, share = np.empty_like(x), np.empty_like(x)
+        for i in numba.prange(x.shape[0]):
+            for j in range(x.shape[1]):
+                y[i, j] = fa.gelu(x[i, j])
+            share[i] = fa.softmax(x[i])
+        return y, share
+
+    before = system_threads()
+    found = run(x)
+    if numba.threading_layer() != LAYER:
+        return f"ran on layer {numba.threading_layer()}, not {LAYER}"
+    if differ(found, [fa.gelu(x), fa.softmax(x)]):
+        return "wrong result"
+    more = system_threads() - before
+    return None if more <= numba.config.NUMBA_NUM_THREADS else f"{more} more threads"
+
+
+def threadpoolctl_limits() -> str | None:
+    """`threadpoolctl` sees the OpenMP runtime that the driver asks for its limits."""
+    from threadpoolctl import threadpool_limits
+
+    before = fa.get_num_threads()
+    want = fa.gelu(BIG)
+    with threadpool_limits(1):
+        if fa.get_num_threads() != 1:
+            return f"{fa.get_num_threads()} threads under a limit of 1"
+        # workers that take part show as CPU time of threads that are not this one
+        if not np.array_equal(fa.gelu(BIG), want):
+            return "wrong result"
+    return None if fa.get_num_threads() == before else f"{fa.get_num_threads()} threads after the limit was lifted"
+
+
+def thread_count() -> str | None:
+    """How many threads a call uses that has many tasks; printed for the test."""
+    for _ in range(50):
+        results(BIG)
+    return f"{fa.get_num_threads()} asked for, {1 + _driver.status()['workers']} ran"
+
+
+if __name__ == "__main__":
+    # a hang shows where it hangs
+    import faulthandler
+
+    faulthandler.dump_traceback_later(240, exit=True)
+    WANT = results(BIG)
+    said = {}
+    for name in sys.argv[1:]:
+        try:
+            said[name] = globals()[name]()
+        except Exception:
+            said[name] = traceback.format_exc()
+        print(name, "done", system_threads(), threading.active_count(), file=sys.stderr)
+    print(json.dumps(said))

@@ -1,0 +1,307 @@
+"""fastact inside the user's own `@njit`: the same bits as outside, inlined and vectorised."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import sys
+
+import numpy as np
+import oracle
+import pytest
+from cases import NAMES
+from subprocesses import PACKAGE, python
+
+import fastact as fa
+from fastact.kinds import kinds_of
+from fastact.table import OPS
+
+numba = pytest.importorskip("numba")
+if fa.dispatch.reasons()["numba"] is not None:
+    pytest.skip(fa.dispatch.reasons()["numba"], allow_module_level=True)
+
+from fastact import _numba_extension  # noqa: E402
+
+_numba_extension.init()
+njit = numba.njit
+
+DTYPES = (np.float32, np.float64)
+SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 88.8, -104.0, 3e38, -3e38]
+
+
+def points(dtype, n=997):
+    rng = np.random.default_rng(7)
+    x = np.concatenate([SPECIAL, np.linspace(-25, 25, n), rng.standard_normal(n) * 10.0 ** rng.integers(-30, 30, n)])
+    return x.astype(dtype)
+
+
+def same(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    integer = {4: np.uint32, 8: np.uint64}[a.itemsize]
+    # which NaN it is may differ
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and np.array_equal(np.isnan(a), np.isnan(b))
+        and np.array_equal(np.where(np.isnan(a), 0, a.view(integer)), np.where(np.isnan(b), 0, b.view(integer)))
+    )
+
+
+def method(name, kind):
+    return fa.activations[name] if kind == "forward" else getattr(fa.activations[name], kind)
+
+
+def values(name):
+    """A value for each parameter."""
+    return {p.name: oracle.TRUTH[name].cases[0][p.name] for p in OPS[name].params}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_bits_as_outside(name):
+    """Every kind, float32 and float64, in a loop over scalars, against the ufunc."""
+    f, given = fa.activations[name], tuple(values(name).values())
+    # prelu's sums over the weight's gradient
+    backward = fa.leaky_relu.backward if name == "prelu" else f.backward
+    # where there is none, another function takes its place
+    from_output = f.backward_from_output if "backward_from_output" in kinds_of(OPS[name]) else backward
+    value_and_grad = f.value_and_grad
+
+    @njit
+    def loop(x, dy, y, dx, dx_from_output, value, grad):
+        for i in range(x.size):
+            y[i] = f(x[i], *given)
+            dx[i] = backward(dy[i], x[i], *given)
+            dx_from_output[i] = from_output(dy[i], x[i], *given)
+            value[i], grad[i] = value_and_grad(x[i], *given)
+
+    for dtype in DTYPES:
+        x = points(dtype)
+        dy = x[::-1].copy()
+        found = [np.empty_like(x) for _ in range(5)]
+        loop(x, dy, *found)
+        keywords = values(name)
+        with np.errstate(all="ignore"):
+            if name == "prelu":
+                dx = fa.leaky_relu.backward(dy, x, negative_slope=keywords["weight"])
+            else:
+                dx = f.backward(dy, x, **keywords)
+            dx_from_output = dx if from_output is backward else from_output(dy, x, **keywords)
+            want = (f(x, **keywords), dx, dx_from_output, *f.value_and_grad(x, **keywords))
+        for kind, a, b in zip(("y", "dx", "from output", "value", "grad"), found, want):
+            assert same(a, b), (kind, dtype)
+
+
+@njit
+def everything(z, strided, line, cube):
+    return (
+        fa.gelu(z),
+        fa.gelu(strided),
+        fa.gelu(cube),
+        fa.gelu.backward(z, z),
+        fa.gelu.backward(line, z),
+        fa.gelu.backward(1.0, strided),
+        fa.elu.backward(strided, 2),
+        fa.elu(z, 0.5),
+        fa.elu(z, alpha=0.5),
+        fa.sigmoid.backward_from_output(z, z),
+        fa.gelu(z, approximate="tanh"),
+        fa.gelu.value_and_grad(z)[1],
+        fa.gelu.value_and_grad(strided)[0],
+    )
+
+
+@pytest.mark.parametrize(("dtype", "order"), [(np.float32, "C"), (np.float64, "F")])
+def test_arrays(dtype, order):
+    """Layouts, broadcasting and keywords on arrays."""
+    x = points(dtype)[:2000]
+    z = np.array(x.reshape(20, 100), order=order)
+    strided, line, cube = x[::3], z[3, :].copy(), x.reshape(10, 20, 10).transpose(1, 0, 2)
+    want = (
+        fa.gelu(z),
+        fa.gelu(strided),
+        fa.gelu(cube),
+        fa.gelu.backward(z, z),
+        fa.gelu.backward(line, z),
+        fa.gelu.backward(1.0, strided),
+        fa.elu.backward(strided, 2),
+        fa.elu(z, alpha=0.5),
+        fa.elu(z, alpha=0.5),
+        fa.sigmoid.backward_from_output(z, z),
+        fa.gelu(z, approximate="tanh"),
+        fa.gelu.value_and_grad(z)[1],
+        fa.gelu.value_and_grad(strided)[0],
+    )
+    found = everything(z, strided, line, cube)
+    for i, (a, b) in enumerate(zip(found, want)):
+        assert same(a, b), i
+    # the layout of a whole Fortran array is kept, as by a ufunc
+    assert found[0].flags.f_contiguous == want[0].flags.f_contiguous
+
+
+def test_scalars_and_their_types():
+    f = njit(lambda x: (fa.elu(x), fa.elu(x, 0.5), fa.relu(x), fa.gelu.value_and_grad(x)))
+    assert f(-1.5) == (fa.elu(-1.5), fa.elu(-1.5, alpha=0.5), 0.0, fa.gelu.value_and_grad(-1.5))
+    for given in (np.float32, np.float64, np.int64, np.bool_):
+        f(given(1))
+        signature = next(s for s in f.nopython_signatures if s.args[0] == numba.typeof(given(1)))
+        assert str(signature.return_type[0]) == ("float32" if given is np.float32 else "float64"), given
+
+
+def test_a_function_as_an_argument():
+    apply = njit(lambda f, x: f(x))
+    assert apply(fa.relu, -1.0) == 0.0
+    assert apply(fa.softsign, 1.0) == 0.5
+    assert pickle.loads(pickle.dumps(numba.typeof(fa.elu.backward))) is numba.typeof(fa.elu.backward)
+
+
+@pytest.mark.parametrize("name", ["elu", "gelu", "mish", "softplus", "tanh"])
+def test_fastmath_of_the_caller_changes_no_bit(name):
+    f = fa.activations[name]
+
+    @njit(fastmath=True)
+    def loop(x, y):
+        for i in range(x.size):
+            y[i] = f(x[i])
+        return f(x)
+
+    x = np.linspace(-25, 25, 20_011, dtype=np.float32)
+    y = np.empty_like(x)
+    z = loop(x, y)
+    assert same(y, f(x))
+    assert same(z, f(x))
+
+
+def instructions(function):
+    """The assembly of a compiled function's one specialisation, its C wrappers left out."""
+    (assembly,) = function.inspect_asm().values()
+    body = assembly.split("cpython")[0]
+    return body
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="looks for x86-64 instructions")
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["sigmoid", "elu", "gelu", "tanh", "softplus"])
+def test_a_users_loop_is_vectorised(name, kind):
+    """The arithmetic is done on vectors, and nothing is called for an element."""
+    f = method(name, kind)
+    if kind == "forward":
+
+        @njit
+        def loop(x, y):
+            for i in range(x.size):
+                y[i] = f(x[i]) * x[i]
+
+    else:
+
+        @njit
+        def loop(x, y):
+            for i in range(x.size):
+                y[i] = f(y[i], x[i])
+
+    x = np.linspace(-5, 5, 1000, dtype=np.float32)
+    loop(x, x.copy())
+    text = instructions(loop)
+    features = _numba_extension.host_target().features
+    packed = re.findall(r"\bv?(?:add|sub|mul|fn?m(?:add|sub)\d*)ps\b", text)
+    assert len(packed) >= 5, "no vector arithmetic"
+    if "fma" in features:
+        assert re.findall(r"\bvfn?m(?:add|sub)\d+ps\b.*%[yz]mm", text), "no fma of 256 bits or more"
+        called = re.findall(r"\b(?:roundevenf?|rintf?|fmaf?|ldexpf?|logbf?|scalbn?f?|copysignf?|expf?|erff?)\b", text)
+        assert not called, f"calls {set(called)}"
+
+
+def test_prange():
+    @njit(parallel=True)
+    def run(x):
+        y = np.empty_like(x)
+        for i in numba.prange(x.size):
+            y[i] = fa.silu.backward(x[i], x[i])
+        return y, fa.gelu(x)
+
+    x = points(np.float32)
+    y, z = run(x)
+    assert same(y, fa.silu.backward(x, x))
+    assert same(z, fa.gelu(x))
+
+
+def refused(function, *args):
+    with pytest.raises(numba.TypingError) as error:
+        njit(function)(*args)
+    return str(error.value)
+
+
+def test_what_is_refused_says_why():
+    x = np.ones(3)
+    assert "unexpected keyword argument 'beta'" in refused(lambda x: fa.elu(x, beta=2), 1.0)
+    assert "alpha must be a number" in refused(lambda x: fa.elu(x, x), x)
+    assert "missing a required argument: 'weight'" in refused(lambda x: fa.prelu(x), x)
+    assert "leaky_relu.backward" in refused(lambda x: fa.prelu.backward(x, x, 0.5), x)
+    assert "not a function of its output" in refused(lambda x: fa.gelu.backward_from_output(x, x), x)
+    assert "approximate must be" in refused(lambda x: fa.gelu(x, approximate="x"), x)
+    assert "complex128" in refused(lambda x: fa.elu(x), 1j)
+    with pytest.raises(ValueError, match="shape mismatch"):
+        njit(lambda dy, x: fa.elu.backward(dy, x))(x, np.ones(4))
+
+
+CACHED = """
+import numpy as np
+import numba
+import fastact as fa
+{init}
+
+@numba.njit(cache=True)
+def f(x):
+    total = 0.0
+    for v in x:
+        total += fa.gelu(v)
+    return total, fa.elu.backward(x, x), fa.softmax(x)
+
+x = np.linspace(-3, 3, 101, dtype=np.float32)
+total, dx, share = f(x)
+assert np.array_equal(dx, fa.elu.backward(x, x)) and np.array_equal(share, fa.softmax(x))
+print(sum(f.stats.cache_hits.values()), total)
+"""
+
+
+def test_cache_of_the_callers_function(tmp_path):
+    """`cache=True` in the user's function: the second process compiles nothing and computes the same."""
+    program = tmp_path / "program.py"
+    program.write_text(CACHED.format(init=initialise()))
+    code = f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+    first, second = (python(code, NUMBA_CACHE_DIR=str(tmp_path / "cache")).split() for _ in range(2))
+    assert first[0] == "0"
+    assert second[0] == "1"
+    assert first[1] == second[1]
+
+
+def entry_point_installed():
+    from importlib.metadata import distributions
+
+    return any(
+        e.group == "numba_extensions" and e.value == "fastact._numba_extension:init"
+        for d in distributions(path=[str(PACKAGE.parent), *sys.path])
+        for e in d.entry_points
+    )
+
+
+def initialise():
+    """What a program adds where the package is imported from its source tree, which has no entry point."""
+    return "" if entry_point_installed() else "from fastact import _numba_extension; _numba_extension.init()"
+
+
+def test_importing_fastact_is_enough():
+    """Numba finds the extension by its entry point."""
+    if not entry_point_installed():
+        project = PACKAGE.parent / "pyproject.toml"
+        assert not project.exists() or "fastact._numba_extension:init" in project.read_text()
+        pytest.skip("the entry point is there once fastact is installed")
+    code = """
+import fastact as fa, numba
+print(numba.njit(lambda x: fa.relu(x))(3.0))
+"""
+    assert python(code).strip() == "3.0"
+
+
+def test_importing_fastact_imports_no_numba():
+    assert python("import sys, fastact; print('numba' in sys.modules)").strip() == "False"
