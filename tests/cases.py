@@ -39,13 +39,16 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 def parameters(name, case):
     """Keywords for a call: the defaults are left out, so that the table's own are what is tested."""
     truth = oracle.TRUTH[name]
-    return {} if case == truth.cases[0] and not truth.required else case
+    numbers = all(isinstance(v, float) for v in case.values())
+    return {} if numbers and case == truth.cases[0] and not truth.required else case
 
 
 def backward(name, dy, x, **keywords):
     """dx; prelu's backward returns dweight, too."""
-    result = fa.activations[name].backward(dy, x, **keywords)
-    return result[0] if name == "prelu" else result
+    if name != "prelu":
+        return fa.activations[name].backward(dy, x, **keywords)
+    with np.errstate(over="ignore", invalid="ignore"):  # the sum for dweight may overflow as any sum
+        return fa.prelu.backward(dy, x, **keywords)[0]
 
 
 def call(name, kind, x, case, **keywords):

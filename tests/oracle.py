@@ -150,12 +150,15 @@ def _gelu_tanh_grad(m, x):
     return m.sigmoid(u) + x * slope * m.sigmoid(u) * m.sigmoid(-u)
 
 
-def _clipped(slope, offset, low, high, **rest):
+def _clipped(slope, offset, low, high, no_inverse=False, **rest):
     """clip(slope x + offset, low, high); the four are functions of the namespace and the parameters."""
 
     def inside(m, x, p):
         v = slope(m, p) * x + offset(m, p)
         return m.where(low(m, p) < v, m.where(v < high(m, p), slope(m, p), 0 * x), 0 * x)
+
+    def inside_output(m, y, p):
+        return m.where(low(m, p) < y, m.where(y < high(m, p), slope(m, p) + 0 * y, 0 * y), 0 * y)
 
     def unsure(x, eps, **p):
         # rounding slope x + offset may put it on an edge
@@ -167,7 +170,7 @@ def _clipped(slope, offset, low, high, **rest):
     return Truth(
         lambda m, x, **p: m.minimum(m.maximum(slope(m, p) * x + offset(m, p), low(m, p)), high(m, p)),
         lambda m, x, **p: inside(m, x, p),
-        lambda m, y, **p: m.where(low(m, p) < y, m.where(y < high(m, p), slope(m, p) + 0 * y, 0 * y), 0 * y),
+        None if no_inverse else lambda m, y, **p: inside_output(m, y, p),
         limits=lambda **p: (low(FAST, p), high(FAST, p)) if slope(FAST, p) > 0 else (high(FAST, p), low(FAST, p)),
         linear=True,
         **({} if exact else {"unsure": unsure}),
@@ -399,7 +402,9 @@ TRUTH: dict[str, Truth] = {
         kinks=lambda: {-1: 0, 1: 1},
         limits=lambda: (0, np.inf),
     ),
-    "sparse_sigmoid": _clipped(_constant(0.5), _constant(0.5), ZERO, ONE, kinks=lambda: {-1: 0, 1: 0}, rounds=True),
+    "sparse_sigmoid": _clipped(
+        _constant(0.5), _constant(0.5), ZERO, ONE, True, kinks=lambda: {-1: 0, 1: 0}, rounds=True
+    ),
     "relu_squared": Truth(
         lambda m, x: m.maximum(x, 0 * x) ** 2,
         lambda m, x: 2 * m.maximum(x, 0 * x),
@@ -462,8 +467,23 @@ ELEMENTARY: dict[str, Callable] = {
     "tanh": lambda m, x: m.tanh(x),
     "erf": lambda m, x: m.erf(x),
     "erfc": lambda m, x: m.erfc(x),
-    "sigmoid": lambda m, x: m.sigmoid(x),
-    "softplus": lambda m, x: m.softplus(x),
+    "exp_nonpositive": lambda m, x: m.exp(x),
+    "expm1_nonpositive": lambda m, x: m.expm1(x),
+    "log1p_unit": lambda m, x: m.log1p(x),
+    "x_minus_tanh": lambda m, x: m.x_minus_tanh(x),
+    "gelu_tail": lambda m, x: x * m.Phi(-x),
+    "gelu_tail_grad": lambda m, x: m.Phi(-x) - x * m.phi(x),
+}
+
+# elementary function of several results -> v, where e^v = p 2^n of the results (p, n), or (1 + u) 2^n of (u, n)
+EXPONENTS: dict[str, Callable] = {
+    "exp_parts": lambda m, x: x,
+    "exp_parts_sum": lambda m, x, dx: x + dx,
+    "expm1_parts": lambda m, x: x,
+    "expm1_parts_sum": lambda m, x, dx: x + dx,
+    "quick_gelu_parts": lambda m, x: m.number("1.702") * x,
+    "gelu_tanh_parts": _gelu_tanh_argument,
+    "gelu_exp": lambda m, x: -x * x / 2,
 }
 
 

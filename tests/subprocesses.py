@@ -22,13 +22,19 @@ def python(
     **environment: str,
 ):
     """Run `code`; stdout as text. `path`: the folder whose fastact is imported, by default that of this one."""
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("FASTACT_")}
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("FASTACT_") or k == "FASTACT_CACHE_DIR"}
     variables.update(environment)
     variables["PYTHONPATH"] = os.pathsep.join(
         [str(path or PACKAGE.parent), *filter(None, [variables.get("PYTHONPATH")])]
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=timeout, input=stdin
+        [sys.executable, "-c", code],
+        env=variables,
+        cwd=tempfile.gettempdir(),  # the working folder comes first on the path of `python -c`
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
     if check:
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"

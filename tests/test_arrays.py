@@ -98,6 +98,8 @@ def test_where(name, backend):
     x = batch(F32, 4001)
     mask = np.random.default_rng(2).random(4001) < 0.4
     for kind in kinds(name, case):
+        if name == "prelu" and kind == "backward":
+            continue  # returns a sum as well, of which there is no part
         want = call(name, kind, x, case)
         out = outputs(kind, x.shape, F32)
         for a, b in zip(call(name, kind, x, case, out=out, where=mask), want, strict=True):

@@ -72,13 +72,14 @@ def test_every_formula_runs_in_the_cuda_simulator():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_formulas_run_in_plain_python(name):
-    """fastact.primitives on Python floats are the definitions of the primitives; float64 formulas over them are exact twins."""
+    """fastact.primitives on Python floats define the primitives; float64 formulas over them give the same bits."""
     bound = bind.bind({p: getattr(primitives, p) for p in bind.PRIMITIVES}, "float64")
     case = TRUTH[name].cases[0].values()
+    inputs = [x for x in X if x != 0.0]  # Python raises where floats are divided by 0
     for formula in (name, f"{name}_grad"):
         with np.errstate(all="ignore"):
-            want = bind.bind_numpy(np.float64)[formula](np.array(X), *(np.float64(v) for v in case))
-        assert [bound[formula](x, *case) for x in X] == want.tolist()
+            want = bind.bind_numpy(np.float64)[formula](np.array(inputs), *(np.float64(v) for v in case))
+        assert [bound[formula](x, *case) for x in inputs] == want.tolist()
 
 
 def test_bound_functions_keep_their_names():

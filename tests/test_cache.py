@@ -2,41 +2,63 @@
 
 import platform
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from fastact import dispatch
 from subprocesses import PACKAGE, python
 
-fa_dispatch = pytest.importorskip("fastact.dispatch")
-pytestmark = pytest.mark.skipif(fa_dispatch.reasons()["numba"] is not None, reason="only Numba kernels are cached")
+pytestmark = pytest.mark.skipif(dispatch.reasons()["numba"] is not None, reason="only Numba kernels are cached")
 
+# five kernels of different kinds, dtypes and formulas, some of which differ in constants alone
 REPORT = """
+import sys
 import numpy as np, fastact as fa
 fa.use_backend("numba")
-x = np.float32([-2.0, -1.0, 0.5])
-print([float(v).hex() for v in fa.elu(x)], [float(v).hex() for v in fa.gelu.backward(x, x)])
+x = np.float32([-2.0, -1.0, 0.5, 9.0])
+results = [fa.elu(x), fa.relu6(x), fa.hard_tanh(x), fa.hard_tanh.backward(x, x), fa.hard_tanh(x.astype("f8"))]
+print([[v.hex() for v in r.tolist()] for r in results])
 info = fa.dispatch.info()
-print(info["kernels compiled"], info["kernels from disk"])
+print(info["kernels compiled"], info["kernels from disk"], "numba" in sys.modules, info["cache problems"])
 """
+KERNELS = 5
 
 
 def report(folder, **options):
+    """(values, compiled, loaded from disk, whether Numba was imported, problems) of a process that uses the folder."""
     values, counts = python(REPORT, FASTACT_CACHE_DIR=str(folder), **options).splitlines()
-    compiled, loaded = map(int, counts.split())
-    return values, compiled, loaded
+    compiled, loaded, numba, problems = counts.split(" ", 3)
+    return values, int(compiled), int(loaded), numba == "True", problems
 
 
-def test_a_second_process_compiles_nothing(tmp_path):
-    first = report(tmp_path)
-    assert first[1:] == (2, 0)
-    assert report(tmp_path) == (first[0], 0, 2)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """(folder filled by one process, what that process reported)."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, report(folder)
 
 
-def test_a_second_process_needs_no_numba(tmp_path):
-    """Loading from disk is meant to be quick: half a second of importing Numba is not spent."""
-    python(REPORT, FASTACT_CACHE_DIR=str(tmp_path))
-    code = REPORT + "\nimport sys\nprint('numba' in sys.modules)"
-    assert python(code, FASTACT_CACHE_DIR=str(tmp_path)).splitlines()[-1] == "False"
+@pytest.fixture
+def filled(first, tmp_path):
+    """A copy of the filled folder."""
+    return shutil.copytree(first[0], tmp_path / "filled")
+
+
+def test_a_second_process_compiles_nothing(first, filled):
+    values, compiled, loaded, _, problems = first[1]
+    assert (compiled, loaded, problems) == (KERNELS, 0, "{}")
+    # nor does it import Numba, which takes half a second
+    assert report(filled) == (values, 0, KERNELS, False, "{}")
+
+
+def test_kernels_that_differ_in_constants_stay_apart(first):
+    values = eval(first[1][0])
+    assert [[float.fromhex(v) for v in r] for r in values[1:]] == [
+        [0.0, 0.0, 0.5, 6.0],
+        [-1.0, -1.0, 0.5, 1.0],
+        [0.0, 0.0, 0.5, 0.0],
+        [-1.0, -1.0, 0.5, 1.0],
+    ]
 
 
 def copied_with(tmp_path, file, appended):
@@ -47,107 +69,82 @@ def copied_with(tmp_path, file, appended):
     return tmp_path
 
 
-def test_an_edited_formula_is_compiled_anew(tmp_path):
-    folder = tmp_path / "cache"
-    fresh = report(folder)[0]
-    edited = copied_with(
-        tmp_path / "edited", "formulas.py", '\n\ndef elu(x, alpha):\n    """2x"""\n    return 2.0 * x\n'
-    )
-    values, compiled, _ = report(folder, path=edited)
-    assert compiled == 2
-    assert "['-0x1.0000000000000p+2', '-0x1.0000000000000p+1', '0x1.0000000000000p+0']" in values
+def test_an_edited_formula_is_compiled_anew(first, filled, tmp_path):
+    twice = '\n\ndef elu(x, alpha):\n    """2x"""\n    return 2.0 * x\n'
+    values, compiled, *_ = report(filled, path=copied_with(tmp_path / "edited", "formulas.py", twice))
+    assert compiled >= 1
+    assert [float.fromhex(v) for v in eval(values)[0]] == [-4.0, -2.0, 1.0, 18.0]
     # and the original still gets its own
-    assert report(folder) == (fresh, 0, 2)
+    assert report(filled)[:3] == (first[1][0], 0, KERNELS)
 
 
-def test_an_edited_elementary_function_is_compiled_anew(tmp_path):
-    folder = tmp_path / "cache"
-    fresh = report(folder)[0]
-    file = "elementary/float32.py"
-    edited = copied_with(tmp_path / "edited", file, '\n\ndef expm1_nonpositive(x):\n    """x"""\n    return x\n')
-    values, compiled, _ = report(folder, path=edited)
-    assert compiled == 2
-    assert values != fresh
+def test_an_edited_elementary_function_is_compiled_anew(first, filled, tmp_path):
+    line = '\n\ndef expm1_nonpositive(x):\n    """x"""\n    return x\n'
+    values, compiled, *_ = report(filled, path=copied_with(tmp_path / "edited", "elementary/float32.py", line))
+    assert compiled >= 1
+    assert [float.fromhex(v) for v in eval(values)[0]] == [-2.0, -1.0, 0.5, 9.0]
 
 
-def test_an_edited_backend_is_compiled_anew(tmp_path):
-    folder = tmp_path / "cache"
-    report(folder)
+def test_an_edited_backend_is_compiled_anew(first, filled, tmp_path):
     edited = copied_with(tmp_path / "edited", "backends/numba_cpu/kernels.py", "\n# edited\n")
-    assert report(folder, path=edited)[1:] == (2, 0)
+    assert report(filled, path=edited)[:3] == (first[1][0], KERNELS, 0)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names an x86 CPU")
-def test_another_cpu_gets_its_own_code(tmp_path):
-    first = report(tmp_path)
-    narrower = report(tmp_path, NUMBA_CPU_NAME="x86-64-v3", NUMBA_CPU_FEATURES="+avx2,+fma,+f16c")
-    assert narrower == (first[0], 2, 0)
+def test_another_cpu_gets_its_own_code_and_the_same_bits(first, filled):
+    narrower = {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c"}
+    assert report(filled, **narrower)[:3] == (first[1][0], KERNELS, 0)
+    assert report(filled, **narrower)[:3] == (first[1][0], 0, KERNELS)
 
 
-def test_folder_that_cannot_be_written(tmp_path):
+def test_folder_that_cannot_be_written(first, tmp_path):
     obstacle = tmp_path / "file"
     obstacle.write_text("not a folder")
-    values = report(tmp_path / "good")[0]
-    assert report(obstacle / "cache") == (values, 2, 0)
-    code = REPORT + "\nprint(fa.dispatch.info()['cache problems'])"
-    assert "not writable" in python(code, FASTACT_CACHE_DIR=str(obstacle / "cache")).splitlines()[-1]
+    values, compiled, loaded, _, problems = report(obstacle / "cache")
+    assert (values, compiled, loaded) == (first[1][0], KERNELS, 0)
+    assert "not writable" in problems
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "garbage", "foreign"])
-def test_damaged_entries_are_ignored_and_replaced(tmp_path, damage):
-    first = report(tmp_path)
-    entries = sorted(p for p in tmp_path.rglob("*") if p.is_file())
-    assert entries
+def test_damaged_entries_are_ignored_and_replaced(first, filled):
+    entries = sorted(p for p in filled.rglob("*") if p.is_file())
+    assert len(entries) == KERNELS
     contents = [e.read_bytes() for e in entries]
-    for entry, content in zip(entries, contents, strict=True):
-        flipped = bytearray(content)
-        flipped[len(content) // 2] ^= 0x10
-        entry.write_bytes(
-            {
-                "empty": b"",
-                "cut": content[: len(content) // 2],
-                "flipped": bytes(flipped),
-                "garbage": b"\x7fELF" + b"\xff" * 5000,
-                # the beginning of a good entry, the rest of something else
-                "foreign": content[:40] + content[:40] * 20,
-            }[damage]
-        )
-    assert report(tmp_path) == (first[0], 2, 0)
-    assert report(tmp_path) == (first[0], 0, 2)
+    flipped = bytearray(contents[2])
+    flipped[len(flipped) // 2] ^= 0x10
+    damage = (
+        b"",
+        contents[1][: len(contents[1]) // 2],
+        bytes(flipped),
+        b"\x7fELF" + b"\xff" * 5000,
+        # a good beginning, and the rest of another entry
+        contents[4][:40] + contents[0][40:],
+    )
+    for entry, content in zip(entries, damage, strict=True):
+        entry.write_bytes(content)
+    assert report(filled)[:3] == (first[1][0], KERNELS, 0)
     assert [e.read_bytes() for e in entries] == contents
+    assert report(filled)[:3] == (first[1][0], 0, KERNELS)
 
 
-def test_an_entry_that_is_a_folder(tmp_path):
-    first = report(tmp_path)
-    for entry in [p for p in tmp_path.rglob("*") if p.is_file()]:
+def test_an_entry_swapped_for_another_is_not_that_kernel(first, filled):
+    """Whole, but of another kernel: as when files are renamed by hand."""
+    entries = sorted(p for p in filled.rglob("*") if p.is_file())
+    contents = [e.read_bytes() for e in entries]
+    for entry, content in zip(entries, contents[1:] + contents[:1], strict=True):
+        entry.write_bytes(content)
+    assert report(filled)[0] == first[1][0]
+
+
+def test_an_entry_that_is_a_folder(first, filled):
+    for entry in [p for p in filled.rglob("*") if p.is_file()]:
         entry.unlink()
         entry.mkdir()
-    assert report(tmp_path) == (first[0], 2, 0)
+    assert report(filled)[:3] == (first[1][0], KERNELS, 0)
 
 
-def test_several_processes_fill_one_folder(tmp_path):
-    results = []
-    workers = [threading.Thread(target=lambda: results.append(report(tmp_path))) for _ in range(4)]
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
-    assert len({r[0] for r in results}) == 1
-    assert len(results) == 4
-    assert report(tmp_path) == (results[0][0], 0, 2)
+def test_several_processes_fill_one_folder(first, tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(report, [tmp_path] * 3))
+    assert {r[0] for r in results} == {first[1][0]}
+    assert report(tmp_path)[:3] == (first[1][0], 0, KERNELS)
     assert not [p for p in tmp_path.rglob("*") if p.suffix == ".tmp"], "temporary files left behind"
-
-
-def test_equal_formulas_under_different_names_do_not_collide(tmp_path):
-    """relu6, hard_tanh and relu_k differ in constants only; from disk each must still be itself."""
-    code = """
-import numpy as np, fastact as fa
-fa.use_backend("numba")
-x = np.float32([-3, 0.5, 2, 9])
-print([fa.activations[n](x).tolist() for n in ("relu", "relu6", "hard_tanh", "relu_k", "hard_shrink", "soft_shrink")])
-print([fa.activations[n].backward(x, x).tolist() for n in ("relu", "relu6", "hard_tanh", "relu_k", "sigmoid", "tanh")])
-print([fa.activations[n](x.astype(t)).tolist() for n in ("sigmoid", "tanh") for t in ("f2", "f4", "f8")])
-"""
-    first = python(code, FASTACT_CACHE_DIR=str(tmp_path))
-    assert first.startswith("[[0.0, 0.5, 2.0, 9.0], [0.0, 0.5, 2.0, 6.0], [-1.0, 0.5, 1.0, 1.0]")
-    assert python(code, FASTACT_CACHE_DIR=str(tmp_path)) == first

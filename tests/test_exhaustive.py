@@ -1,4 +1,4 @@
-"""All 2^32 patterns of float32, for the activations of --exhaustive (minutes for each).
+"""All 2^32 patterns of float32, for the activations of --exhaustive (minutes for each), and many of float64 for all.
 
 pytest -m slow tests/test_exhaustive.py --exhaustive gelu,mish
 """
@@ -6,13 +6,19 @@ pytest -m slow tests/test_exhaustive.py --exhaustive gelu,mish
 import numpy as np
 import oracle
 import pytest
-from cases import call, slack
+from cases import call, each_case, slack
+from cases import truth as sweep_truth
 from oracle import DERIVATIVE_ULP, EXACT_ULP, FORWARD_ULP, TRUTH
+from test_forward import case_text
 from ulp import assert_within, epsilon, measure
 
 import fastact as fa
 
 CHUNK = 1 << 22
+
+
+def bound_of(name, what):
+    return EXACT_ULP if TRUTH[name].linear else FORWARD_ULP if what == "value" else DERIVATIVE_ULP
 
 
 def pytest_generate_tests(metafunc):
@@ -47,7 +53,6 @@ def test_every_float32(exhaustive_name, what):
         if worst is None or measured.ulp > worst.ulp:
             worst = measured
     worst.below_normal, worst.count = below, 1 << 32
-    bound = EXACT_ULP if truth.linear else FORWARD_ULP if what == "value" else DERIVATIVE_ULP
     record = {
         "op": name,
         "kind": "forward" if what == "value" else what,
@@ -55,4 +60,29 @@ def test_every_float32(exhaustive_name, what):
         "backend": fa.dispatch.backend(),
         "domain": "",
     }
-    assert_within(worst, bound, record, slack(np.float32))
+    assert_within(worst, bound_of(name, what), record, slack(np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@each_case()
+@pytest.mark.parametrize("what", ["value", "derivative"])
+def test_many_float64(name, case, what):
+    """40000 points with mpmath each."""
+    dtype = np.dtype(np.float64)
+    x, (hi, lo) = sweep_truth(name, what, case, dtype, 40_000)
+    rounded = oracle.parameters_as(dtype, case)
+    got = call(name, "forward" if what == "value" else "value_and_grad", x, case)[-1]
+    near_zero = None
+    if what == "derivative":
+        sure = ~TRUTH[name].unsure(x, epsilon(dtype), **rounded)
+        x, hi, lo, got = x[sure], hi[sure], lo[sure], got[sure]
+        near_zero = TRUTH[name].near_zero(x, **rounded)
+    record = {
+        "op": name,
+        "kind": "forward" if what == "value" else what,
+        "dtype": "float64",
+        "backend": fa.dispatch.backend(),
+        "domain": case_text(name, case),
+    }
+    assert_within(measure(got, (hi, lo), x, near_zero), bound_of(name, what), record)
