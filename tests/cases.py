@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 import oracle
 import pytest
-from fastact.table import OPS
 from ulp import BFLOAT16, neighbours, poisoned, sample
 
 import fastact as fa
+from fastact.table import OPS
 
 BACKENDS = ("reference", "numba", "cython")
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16)

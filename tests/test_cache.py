@@ -5,8 +5,9 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fastact import dispatch
 from subprocesses import PACKAGE, python
+
+from fastact import dispatch
 
 pytestmark = pytest.mark.skipif(dispatch.reasons()["numba"] is not None, reason="only Numba kernels are cached")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import NAMES, each_name
-from fastact.table import OPS
 from oracle import ALIASES, TRUTH
 
 import fastact as fa
 from fastact import bind, formulas
+from fastact.table import OPS
 
 ROOT = Path(__file__).parent.parent
 
