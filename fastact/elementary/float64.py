@@ -1,6 +1,6 @@
 """Elementary functions for float64: argument reduction and one polynomial each, no table and no branch.
 
-The coefficients come from Sollya's fpminimax (tools/float64_coefficients.sollya, which also prints their errors). A pair
+The coefficients come from Sollya's fpminimax (tools/float64.sollya, which also prints their errors). A pair
 of names (p, dp) is an unevaluated sum whose second part is below the rounding of the first. ln 2 is split into 42
 leading bits, whose product with an exponent is exact, and the rest.
 """
@@ -254,7 +254,7 @@ def x_minus_tanh(x):
 
 
 def mills_sum(t):
-    """(p, dp, y, dy) with e^(t²/2)·Q(t) = (p + dp)·(y + dy), Q the normal tail, for 0 <= t <= 38.6.
+    """(p, dp, y, dy) with e^(t²/2)·Q(t) = (p + dp)·(y + dy), Q the normal tail, for 0 <= t <= 39.
 
     y = 1/(t + 1.25), and p a polynomial in w = (t - 6.375)/(t + 6.375); the idea is Shepherd and Laframboise's,
     Mathematics of Computation 36, 1981. 1.25 makes p nearly flat at t = 0, so that the rounding of w does not matter.
@@ -297,7 +297,7 @@ def gelu_tail(t):
 
     Max error: 1.5 ULP on [0, inf].
     """
-    t = minimum(38.6, t)
+    t = minimum(39.0, t)
     p, dp, y, dy = mills_sum(t)
     u = t * y
     du = fma(t, y, -u) + t * dy
@@ -316,8 +316,8 @@ def gelu_tail_grad(t):
 
     Max error: 2 ULP on [1, inf], 2^-52 absolute on [0, inf].
     """
-    t = minimum(38.7, t)
-    p, dp, y, dy = mills_sum(minimum(38.6, t))
+    t = minimum(39.0, t)
+    p, dp, y, dy = mills_sum(t)
     c = t * 0.3989422804014327
     h = -0.5 * t
     x = h * t
