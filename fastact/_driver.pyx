@@ -125,10 +125,33 @@ cdef extern from *:
 ctypedef void (*kernel_fn)(void **args, int64_t n, int64_t *psteps, int64_t flags) noexcept nogil
 
 
+cdef struct Resolved:
+    # what a slot calls; never changed nor freed once a thread may have seen it
+    void *address           # of the kernel; null where `python` serves
+    PyObject *python        # a callable over arrays in the place of a kernel
+    Py_ssize_t parallel_min # elements from which on threads pay
+    Py_ssize_t chunk        # elements of a task
+    Resolved *older         # of the same slot
+
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define load_pointer(where) __atomic_load_n(where, __ATOMIC_ACQUIRE)
+    #define store_pointer(where, what) __atomic_store_n(where, what, __ATOMIC_RELEASE)
+    #else
+    #define load_pointer(where) (*(where))
+    #define store_pointer(where, what) (*(where) = (what))
+    #endif
+    """
+    Resolved *load_pointer(Resolved **where) nogil
+    void store_pointer(Resolved **where, Resolved *what) nogil
+
+
 cdef struct Slot:
     # one dtype of one ufunc
-    void *address           # of the kernel; null until first needed, or where `python` serves
-    PyObject *python        # a callable over arrays in the place of a kernel
+    Resolved *resolved      # null until first needed
+    Resolved *newest        # all there have been, to be used again
     PyObject *ufunc_slots   # the UfuncSlots that resolves it
     int dtype
     int nin                 # arrays
@@ -136,12 +159,11 @@ cdef struct Slot:
     int nout
     Py_ssize_t size         # bytes of an element
     Py_ssize_t granule      # elements that a kernel takes at once
-    Py_ssize_t parallel_min # elements from which on threads pay
-    Py_ssize_t chunk        # elements of a task
 
 
 cdef struct Job:
     Slot *slot
+    Resolved *resolved
     char *args[MAX_ARGS]
     Py_ssize_t strides[MAX_ARGS]
     int64_t psteps[MAX_ARGS]
@@ -236,7 +258,7 @@ cdef void tiles(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
             if j < first_out:
                 gather(<char *> args[j], job.args[j] + i * job.strides[j], n, job.strides[j], size)
                 memset(<char *> args[j] + n * size, 0, (padded - n) * size)
-        (<kernel_fn> slot.address)(args, padded, job.psteps, 0)
+        (<kernel_fn> job.resolved.address)(args, padded, job.psteps, 0)
         for j in range(first_out, narg):
             if args[j] == base + j * width:
                 scatter(job.args[j] + i * job.strides[j], <char *> args[j], n, job.strides[j], size)
@@ -252,7 +274,7 @@ cdef void straight(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
     if body:
         for j in range(slot.nin + slot.nparam + slot.nout):
             args[j] = job.args[j] + low * job.strides[j]
-        (<kernel_fn> slot.address)(args, body, job.psteps, job.stream)
+        (<kernel_fn> job.resolved.address)(args, body, job.psteps, job.stream)
     if low + body < high:
         tiles(job, low + body, high)
 
@@ -266,12 +288,12 @@ cdef inline void span(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
 
 cdef void task(void *context, Py_ssize_t index) noexcept nogil:
     cdef Job *job = <Job *> context
-    cdef Py_ssize_t low = job.head + index * job.slot.chunk
-    cdef Py_ssize_t high = low + job.slot.chunk
+    cdef Py_ssize_t low = job.head + index * job.resolved.chunk
+    cdef Py_ssize_t high = low + job.resolved.chunk
     span(job, low, high if high < job.n else job.n)
 
 
-cdef int call_python(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 with gil:
+cdef int call_python(Slot *slot, PyObject *function, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 with gil:
     # a backend without addresses: the callable gets views of the memory
     cdef int narg = slot.nin + slot.nparam + slot.nout
     cdef int first_out = slot.nin + slot.nparam
@@ -286,15 +308,14 @@ cdef int call_python(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *
             <void *> np.ndarray, <void *> dtype, 1, &shape, &stride, data[j],
             cnp.NPY_ARRAY_WRITEABLE if j >= first_out else 0, NULL,
         ))
-    results = (<object> slot.python)(*views[:first_out])
+    results = (<object> function)(*views[:first_out])
     for out, result in zip(views[first_out:], results):
         out[...] = result
     return 0
 
 
-cdef int resolve(Slot *slot) except -1 with gil:
-    (<UfuncSlots> slot.ufunc_slots).resolve(slot.dtype)
-    return 0
+cdef Resolved *resolve(Slot *slot) except NULL with gil:
+    return (<UfuncSlots> slot.ufunc_slots).resolve(slot.dtype)
 
 
 cdef bint overlapping(Job *job, int first_out, int narg) noexcept nogil:
@@ -322,12 +343,13 @@ cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *stride
     cdef uintptr_t misaligned
     cdef int j, threads, narg = slot.nin + slot.nparam + slot.nout, first_out = slot.nin + slot.nparam
     cdef bint alias = False
-    if slot.address == NULL and slot.python == NULL:
-        resolve(slot)
+    job.resolved = load_pointer(&slot.resolved)
+    if job.resolved == NULL:
+        job.resolved = resolve(slot)
     if n <= 0:
         return 0
-    if slot.python != NULL:
-        return call_python(slot, data, n, strides)
+    if job.resolved.python != NULL:
+        return call_python(slot, job.resolved.python, data, n, strides)
     job.slot = slot
     job.n = n
     job.head = 0
@@ -367,11 +389,11 @@ cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *stride
             if misaligned:
                 job.head = (VECTOR - <Py_ssize_t> misaligned) // size
                 tiles(&job, 0, job.head)
-    if n >= slot.parallel_min:
+    if n >= job.resolved.parallel_min:
         # NumPy lets an output start a little before its input: right in order only
         threads = 1 if overlapping(&job, first_out, narg) else threads_now()
         if threads > 1:
-            parallel_for(task, &job, (n - job.head + slot.chunk - 1) // slot.chunk, threads)
+            parallel_for(task, &job, (n - job.head + job.resolved.chunk - 1) // job.resolved.chunk, threads)
             return 0
     span(&job, job.head, n)
     return 0
@@ -471,12 +493,14 @@ cdef class UfuncSlots:
     name, doc : str
     nin, nparam, nout : int
         Arrays, parameters (further inputs, usually scalars) and outputs.
+    lock : context manager
+        Held while a kernel is found.
     resolver : callable
         ``resolver(dtype_name) -> (address or None, callable or None, parallel_min, chunk)``; elements for the last two.
     """
 
-    cdef public object ufunc
-    cdef public object resolver
+    cdef readonly object ufunc
+    cdef object resolver, lock
     cdef readonly str name
     cdef Slot *slots
     cdef void *data[1]
@@ -484,7 +508,7 @@ cdef class UfuncSlots:
     cdef list dtypes
     cdef int nin, nparam, nout
 
-    def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver):
+    def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver, lock):
         cdef int i, narg = nin + nparam + nout
         if narg > MAX_ARGS:
             raise ValueError(f"{name}: more than {MAX_ARGS} arguments")
@@ -492,6 +516,7 @@ cdef class UfuncSlots:
         self.c_name = name.encode()
         self.c_doc = doc.encode()
         self.resolver = resolver
+        self.lock = lock
         self.nin, self.nparam, self.nout = nin, nparam, nout
         # never freed: NumPy keeps no reference that would tell when
         self.slots = <Slot *> calloc(len(DTYPES), sizeof(Slot))
@@ -543,30 +568,50 @@ cdef class UfuncSlots:
             self.dtypes[3] = dtype
             self.add_loop(3)
 
-    cpdef resolve(self, int dtype):
-        """Ask for the kernel of a dtype and keep its address."""
+    cdef Resolved *resolve(self, int dtype) except NULL:
+        # ask for the kernel of a dtype and keep it
+        # locked until it is stored, or a backend chosen meanwhile would be overwritten by the one before
+        with self.lock:
+            return self.resolve_locked(dtype)
+
+    cdef Resolved *resolve_locked(self, int dtype) except NULL:
         cdef Slot *slot = &self.slots[dtype]
-        address, python, parallel_min, chunk = self.resolver(DTYPES[dtype])
-        slot.parallel_min = parallel_min
-        slot.chunk = max(chunk // slot.granule, 1) * slot.granule
-        if python is not None:
-            Py_INCREF(python)
-            slot.python = <PyObject *> python
-            slot.address = NULL
-        else:
-            slot.python = NULL
-            slot.address = <void *> <uintptr_t> address
+        cdef Resolved *found
+        cdef void *address
+        cdef Py_ssize_t parallel_min, chunk
+        number, python, parallel_min, chunk = self.resolver(DTYPES[dtype])
+        found = slot.newest
+        address = <void *> <uintptr_t> (number or 0)
+        if (address == NULL) == (python is None):
+            raise RuntimeError(f"{self.name}: the backend gave neither an address nor a callable")
+        chunk = max(chunk // slot.granule, 1) * slot.granule
+        while found != NULL:
+            if (found.address == address and found.python == (<PyObject *> python if python is not None else NULL)
+                    and found.parallel_min == parallel_min and found.chunk == chunk):
+                break
+            found = found.older
+        if found == NULL:
+            found = <Resolved *> calloc(1, sizeof(Resolved))
+            if found == NULL:
+                raise MemoryError
+            found.address, found.parallel_min, found.chunk, found.older = address, parallel_min, chunk, slot.newest
+            if python is not None:
+                Py_INCREF(python)
+                found.python = <PyObject *> python
+            slot.newest = found
+        store_pointer(&slot.resolved, found)
+        return found
 
     def reset(self):
         """Forget the kernels: the next call asks again."""
         cdef int i
         for i in range(len(DTYPES)):
-            self.slots[i].address = NULL
-            self.slots[i].python = NULL
+            store_pointer(&self.slots[i].resolved, NULL)
 
     def address(self, str dtype):
-        """The address of the kernel in use, 0 where there is none yet."""
-        return <uintptr_t> self.slots[DTYPES.index(dtype)].address
+        """The address of the kernel in use, 0 where there is none."""
+        cdef Resolved *found = self.slots[DTYPES.index(dtype)].resolved
+        return <uintptr_t> found.address if found != NULL else 0
 
 
 def register_bfloat16(dtype):

@@ -5,11 +5,13 @@ The choice is made once per ufunc and dtype, when its first call needs a kernel,
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 CUDA_REASON = "the CUDA backend is not part of this release; arrays on a GPU are not taken"
 
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # no fork while a kernel is compiled: the child would find half of it
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 _slots: list[Any] = []  # what caches kernels and has a `reset()`
 _asked = "auto"
 
@@ -183,10 +188,11 @@ def get_num_threads() -> int:
 
 # bytes of inputs and outputs from which on threads pay, by the cost of the mathematics; and bytes of output from which on
 # stores go past the cache. Measured by `python -m benchmarks.tune`; see docs/design.md
-PARALLEL_MIN_BYTES = {"cheap": 256 * 1024, "costly": 64 * 1024}
+_measured = json.loads(Path(__file__).with_name("thresholds.json").read_text(encoding="utf-8"))
+PARALLEL_MIN_BYTES: dict[str, int] = _measured["parallel_min_bytes"]
+STREAM_MIN_BYTES: int = _measured["stream_min_bytes"]
 # a task: long enough that taking one costs nothing, short enough that a late thread does not matter
 CHUNK_BYTES = 128 * 1024
-STREAM_MIN_BYTES = 16 * 1024 * 1024
 
 
 def cost(op: Op) -> str:
@@ -217,10 +223,9 @@ def make_slots(op: Op, kind: str) -> Any:
     name = op.name if kind == "forward" else f"{op.name}_{kind}"
 
     def resolver(dtype: str) -> tuple[int | None, Callable[..., Any] | None, int, int]:
-        with _lock:
-            return (*find_kernel(op, kind, dtype), *limits(op, kind, dtype))
+        return (*find_kernel(op, kind, dtype), *limits(op, kind, dtype))
 
-    slots = _driver.UfuncSlots(name, f"{op.formula}\n\nThe ufunc of kind '{kind}'.", nin, len(op.params), nout, resolver)
+    slots = _driver.UfuncSlots(name, f"{op.formula}\n\nThe ufunc of kind '{kind}'.", nin, len(op.params), nout, resolver, _lock)
     register(slots)
     if "ml_dtypes" in sys.modules:
         add_bfloat16(slots)
@@ -291,7 +296,8 @@ def warmup(
             if kinds is not None and kind not in kinds:
                 continue
             for dtype in dtypes:
-                find_kernel(op, kind, dtype)
+                with _lock:
+                    find_kernel(op, kind, dtype)
                 ready += 1
     return ready
 
