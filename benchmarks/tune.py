@@ -130,8 +130,8 @@ def measure_parallel(threads: int) -> tuple[dict[str, int], list[dict[str, Any]]
         gains: dict[int, list[float]] = {}
         for row in rows:
             if row["cost"] == cost:
-                # sizes of forward and backward differ; round up to a power of two
-                size = 1 << (row["bytes"] - 1).bit_length()
+                # sizes of forward and backward differ: a limit of a power of two takes in all up to the next
+                size = 1 << (row["bytes"].bit_length() - 1)
                 for when in ("back to back", "after a pause"):
                     gains.setdefault(size, []).append(row[f"one, {when}"] / row[f"all, {when}"])
         limits[cost] = break_even({size: bench.geometric_mean(g) for size, g in gains.items()})
