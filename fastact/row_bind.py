@@ -29,7 +29,7 @@ KERNELS: dict[str, tuple[str, int]] = {
     "sigmoid_cross_entropy": ("sigmoid_cross_entropy", 1),
 }
 # formulas that give more than one value
-PAIRS = {"row_shift": 2, "two_sum": 2}
+PAIRS = {"row_shift": 2, "two_sum": 2, "reciprocal": 2, "pair_add": 2, "add_share": 2}
 
 
 def formulas() -> dict[str, FunctionType]:

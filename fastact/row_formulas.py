@@ -28,9 +28,11 @@ def quotient(a, b):
     return a / b
 
 
-def reciprocal(a):
-    """1/a"""
-    return 1.0 / a
+def reciprocal(high, low):
+    """(r, e) with r + e = 1/(high + low) to twice the precision"""
+    s, e = two_sum(high, low)
+    r = 1.0 / s
+    return r, r * (fma(-r, s, 1.0) - r * e)
 
 
 def greater(a, b):
@@ -55,6 +57,12 @@ def two_sum(a, b):
     return s, (a - (s - z)) + (b - z)
 
 
+def pair_add(a, da, b, db):
+    """(s, ds) with s + ds = a + da + b + db to about twice the precision, s = a + b rounded"""
+    s, e = two_sum(a, b)
+    return s, (da + db) + e
+
+
 # shares: e^x over a common factor
 
 
@@ -72,6 +80,20 @@ def exp_scaled(x, c, k):
     """e^(x - c)·2^-k for x - c <= 2048; 0 at -inf"""
     p, n = exp_parts(maximum(-3000.0, x - c))
     return scalb(p, n - k)
+
+
+def add_share(s, r, v):
+    """(t, r + e) with t = s + v rounded and t + e = s + v exactly, for s >= v (Dekker, Numer. Math. 18, 1971).
+
+    A sum of shares starts at 2, for the greatest share is below 1.5.
+    """
+    t = s + v
+    return t, r + (v - (t - s))
+
+
+def less_two(s):
+    """s - 2, exactly for s >= 2"""
+    return s - 2.0
 
 
 def share_below(x, m, c, k):
@@ -161,13 +183,19 @@ def filled(p, q, a, b, c, d):
 
 
 def scaled(p, q, a, b, c, d):
-    """p·a"""
-    return p * a
+    """p·(a + b)"""
+    return fma(p, a, p * b)
 
 
 def again(p, q, a, b, c, d):
-    """e^(b·p - c)·2^-d·a"""
-    return exp_scaled(b * p, c, d) * a
+    """e^(p - c)·2^-d·(a + b)"""
+    e = exp_scaled(p, c, d)
+    return fma(e, a, e * b)
+
+
+def again_negative(p, q, a, b, c, d):
+    """e^(-p - c)·2^-d·(a + b)"""
+    return again(-p, q, a, b, c, d)
 
 
 def log_share(p, q, a, b, c, d):

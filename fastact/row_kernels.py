@@ -21,6 +21,7 @@ Formulas of ``row_formulas`` take `Vec` and `Quad` alike; beside them there are
 ``gather4(v)``                              the sum of a quad's vectors: (0 + 1) + (2 + 3)
 ``greatest4(v)``                            the maximum of a quad's vectors
 ``max_lanes(v)``, ``sum_lanes(v)``          over the lanes: i with i ^ LANES/2, then i ^ LANES/4, …; in all lanes
+``sum_lanes_pair(high, low)``               likewise, by ``pair_add``
 ``without(v, i)``, ``without4(v, i)``       0 in lane i, where there is such a lane
 ``first_lanes(v, count)``                   0 in the lanes from count on
 ``less(a, b)``                              whether a < b in lane 0
@@ -35,8 +36,10 @@ from __future__ import annotations
 
 # bytes of a vector
 VECTOR = 64
-# quads that are summed plainly, before their sum goes to a compensated one: the error does not grow with the row
+# quads whose terms `total` adds plainly, before their sum goes to a compensated one: the error does not grow with the row
 BLOCK_QUADS = 8
+# the same for the errors of sums of shares, where shares below an ULP of the sum gather
+SHARE_QUADS = 32
 # rows up to here keep their exponentials for the last pass, longer ones compute them twice and write once
 KEEP = 65536
 # flags
@@ -60,87 +63,98 @@ def greatest(x: Address, n: Int) -> Vec:
     return max_lanes(b)
 
 
-def exponentials(x: Address, e: Address, n: Int, c: Vec, k: Vec, keep: Int) -> Vec:
-    # the sum of shares; the shares go to e
-    high: Vec = splat(0.0)
-    low: Vec = splat(0.0)
+def exponentials(x: Address, e: Address, n: Int, c: Vec, k: Vec, keep: Int) -> tuple[Vec, Vec]:
+    # the sum of shares, in two parts; the shares go to e
+    s: Quad = splat4(2.0)
+    r: Quad = splat4(0.0)
+    d: Quad = splat4(0.0)
     i: Int = 0
-    while i < n:
-        stop: Int = i + BLOCK_QUADS * QUAD
+    while i + QUAD <= n:
+        stop: Int = i + SHARE_QUADS * QUAD
         if stop > n:
             stop = n
-        s: Quad = splat4(0.0)
+        q: Quad = splat4(0.0)
         while i + QUAD <= stop:
             v: Quad = exp_scaled(signed4(x + i * SIZE), c, k)
             if keep:
                 store4(e + i * SIZE, v)
-            s = plus(s, v)
+            s, q = add_share(s, q, v)
             i += QUAD
-        t: Vec = gather4(s)
-        while i < stop:
-            w: Vec = exp_scaled(signed_some(x + i * SIZE, stop - i), c, k)
-            if keep:
-                store_some(e + i * SIZE, w, stop - i)
-            t = plus(t, w)
-            i += LANES
-        high, error = two_sum(high, t)
-        low = plus(low, error)
-    return sum_lanes(plus(high, low))
+        r, error = two_sum(r, q)
+        d = plus(d, error)
+    high, low = gather_shares(s, plus(r, d))
+    while i < n:
+        w: Vec = exp_scaled(signed_some(x + i * SIZE, n - i), c, k)
+        if keep:
+            store_some(e + i * SIZE, w, n - i)
+        high, low = pair_add(high, low, w, splat(0.0))
+        i += LANES
+    return sum_lanes_pair(high, low)
+
+
+def gather_shares(s: Quad, r: Quad) -> tuple[Vec, Vec]:
+    h: Quad = less_two(s)
+    h0, r0 = pair_add(h[0], r[0], h[1], r[1])
+    h1, r1 = pair_add(h[2], r[2], h[3], r[3])
+    return pair_add(h0, r0, h1, r1)
 
 
 def shares_below(x: Address, n: Int, m: Vec, c: Vec, k: Vec) -> tuple[Vec, Vec]:
     # the sum of the shares of elements below the greatest one, m, and how many equal it
-    high: Vec = splat(0.0)
-    low: Vec = splat(0.0)
-    ties: Vec = splat(0.0)
+    s: Quad = splat4(2.0)
+    r: Quad = splat4(0.0)
+    d: Quad = splat4(0.0)
+    t: Quad = splat4(0.0)
     i: Int = 0
-    while i < n:
-        stop: Int = i + BLOCK_QUADS * QUAD
+    while i + QUAD <= n:
+        stop: Int = i + SHARE_QUADS * QUAD
         if stop > n:
             stop = n
-        s: Quad = splat4(0.0)
-        r: Quad = splat4(0.0)
+        q: Quad = splat4(0.0)
         while i + QUAD <= stop:
-            v: Quad = signed4(x + i * SIZE)
-            s = plus(s, share_below(v, m, c, k))
-            r = plus(r, equal(v, m))
+            v: Quad = load4(x + i * SIZE)
+            s, q = add_share(s, q, share_below(v, m, c, k))
+            t = plus(t, equal(v, m))
             i += QUAD
-        t: Vec = gather4(s)
-        ties = plus(ties, gather4(r))
-        while i < stop:
-            w: Vec = signed_some(x + i * SIZE, stop - i)
-            t = plus(t, share_below(w, m, c, k))
-            ties = plus(ties, equal(w, m))
-            i += LANES
-        high, error = two_sum(high, t)
-        low = plus(low, error)
-    return sum_lanes(plus(high, low)), sum_lanes(ties)
+        r, error = two_sum(r, q)
+        d = plus(d, error)
+    high, low = gather_shares(s, plus(r, d))
+    ties: Vec = gather4(t)
+    while i < n:
+        w: Vec = load_some(x + i * SIZE, n - i, -INF)
+        high, low = pair_add(high, low, share_below(w, m, c, k), splat(0.0))
+        ties = plus(ties, equal(w, m))
+        i += LANES
+    high, low = sum_lanes_pair(high, low)
+    return plus(high, low), sum_lanes(ties)
 
 
 def shares_without(x: Address, e: Address, n: Int, label: Int, c: Vec, k: Vec) -> Vec:
     # the sum of all shares but the label's; the shares, the label's too, go to e
-    high: Vec = splat(0.0)
-    low: Vec = splat(0.0)
+    s: Quad = splat4(2.0)
+    r: Quad = splat4(0.0)
+    d: Quad = splat4(0.0)
     i: Int = 0
-    while i < n:
-        stop: Int = i + BLOCK_QUADS * QUAD
+    while i + QUAD <= n:
+        stop: Int = i + SHARE_QUADS * QUAD
         if stop > n:
             stop = n
-        s: Quad = splat4(0.0)
+        q: Quad = splat4(0.0)
         while i + QUAD <= stop:
             v: Quad = exp_scaled(load4(x + i * SIZE), c, k)
             store4(e + i * SIZE, v)
-            s = plus(s, without4(v, label - i))
+            s, q = add_share(s, q, without4(v, label - i))
             i += QUAD
-        t: Vec = gather4(s)
-        while i < stop:
-            w: Vec = exp_scaled(load_some(x + i * SIZE, stop - i, -INF), c, k)
-            store_some(e + i * SIZE, w, stop - i)
-            t = plus(t, without(w, label - i))
-            i += LANES
-        high, error = two_sum(high, t)
-        low = plus(low, error)
-    return sum_lanes(plus(high, low))
+        r, error = two_sum(r, q)
+        d = plus(d, error)
+    high, low = gather_shares(s, plus(r, d))
+    while i < n:
+        w: Vec = exp_scaled(load_some(x + i * SIZE, n - i, -INF), c, k)
+        store_some(e + i * SIZE, w, n - i)
+        high, low = pair_add(high, low, without(w, label - i), splat(0.0))
+        i += LANES
+    high, low = sum_lanes_pair(high, low)
+    return plus(high, low)
 
 
 def total(p: Address, q: Address, n: Int, a: Vec, b: Vec) -> Vec:
@@ -202,15 +216,20 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
             v: Vec = signed_some(x, n)
             c, k = row_shift(max_lanes(greater(v, splat(-INF))))
             e: Vec = exp_scaled(v, c, k)
-            store_some(y, scale(e, reciprocal(sum_lanes(e))), n)
+            inverse, rest = reciprocal(sum_lanes(e), splat(0.0))
+            store_some(y, scaled(e, e, inverse, rest, rest, rest), n)
         else:
             c, k = row_shift(greatest(x, n))
             kept: Address = work if past else y
-            inverse: Vec = reciprocal(exponentials(x, kept, n, c, k, n <= KEEP))
+            high, low = exponentials(x, kept, n, c, k, n <= KEEP)
+            inverse, rest = reciprocal(high, low)
             if n <= KEEP:
-                finish__scaled(kept, kept, y, n, inverse, inverse, inverse, inverse, past)
+                finish__scaled(kept, kept, y, n, inverse, rest, c, k, past)
             else:
-                finish__again(x, x, y, n, inverse, splat(SIGN), c, k, past)
+                if SIGN > 0:
+                    finish__again(x, x, y, n, inverse, rest, c, k, past)
+                else:
+                    finish__again_negative(x, x, y, n, inverse, rest, c, k, past)
         x += load_int(strides)
         y += load_int(strides + 8)
         row += 1
@@ -369,7 +388,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
             store_some(loss, scale(weight, label_loss(chosen, m, rest, share, exp_scaled(m, c, k))), 1)
             if not flags & VALUE_ONLY:
                 inverse: Vec = quotient(scale(weight, factor), plus(rest, share))
-                finish__scaled(dx, dx, dx, n, inverse, inverse, inverse, inverse, 0)
+                finish__scaled(dx, dx, dx, n, inverse, splat(0.0), c, k, 0)
                 store_some(dx + label * SIZE, negative_product(rest, inverse), 1)
         x += load_int(strides)
         labels += load_int(strides + 8)

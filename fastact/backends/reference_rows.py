@@ -56,11 +56,41 @@ class Rows:
             lanes = lanes[..., :half] + lanes[..., half:]
         return lanes
 
+    def total_of_shares(self, shares: Any) -> tuple[Any, Any]:
+        """The sum of shares over the last axis, kept, in two parts: compensated throughout."""
+        rows, n = shares.shape[:-1], shares.shape[-1]
+        quads = n // (4 * self.lanes)
+        vectors = -(-n // self.lanes)
+        padded = np.zeros((*rows, vectors * self.lanes), self.dtype)
+        padded[..., :n] = shares
+        padded = padded.reshape(*rows, vectors, self.lanes)
+        s = np.full((*rows, 4, self.lanes), 2, self.dtype)
+        r = np.zeros_like(s)
+        d = np.zeros_like(s)
+        for start in range(0, quads, row_kernels.SHARE_QUADS):
+            q = np.zeros_like(s)
+            for i in range(start, min(start + row_kernels.SHARE_QUADS, quads)):
+                s, q = self.call("add_share", s, q, padded[..., 4 * i : 4 * i + 4, :])
+            r, error = self.call("two_sum", r, q)
+            d = d + error
+        r = r + d
+        h = self.call("less_two", s)
+        first = self.call("pair_add", h[..., 0, :], r[..., 0, :], h[..., 1, :], r[..., 1, :])
+        second = self.call("pair_add", h[..., 2, :], r[..., 2, :], h[..., 3, :], r[..., 3, :])
+        pair = self.call("pair_add", *first, *second)
+        for i in range(4 * quads, vectors):
+            pair = self.call("pair_add", *pair, padded[..., i, :], np.zeros_like(pair[0]))
+        while pair[0].shape[-1] > 1:
+            half = pair[0].shape[-1] // 2
+            pair = self.call("pair_add", *(v[..., :half] for v in pair), *(v[..., half:] for v in pair))
+        return pair
+
     def greatest(self, x: Any) -> Any:
         return np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf).astype(self.dtype, copy=False)
 
     def shares_below(self, x: Any, m: Any, c: Any, k: Any) -> tuple[Any, Any]:
-        return self.total(self.call("share_below", x, m, c, k)), self.total(self.call("equal", x, m))
+        high, low = self.total_of_shares(self.call("share_below", x, m, c, k))
+        return high + low, self.total(self.call("equal", x, m))
 
     def log_sum(self, x: Any, m: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
         c, k = self.call("row_shift", m)
@@ -72,7 +102,13 @@ class Rows:
         x = self.sign * x
         c, k = self.call("row_shift", self.greatest(x))
         shares = self.call("exp_scaled", x, c, k)
-        return self.call("scale", shares, self.call("reciprocal", self.total(shares)))
+        if x.shape[-1] <= self.lanes:
+            high = self.total(shares)
+            low = np.zeros_like(high)
+        else:
+            high, low = self.total_of_shares(shares)
+        inverse, rest = self.call("reciprocal", high, low)
+        return self.call("scaled", shares, None, inverse, rest, None, None)
 
     def log_softmax(self, x: Any) -> Any:
         m = self.greatest(x)
@@ -123,13 +159,14 @@ class Rows:
             chosen, share = np.take_along_axis(rows, at, -1), np.take_along_axis(shares, at, -1)
             others = shares.copy()
             np.put_along_axis(others, at, 0, -1)
-            rest = self.total(others)
+            high, low = self.total_of_shares(others)
+            rest = high + low
             weight = self.constant(1) if weights is None else weights[at]
             value = weight * self.call("label_loss", chosen, m, rest, share, self.call("exp_scaled", m, c, k))
             loss.reshape(-1)[...] = np.where(counted[:, None], value, 0)[:, 0]
             if dx is not None:
                 inverse = self.call("quotient", weight * self.constant(factor), rest + share)
-                grad = shares * inverse
+                grad = self.call("scaled", shares, None, inverse, self.constant(0), None, None)
                 np.put_along_axis(grad, at, self.call("negative_product", rest, inverse), -1)
                 dx.reshape(-1, n)[...] = np.where(counted[:, None], grad, 0)
 

@@ -64,13 +64,26 @@ class Vectors:
 
     def across(self, builder: ir.IRBuilder, v: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
         emit = self.emitter(builder)
-        undefined = ir.Constant(self.type, ir.Undefined)
         step = self.lanes // 2
         while step:
-            order = ir.Constant(ir.VectorType(I32, self.lanes), [i ^ step for i in range(self.lanes)])
-            v = combine(Value(emit, v), Value(emit, builder.shuffle_vector(v, undefined, order))).ir
+            v = combine(Value(emit, v), Value(emit, self.swapped(builder, v, step))).ir
             step //= 2
         return v
+
+    def swapped(self, builder: ir.IRBuilder, v: ir.Value, step: int) -> ir.Value:
+        order = ir.Constant(ir.VectorType(I32, self.lanes), [i ^ step for i in range(self.lanes)])
+        return builder.shuffle_vector(v, ir.Constant(self.type, ir.Undefined), order)
+
+    def across_pair(self, builder: ir.IRBuilder, high: ir.Value, low: ir.Value) -> list[ir.Value]:
+        emit = self.emitter(builder)
+        pair_add = bind_rows(emit.primitives(), self.dtype)["pair_add"]
+        pair = [high, low]
+        step = self.lanes // 2
+        while step:
+            both = [*pair, *(self.swapped(builder, v, step) for v in pair)]
+            pair = [v.ir for v in pair_add(*(Value(emit, v) for v in both))]
+            step //= 2
+        return pair
 
     def tree(self, builder: ir.IRBuilder, quad: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
         emit = self.emitter(builder)
@@ -144,6 +157,7 @@ class Vectors:
             "greatest4": (vec, (quad,), lambda b, v: self.tree(b, v, greater)),
             "max_lanes": (vec, (vec,), lambda b, v: self.across(b, v, greater)),
             "sum_lanes": (vec, (vec,), lambda b, v: self.across(b, v, plus)),
+            "sum_lanes_pair": (types.UniTuple(vec, 2), (vec, vec), self.across_pair),
             "without": (vec, (vec, i64), self.without),
             "without4": (quad, (quad, i64), without4),
             "first_lanes": (vec, (vec, i64),
