@@ -337,8 +337,8 @@ def softsign(x):
 
 def softsign_grad(x):
     """1/(1 + abs(x))²"""
-    d = 1.0 / (1.0 + fabs(x))
-    return d * d
+    t = fabs(x)
+    return 1.0 / fma(t, t + 2.0, 1.0)
 
 
 def softsign_grad_from_output(y):
@@ -353,16 +353,24 @@ def squareplus(x, b):
     Barron, Squareplus, arXiv:2112.11687. For x < 0 as (b/2)/(sqrt(x² + b) - x).
     """
     t = fabs(x)
-    q = where(t < 1e18, sqrt(fma(x, x, b)), t)
-    return where(x < 0.0, 0.5 * b / (q + t), 0.5 * x + 0.5 * q)
+    near = t < 1e18
+    q = where(b == 0.0, t, where(near, sqrt(fma(x, x, b)), t))
+    d = fma(0.5, q, 0.5 * t)
+    dd = 0.5 * t - (d - 0.5 * q)
+    r = 1.0 / d
+    y = 0.25 * b * r
+    dy = r * fma(-y, dd, fma(-y, d, 0.25 * b))
+    low = where(near, y + dy, y)
+    return where(x < 0.0, where(b == 0.0, 0.0, low), d)
 
 
 def squareplus_grad(x, b):
     """(1 + x/sqrt(x² + b))/2; 0 at 0 for b = 0"""
     t = fabs(x)
-    q = where(t < 1e18, sqrt(fma(x, x, b)), t)
-    h = 0.5 * b / (q + t) / q
-    low = where(b == 0.0, where(x == x, 0.0, x), h)
+    h = fma(x, x, b)
+    q = sqrt(h)
+    low = 0.5 * b / where(t < 1e18, fma(t, q, h), 2.0 * t * t)
+    low = where(b == 0.0, where(x == x, 0.0, x), low)
     return where(x > 0.0, 1.0 - low, low)
 
 
@@ -372,10 +380,18 @@ def dish(x):
     The tail -t·(1 - t/sqrt(1 + t²))/2 is taken as -t/(2 q (q + t)), q = sqrt(1 + t²).
     """
     t = fabs(x)
-    q = sqrt(fma(t, t, 1.0))
     far = t > 1e9
-    tail = where(far, 0.25, 0.5 * t) / where(far, t, (q + t) * q)
-    return maximum(-0.0, x) - tail
+    h = fma(t, t, 1.0)
+    dh = fma(t, t, 1.0 - h)
+    s = where(far, 1.0, t / sqrt(h))
+    d = where(far, t, fma(h, s, h))
+    dd = fma(h, s, h - d) + fma(dh, s, dh)
+    a = where(far, 0.25, 0.5 * t)
+    r = 1.0 / d
+    v = a * r
+    dv = r * (fma(-v, d, a) - v * dd)
+    half = 0.5 * x
+    return where(x < 0.0, -where(far, v, v + dv), fma(half, s, half))
 
 
 def dish_grad(x):
@@ -384,10 +400,19 @@ def dish_grad(x):
     For x < 0, with t = -x and q = sqrt(1 + t²), this is (1 - q t)/(2 (q + t) q³); f'(x) + f'(-x) = 1.
     """
     t = fabs(x)
-    q = sqrt(fma(t, t, 1.0))
     far = t > 1e9
-    r = where(far, 1.0 / t, 1.0 / q)
-    tail = where(far, -0.25 * r * r, 0.5 * fma(-q, t, 1.0) / (q + t) * r * r * r)
+    h = fma(t, t, 1.0)
+    dh = fma(t, t, 1.0 - h)
+    q = sqrt(h)
+    k = fma(t, q, h)
+    dk = fma(t, q, h - k) + dh
+    d = where(far, t * t, h * k)
+    dd = fma(h, k, -d) + fma(h, dk, dh * k)
+    a = where(far, -0.25, 0.5 * fma(-q, t, 1.0))
+    r = 1.0 / d
+    v = a * r
+    dv = r * (fma(-v, d, a) - v * dd)
+    tail = where(far, v, v + dv)
     return where(x < 0.0, tail, 1.0 - tail)
 
 
@@ -471,20 +496,34 @@ def celu_grad_from_output(y, alpha):
     return where(y > 0.0, 1.0, 1.0 + y / alpha)
 
 
+def sigmoid_product(x, p, n):
+    """x/(1 + e), e = p·2^n, with the rounding of 1 + e taken back; p in [0.7, 1.42], x finite."""
+    c = scalb(1.0, -n)
+    d = p + c
+    r = 1.0 / d
+    dr = r * fma(r, d - p - c, fma(-r, d, 1.0))
+    return scalb(fma(x, r, x * dr), -n)
+
+
+def sigmoid_product_grad(g, p, n):
+    """(1 + e·g)/(1 + e)², e = p·2^n: the derivative of x/(1 + exp(-v(x))) for g = 1 + x·v'(x)."""
+    c = scalb(1.0, -n)
+    return scalb(fma(p, g, c) / fma(p, fma(2.0, c, p), c * c), -n)
+
+
 def sigmoid(x):
     """1/(1 + exp(-x))
 
     Verhulst, 1845.
     """
-    return 1.0 / (1.0 + exp(-x))
+    p, n = exp_parts(-clip(x, -3000.0, 40.0))
+    return sigmoid_product(1.0, p, n)
 
 
 def sigmoid_grad(x):
     """s(1 - s), s = 1/(1 + exp(-x))"""
-    e = exp(-x)
-    s = 1.0 / (1.0 + e)
-    # 1 - s = e·s, but inf·0 where e overflows; x = NaN is kept by s
-    return s * minimum(e * s, 1.0)
+    e = exp_nonpositive(-fabs(x))
+    return e / fma(e, e + 2.0, 1.0)
 
 
 def sigmoid_grad_from_output(y):
@@ -516,7 +555,10 @@ def softplus(x, beta):
     t = fabs(x)
     z = beta * t
     p, n = exp_parts_sum(-minimum(3000.0, z), -product_error(beta, t, z))
-    return maximum(0.0, x) + log1p_unit(scalb(p, n)) / beta
+    # log(1 + e) = e there, and e/beta may be normal where e is not
+    far = n < -60.0
+    s = where(far, p, log1p_unit(scalb(p, n))) / beta
+    return maximum(0.0, x) + scalb(s, where(far, n, 0.0))
 
 
 def softplus_grad(x, beta):
@@ -541,20 +583,18 @@ def silu(x, beta):
     w = finite(x)
     z = -beta * w
     p, n = exp_parts_sum(clip(z, -3000.0, 3000.0), product_error(-beta, w, z))
-    m = minimum(60.0, -n)
-    # with exp(-beta·x) = p·2^-m; beyond 3000 only the sign of x is left, and at +inf its infinity
-    return scalb(where(z > 3000.0, -beta, x) / (scalb(1.0, m) + p), m)
+    # beyond 3000 only the sign of x is left
+    y = sigmoid_product(where(z > 3000.0, -beta, w), p, n)
+    return where(z < -60.0, x, y)
 
 
 def silu_grad(x, beta):
     """s + beta·x·s(1 - s), s = 1/(1 + exp(-beta·x))"""
     w = finite(x)
     z = -beta * w
-    c = clip(z, -3000.0, 3000.0)
-    p, n = exp_parts_sum(c, product_error(-beta, w, z))
-    m = minimum(60.0, -n)
-    r = 1.0 / (scalb(1.0, m) + p)
-    return scalb(fma(-c, p * r, 1.0) * r, m)
+    p, n = exp_parts_sum(clip(z, -3000.0, 3000.0), product_error(-beta, w, z))
+    y = sigmoid_product_grad(where(z > 3000.0, -3000.0, fma(beta, w, 1.0)), p, n)
+    return where(z < -42.0, 1.0, y)
 
 
 def quick_gelu(x):
@@ -564,15 +604,14 @@ def quick_gelu(x):
     """
     w = maximum(-2000.0, x)
     p, n = quick_gelu_parts(-minimum(30.0, w))
-    return scalb(w / (scalb(1.0, -n) + p), -n)
+    return where(x > 30.0, x, sigmoid_product(w, p, n))
 
 
 def quick_gelu_grad(x):
     """s + 1.702·x·s(1 - s), s = 1/(1 + exp(-1.702·x))"""
-    w = clip(x, -2000.0, 30.0)
+    w = clip(x, -2000.0, 25.0)
     p, n = quick_gelu_parts(-w)
-    r = 1.0 / (scalb(1.0, -n) + p)
-    return scalb(fma(1.702 * w, p * r, 1.0) * r, -n)
+    return sigmoid_product_grad(fma(1.702, w, 1.0), p, n)
 
 
 def gelu(x):
@@ -599,16 +638,20 @@ def gelu_tanh(x):
     """
     w = maximum(-100.0, x)
     p, n = gelu_tanh_parts(-minimum(8.0, w))
-    return scalb(w / (scalb(1.0, -n) + p), -n)
+    return where(x > 8.0, x, sigmoid_product(w, p, n))
 
 
 def gelu_tanh_grad(x):
     """s + x·v'·s(1 - s), s = 1/(1 + exp(-v)), v = 2·sqrt(2/pi)·(x + 0.044715·x³)"""
-    w = clip(x, -100.0, 8.0)
+    w = clip(x, -100.0, 7.5)
     p, n = gelu_tanh_parts(-w)
-    r = 1.0 / (scalb(1.0, -n) + p)
-    xv = w * fma(0.21406444881780877, w * w, 1.5957691216057308)
-    return scalb(fma(xv, p * r, 1.0) * r, -n)
+    # x·v' with the roundings of x² and of v' kept
+    z = w * w
+    b = fma(0.21406444881780073, fma(w, w, -z), 1.5957691216057308)
+    v = fma(0.21406444881780073, z, b)
+    dv = fma(0.21406444881780073, z, b - v)
+    g = fma(w, v, fma(w, dv, 1.0))
+    return sigmoid_product_grad(g, p, n)
 
 
 def mish(x):
@@ -618,10 +661,19 @@ def mish(x):
     """
     w = clip(x, -3000.0, 20.0)
     p, n = exp_parts(w)
+    # e(e + 2) = a·2^n and d = e(e + 2) + 2, each with its rounding
     e = scalb(p, n)
-    d = fma(e, e + 2.0, 2.0)
-    h = where(x > 0.0, w + w, w * p * (e + 2.0)) / d
-    return where(x > 0.0, x - h, scalb(h, n))
+    g = e + 2.0
+    dg = e - (g - 2.0)
+    a = p * g
+    da = fma(p, g, -a) + p * dg
+    d = fma(e, g, 2.0)
+    dd = fma(e, g, 2.0 - d) + e * dg
+    r = 1.0 / d
+    dr = r * (fma(-r, d, 1.0) - r * dd)
+    q = a * r
+    dq = fma(a, r, -q) + fma(a, dr, da * r)
+    return where(x > 20.0, x, scalb(fma(w, q, w * dq), n))
 
 
 def mish_grad(x):
@@ -629,8 +681,13 @@ def mish_grad(x):
     w = clip(x, -3000.0, 20.0)
     p, n = exp_parts(w)
     e = scalb(p, n)
-    r = 1.0 / fma(e, e + 2.0, 2.0)
-    return scalb(fma(4.0 * w * (e + 1.0), r, e + 2.0) * r * p, n)
+    g = e + 2.0
+    d = fma(e, g, 2.0)
+    dd = fma(e, g, 2.0 - d) + e * (e - (g - 2.0))
+    a = fma(fma(e + 4.0, e, fma(4.0, w, 6.0)), e, fma(4.0, w, 4.0))
+    r = 1.0 / d
+    v = a * r * (r * p)
+    return scalb(fma(v, 2.0 * (fma(-r, d, 1.0) - r * dd), v), n)
 
 
 def tanh_grad(x):
@@ -639,8 +696,7 @@ def tanh_grad(x):
     As 4e/(1 + e)², e = exp(-2·abs(x)), which keeps its relative accuracy in the tails.
     """
     e = exp_nonpositive(-2.0 * fabs(x))
-    r = 1.0 / (1.0 + e)
-    return 4.0 * e * r * r
+    return 4.0 * e / fma(e, e + 2.0, 1.0)
 
 
 def tanh_grad_from_output(y):
