@@ -91,11 +91,18 @@ def sources(render: Any) -> dict[str, dict[str, Any]]:
 def render_all(folder: Path) -> None:
     """Writes what is generated: Cython and C sources into `folder`, declarations for users into the package."""
     with _source_package():
-        render, table, kinds = (importlib.import_module(f"fastact.{n}") for n in ("render", "table", "kinds"))
+        render, render_rows, table, kinds, row_bind = (
+            importlib.import_module(f"fastact.{name}")
+            for name in ("render", "render_rows", "table", "kinds", "row_bind")
+        )
         loops = kernels(render, table, kinds)
+        row_formulas = render.parse(PACKAGE / "row_formulas.py", relative_to=ROOT)
+        row_module = render_rows.parse(PACKAGE / "row_kernels.py", relative_to=ROOT)
+        rows = render_rows.render_rows(row_bind.KERNELS, row_module, row_formulas)
+        formulas = {c: render_rows.row_formulas(row_formulas, known) for c, known in sources(render).items()}
         functions = render.embedded(loops)
         primitives = render.arities(PACKAGE / "primitives.py")
-        _write(folder / "_aot.pyx", render.render_module(loops, sources(render), primitives))
+        _write(folder / "_aot.pyx", render.render_module(loops, formulas, primitives, rows=rows))
         frame = (PACKAGE / "_aot_embed.pyx.in").read_text(encoding="utf-8")
         _write(folder / "_embed.pyx", render.render_embed(functions, frame))
         _write(PACKAGE / "_embed.pxd", render.render_embed_pxd(functions))
@@ -161,9 +168,14 @@ class BuildExt(build_ext):
         super().initialize_options()
         self.parallel = min(2, os.cpu_count() or 1)
 
+        self.built: set[str] = set()
+
+    def build_extension(self, ext: Extension) -> None:
+        super().build_extension(ext)
+        self.built.add(ext.name)
+
     def run(self) -> None:
         super().run()
         for extension in self.extensions:
-            built = os.path.exists(self.get_ext_fullpath(extension.name))
-            state = "built" if built else "NOT BUILT: see the messages above"
+            state = "built" if extension.name in self.built else "NOT BUILT: see the messages above"
             print(f"fastact: {extension.name} {state}", file=sys.stderr)

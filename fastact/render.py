@@ -412,10 +412,24 @@ def render_header(primitives: Mapping[str, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_table(kernels: Sequence[tuple[Kernel, Dtype]]) -> str:
-    """The table of addresses and the function that looks them up."""
+@dataclass(frozen=True)
+class Rows:
+    """Row kernels (see ``render_rows``): by ``"f32"`` and ``"f64"``, the formulas they call and their source."""
+
+    declarations: str
+    roots: Mapping[str, Sequence[str]]
+    texts: Mapping[str, str]
+    table: Sequence[tuple[str, str, str]]  # kernel, dtype, function
+
+
+def render_table(kernels: Sequence[tuple[Kernel, Dtype]], rows: Rows | None) -> str:
+    """The tables of addresses and the functions that look them up."""
     lines = ["cdef dict _ADDRESSES = {"]
     lines += [f'    ("{k.op}", "{k.kind}", "{d.name}"): <size_t>&{k.name(d)},' for k, d in kernels]
+    lines += ["}", "cdef dict _ROW_ADDRESSES = {"]
+    lines += [
+        f'    ("{name}", "{dtype}"): <size_t>&{function},' for name, dtype, function in (rows.table if rows else ())
+    ]
     lines += [
         "}",
         "",
@@ -428,6 +442,11 @@ def render_table(kernels: Sequence[tuple[Kernel, Dtype]]) -> str:
         "def address(op, kind, dtype):",
         '    """The address of a kernel, or None where there is none."""',
         "    return _ADDRESSES.get((op, kind, dtype))",
+        "",
+        "",
+        "def row_address(name, dtype):",
+        '    """The address of a row kernel, or None where there is none."""',
+        "    return _ROW_ADDRESSES.get((name, dtype))",
     ]
     return "\n".join(lines) + "\n"
 
@@ -437,6 +456,7 @@ def render_module(
     formulas: Mapping[str, Mapping[str, Formula]],
     primitives: Mapping[str, int],
     dtypes: Sequence[str] = tuple(DTYPES),
+    rows: Rows | None = None,
 ) -> str:
     """The source of a Cython module with every kernel in every dtype.
 
@@ -450,22 +470,27 @@ def render_module(
         Name of a primitive to its number of arguments.
     dtypes : sequence of str, optional
         Names in `DTYPES`.
+    rows : Rows, optional
+        Row kernels, in float32 and float64.
     """
     used = [DTYPES[name] for name in dtypes]
-    roots = list(dict.fromkeys(root for kernel in kernels for root in kernel.roots()))
+    roots = [root for kernel in kernels for root in kernel.roots()]
     parts = [
         "# cython: language_level=3, cdivision=True, freethreading_compatible=True, emit_code_comments=False\n"
         "# rendered by fastact/render.py; not to be edited\n"
-        "from libc.stdint cimport int64_t, uint16_t\n",
+        "from libc.stdint cimport int64_t, intptr_t, uint16_t\n",
         render_header(primitives),
     ]
-    parts += [
-        render_functions(formulas[compute], roots, primitives, compute)
-        for compute in dict.fromkeys(d.compute for d in used)
-    ]
+    if rows:
+        parts.append(rows.declarations)
+    for compute in dict.fromkeys(d.compute for d in used):
+        wanted = dict.fromkeys([*roots, *(rows.roots[compute] if rows else ())])
+        parts.append(render_functions(formulas[compute], wanted, primitives, compute))
     pairs = [(kernel, dtype) for kernel in kernels for dtype in used]
     parts += [kernel.render(dtype) for kernel, dtype in pairs]
-    parts.append(render_table(pairs))
+    if rows:
+        parts += rows.texts.values()
+    parts.append(render_table(pairs, rows))
     return "\n".join(parts)
 
 

@@ -49,6 +49,13 @@ def _choose() -> tuple[ModuleType | None, str]:
     return None, "; ".join(reasons)
 
 
+def best() -> bool:
+    """Whether the kernels were built for all that this CPU has."""
+    module, _ = _choose()
+    level = next(name for name in LEVELS if not _missing(name))
+    return module is not None and module.__name__ == LEVELS[level][0]
+
+
 def available() -> str | None:
     """None, or why there are no kernels here."""
     module, reason = _choose()
@@ -84,6 +91,14 @@ def address(op: str, kind: str, dtype: str) -> int:
 def kernel(op: Op, kind: str, dtype: str) -> int:
     """The address of a kernel (docs/design.md, 'Kernel ABI')."""
     return address(op.name, kind, dtype)
+
+
+def row_kernel(name: str, dtype: str) -> int:
+    """The address of a row kernel (docs/design.md, 'Row kernels') for float32 or float64."""
+    found = _module().row_address(name, dtype)
+    if found is None:
+        raise KeyError(f"{name} has no ahead-of-time row kernel for {dtype}")
+    return int(found)
 
 
 def get_include() -> str:
