@@ -210,10 +210,37 @@ def limits(op: Op, kind: str, dtype: str) -> tuple[int, int]:
 # ---- kernels
 
 
+def serving(ready: Callable[[], bool]) -> tuple[str, str]:
+    """The backend that serves a kernel, and why; `ready` says whether Numba's is on disk.
+
+    Numba is the first choice. Where its kernel would have to be compiled first and there is one ahead of time for all
+    that this CPU has, that one serves: both give the same bits at the same speed (docs/design.md), so nobody should
+    wait 0.1 to 0.9 s. `warmup` compiles Numba's, which then serves from disk.
+    """
+    if _asked != "auto":
+        return _asked, "asked for"
+    known = reasons()
+    if known["numba"] is None:
+        if ready():
+            return "numba", "compiled for this CPU, from disk"
+        if known["cython"] is None and backends.get("cython").best():
+            return "cython", "Numba's kernel is not compiled yet, and this one is as fast; `fastact warmup` compiles it"
+    chosen = backend()
+    missed = [f"{b}: {known[b]}" for b in backends.ORDER[: backends.ORDER.index(chosen)]]
+    return chosen, "; ".join(["first available", *missed])
+
+
 def find_kernel(op: Op, kind: str, dtype: str) -> tuple[int | None, Callable[..., Any] | None]:
-    """The address of a kernel of the backend in use, or a callable where it has none (the reference)."""
-    name = backend()
+    """The address of a kernel of the backend that serves it, or a callable where it has none (the reference)."""
+    name, _ = serving(lambda: backends.get("numba").ready(op, kind, dtype))
     found = backends.get(name).kernel(op, kind, dtype)
+    return (found, None) if isinstance(found, int) else (None, found)
+
+
+def find_row_kernel(name: str, dtype: str) -> tuple[int | None, Callable[..., Any] | None]:
+    """Likewise for a row kernel of float32 or float64."""
+    served, _ = serving(lambda: backends.get("numba").row_ready(name, dtype))
+    found = backends.get(served).row_kernel(name, dtype)
     return (found, None) if isinstance(found, int) else (None, found)
 
 
@@ -290,15 +317,18 @@ def warmup(
         for value in given:
             if value not in known:
                 raise ValueError(f"unknown {what} {value!r}; there are {', '.join(known)}")
+    chosen = backends.get(backend())
     ready = 0
-    for op in ops:
-        for kind in kinds_of(op):
-            if kinds is not None and kind not in kinds:
-                continue
-            for dtype in dtypes:
-                with _lock:
-                    find_kernel(op, kind, dtype)
-                ready += 1
+    with _lock:
+        for op in ops:
+            for row in (op, op.at_default):
+                for kind in kinds_of(row) if row is not None else ():
+                    if kinds is None or kind in kinds:
+                        for dtype in dtypes:
+                            chosen.kernel(row, kind, dtype)
+                            ready += 1
+        for slots in _slots:
+            slots.reset()
     return ready
 
 
@@ -375,13 +405,7 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     dtype = _driver.computing_dtype([np.asarray(a).dtype for a in arrays]) if arrays else "float32"
     if dtype is None:
         raise TypeError(f"{name} takes no arrays of {', '.join(str(np.asarray(a).dtype) for a in arrays)}")
-    chosen = backend()
-    known = reasons()
-    if _asked != "auto":
-        why = "asked for"
-    else:
-        missed = [f"{b}: {known[b]}" for b in backends.ORDER[: backends.ORDER.index(chosen)]]
-        why = "first available" + (f"; {'; '.join(missed)}" if missed else "")
+    chosen, why = serving(lambda: backends.get("numba").ready(op, kind, dtype))
     lines = [f"{name} {kind}, {n} elements of {dtype}", f"backend: {chosen} ({why})", f"isa: {backends.get(chosen).isa()}"]
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")

@@ -10,18 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastact import _driver, _rows, backends, dispatch
+from fastact import _driver, _rows, dispatch
 
 Axis = int | tuple[int, ...] | None
 
 # elements whose losses are summed in one vector before they go to the sum over all
 LOSS_ROW = 2048
-
-
-def find_row_kernel(name: str, dtype: str) -> tuple[int | None, Callable[..., Any] | None]:
-    """The address of a row kernel of the backend in use, or a callable where it has none (the reference)."""
-    found = backends.get(dispatch.backend()).row_kernel(name, dtype)
-    return (found, None) if isinstance(found, int) else (None, found)
 
 
 def make_slots(
@@ -34,7 +28,7 @@ def make_slots(
         size = np.dtype(compute).itemsize * 2
         with dispatch._lock:
             return (
-                *find_row_kernel(name, compute),
+                *dispatch.find_row_kernel(name, compute),
                 dispatch.PARALLEL_MIN_BYTES["costly"] // size,
                 dispatch.CHUNK_BYTES // size,
                 _driver.status()["stream_min"],

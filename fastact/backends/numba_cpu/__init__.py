@@ -30,27 +30,51 @@ def isa() -> str:
     return emit.Target(frozenset(f[1:] for f in features.split(",") if f.startswith("+"))).isa
 
 
+def _named(op: Op, kind: str, dtype: str) -> tuple[str, str]:
+    from fastact.bind import source_hash
+
+    return f"{op.name}_{kind}_{dtype}", source_hash(dtype)
+
+
+def _named_row(name: str, dtype: str) -> tuple[str, str]:
+    from fastact.row_bind import row_source_hash
+
+    return f"rows_{name}_{dtype}", row_source_hash(dtype)
+
+
 def kernel(op: Op, kind: str, dtype: str) -> int:
     """The address of a kernel (docs/design.md, 'Kernel ABI'), compiled now unless it is on disk."""
     from fastact.backends.numba_cpu import cache
-    from fastact.bind import source_hash
 
     def compile_ir() -> str:
         from fastact.backends.numba_cpu import kernels
 
         return kernels.compile_kernel(op, kind, dtype)
 
-    return cache.load(f"{op.name}_{kind}_{dtype}", source_hash(dtype), compile_ir)
+    return cache.load(*_named(op, kind, dtype), compile_ir)
 
 
 def row_kernel(name: str, dtype: str) -> int:
     """The address of a row kernel (docs/design.md, 'Row kernels') for float32 or float64, likewise."""
     from fastact.backends.numba_cpu import cache
-    from fastact.row_bind import row_source_hash
 
     def compile_ir() -> str:
         from fastact.backends.numba_cpu import rows
 
         return rows.compile_kernel(name, dtype)
 
-    return cache.load(f"rows_{name}_{dtype}", row_source_hash(dtype), compile_ir)
+    return cache.load(*_named_row(name, dtype), compile_ir)
+
+
+def ready(op: Op, kind: str, dtype: str) -> bool:
+    """Whether a kernel is on disk."""
+    from fastact.backends.numba_cpu import cache
+
+    return cache.ready(*_named(op, kind, dtype))
+
+
+def row_ready(name: str, dtype: str) -> bool:
+    """Whether a row kernel is on disk."""
+    from fastact.backends.numba_cpu import cache
+
+    return cache.ready(*_named_row(name, dtype))

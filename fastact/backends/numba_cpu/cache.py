@@ -23,6 +23,7 @@ import llvmlite.binding as llvm
 MAGIC = b"fastact1"
 problems: dict[str, str] = {}  # folder -> why nothing can be kept there
 statistics = {"compiled": 0, "loaded": 0}
+_addresses: dict[Path, int] = {}
 _engines: list[llvm.ExecutionEngine] = []  # they own the code
 _lock = threading.RLock()
 
@@ -81,6 +82,12 @@ def entry(name: str, sources: str) -> Path:
     return folder() / f"{name}-{key[:24]}.o"
 
 
+def ready(name: str, sources: str) -> bool:
+    """Whether there is an entry, or the kernel is loaded already."""
+    path = entry(name, sources)
+    return path in _addresses or path.exists()
+
+
 def _read(path: Path) -> bytes | None:
     try:
         content = path.read_bytes()
@@ -135,6 +142,8 @@ def load(name: str, sources: str, compile_ir: object) -> int:
     path = entry(name, sources)
     symbol = f"fastact_{name}_{path.stem[-24:]}"
     with _lock:
+        if path in _addresses:
+            return _addresses[path]
         engine = _engine()
         code = _read(path)
         if code is None:
@@ -146,6 +155,7 @@ def load(name: str, sources: str, compile_ir: object) -> int:
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         address = engine.get_function_address(symbol)
-    if not address:
-        raise RuntimeError(f"object code of {name} lacks its symbol {symbol}")
+        if not address:
+            raise RuntimeError(f"object code of {name} lacks its symbol {symbol}")
+        _addresses[path] = address
     return address
