@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fastact.table import OPS
 
 from fastact import bench
 from fastact._peers import HOW, PEERS, Cell, Peer
+from fastact.table import OPS
 
 SIZES = (2**10, 2**20)
 CELLS = [

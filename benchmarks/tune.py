@@ -118,13 +118,14 @@ def measure_parallel(threads: int) -> tuple[dict[str, int], list[dict[str, Any]]
                 for n in PARALLEL_SIZES:
                     call, size = calls(op, kind, n)
                     row: dict[str, Any] = {"cost": cost, "op": op, "kind": kind, "elements": n, "bytes": size}
-                    for name, limit in (("one", NEVER), ("all", 0)):
-                        with forced(parallel_min=limit):
-                            call()
-                            times = [(back_to_back(call), after_pause(call)) for _ in range(ROUNDS)]
-                        row[f"{name}, back to back"] = statistics.median(t[0] for t in times)
-                        row[f"{name}, after a pause"] = statistics.median(t[1] for t in times)
-                    rows.append(row)
+                    times: dict[str, list[float]] = {}
+                    for _ in range(ROUNDS):
+                        for name, limit in (("one", NEVER), ("all", 0)):
+                            with forced(parallel_min=limit):
+                                call()
+                                times.setdefault(f"{name}, back to back", []).append(back_to_back(call))
+                                times.setdefault(f"{name}, after a pause", []).append(after_pause(call))
+                    rows.append(row | {name: statistics.median(found) for name, found in times.items()})
     limits = {}
     for cost in SAMPLES:
         gains: dict[int, list[float]] = {}

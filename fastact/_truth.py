@@ -60,6 +60,12 @@ def _erfc(x: Array) -> Array:
     """erfc; 0 beyond 26, where it is below 1e-295."""
     series, low, high = _erfcx_series()
     a = np.minimum(np.abs(x), _ERFC_END)
+    # most numbers of a binary type are tiny or huge: spare the series where a whole array is
+    if np.min(a) == _ERFC_END:
+        return np.where(x < 0, 2.0, 0.0)
+    if np.max(a) < 2.0**-13:
+        # the next term is below 2^-54
+        return 1 - 2 / math.sqrt(math.pi) * (x - x * x * x / 3)
     t = (a - _ERFC_CENTRE) / (a + _ERFC_CENTRE)
     tail = np.exp(-a * a) * chebyshev.chebval((2 * t - high - low) / (high - low), series) / (1 + 2 * a)
     tail = np.where(np.abs(x) > _ERFC_END, 0.0, tail)
@@ -86,6 +92,8 @@ def _tanh_coefficients() -> list[float]:
 def _x_minus_tanh(x: Array) -> Array:
     # the difference cancels near 0; 31 terms leave (2/π·0.6)^64 = 2^-88
     near = np.abs(x) < 0.6
+    if not near.any():
+        return x - np.tanh(x)
     z = np.where(near, x, 0.0)
     return np.where(near, -z * np.polyval([*_tanh_coefficients()[:0:-1], 0.0], z * z), x - np.tanh(x))
 

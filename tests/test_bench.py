@@ -11,10 +11,10 @@ import numpy as np
 import oracle
 import pytest
 import ulp
-from fastact.table import OPS
 
 import fastact as fa
 from fastact import _peers, _truth, bench, verify
+from fastact.table import OPS
 
 # float32 ULP that the reference of `fastact verify` may be off
 VALUE_SLACK, DERIVATIVE_SLACK = 2.0**-16, 2.0**-9
@@ -119,7 +119,7 @@ def test_verify_prints_a_table(capsys):
     ("argv", "message"),
     [
         (["nonsense"], "nonsense"),
-        (["softmax"], "axis"),
+        (["softmax"], "softmax"),
         (["relu", "--param", "alpha=1"], "no parameter alpha"),
         (["elu", "--param", "alpha"], "NAME=NUMBER"),
         (["prelu"], "weight"),
