@@ -531,6 +531,8 @@ class JAX(Peer):
         if cell.x.dtype == np.float64:
             jax.config.update("jax_enable_x64", True)
         x, dy, y = (jax.device_put(a) for a in (cell.x, cell.dy, cell.y))
+        fn: Callable
+        args: tuple[Any, ...]
         if cell.kind == "forward":
             fn, args = f, (x,)
         else:
@@ -651,6 +653,7 @@ class TensorFlow(Peer):
         if f is None:
             return {}
         fn: Callable
+        args: tuple[Any, ...]
         if cell.kind == "forward":
             fn, args = partial(f, tf), (x,)
         elif g is not None:

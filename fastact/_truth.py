@@ -191,7 +191,7 @@ TRUTH: dict[str, Truth] = {
         linear=True,
     ),
     "threshold": Truth(
-        lambda x, threshold, value: np.where(x > threshold, x, value),
+        lambda x, threshold, value: np.where(x > threshold, x, np.float64(value)),
         lambda x, threshold, value: _step(x > threshold),
         linear=True,
     ),
