@@ -14,6 +14,7 @@ from setuptools._distutils.ccompiler import new_compiler
 from setuptools._distutils.sysconfig import customize_compiler
 
 ROOT = Path(__file__).parent
+NUMPY_API = [(name, "NPY_2_0_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")]
 
 
 def openmp_flag() -> list[str]:
@@ -44,7 +45,7 @@ def driver() -> list[Extension]:
                 ["fastact/_driver.pyx"],
                 include_dirs=[np.get_include(), "fastact"],
                 depends=["fastact/_pool.h"],
-                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+                define_macros=NUMPY_API,
                 extra_compile_args=(["-O3", "-std=gnu11"] if posix else []) + openmp,
                 extra_link_args=openmp,
             ),
@@ -53,7 +54,7 @@ def driver() -> list[Extension]:
                 ["fastact/_rows.pyx"],
                 include_dirs=[np.get_include(), "fastact"],
                 depends=["fastact/_rows.h", "fastact/_driver.pxd"],
-                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+                define_macros=NUMPY_API,
                 extra_compile_args=["-O3", "-std=gnu11"] if posix else [],
             ),
         ],

@@ -10,7 +10,7 @@ import ast
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -67,7 +67,7 @@ def bind_numpy(dtype: Any) -> dict[str, Callable[..., Any]]:
     return bind(reference.primitives(name), name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def source_hash(dtype: str) -> str:
     """A hash of every source file that decides what a formula of this dtype computes."""
     digest = hashlib.sha256()

@@ -102,7 +102,8 @@ class Op:
         if self.ordered is not None:
             low, high = self.ordered
             if not _all(values[low] < values[high]):
-                raise ValueError(f"{self.name}: {low} must be less than {high}, not {values[low]!r} and {values[high]!r}")
+                given = f"{values[low]!r} and {values[high]!r}"
+                raise ValueError(f"{self.name}: {low} must be less than {high}, not {given}")
 
     def check_from_output(self, values: Mapping[str, Any]) -> None:
         """`ValueError` where, for these parameters, the derivative is no function of the output."""

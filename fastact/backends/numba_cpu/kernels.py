@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 SIGNATURE = types.void(types.intp, types.int64, types.intp, types.int64)
 
-# set in the template's globals by `_specialise`
-pointers: Any
-map_store: Any
-map_stream: Any
-STEP: int
+# stand-ins: `_specialise` gives the template its own
+pointers: Any = None
+map_store: Any = None
+map_stream: Any = None
+STEP = 0
 
 
 def loop(args, n, psteps, flags):  # type: ignore[no-untyped-def]
@@ -83,7 +83,8 @@ def _specialise(op: Op, kind: str, dtype: str) -> FunctionType:
                 outputs = body(bind(emit.primitives(), compute), op, kind)(*loaded)
                 for j, output in enumerate(outputs):
                     packed = simd.emit_convert(builder, compute, dtype, lanes, emit.value(output).ir)
-                    simd.emit_store(builder, memory, builder.add(address(nin + nparam + j), offset), packed, stream=stream)
+                    where = builder.add(address(nin + nparam + j), offset)
+                    simd.emit_store(builder, memory, where, packed, stream=stream)
                 return context.get_dummy_value()
 
             return types.void(p, types.intp), codegen
