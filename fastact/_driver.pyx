@@ -45,6 +45,26 @@ cdef extern from *:
     int FASTACT_OPENMP
 
 
+cdef extern from *:
+    """
+    /* NumPy looks at the flags after the casts of a buffered loop: what discarded lanes raise must not be seen there */
+    #if defined(__SSE2__)
+    #include <xmmintrin.h>
+    typedef unsigned int fastact_flags;
+    static inline fastact_flags fastact_save_flags(void) { return _mm_getcsr(); }
+    static inline void fastact_restore_flags(fastact_flags f) { _mm_setcsr(f); }
+    #else
+    #include <fenv.h>
+    typedef fexcept_t fastact_flags;
+    static inline fastact_flags fastact_save_flags(void) { fexcept_t f; fegetexceptflag(&f, FE_ALL_EXCEPT); return f; }
+    static inline void fastact_restore_flags(fastact_flags f) { fesetexceptflag(&f, FE_ALL_EXCEPT); }
+    #endif
+    """
+    ctypedef unsigned int fastact_flags
+    fastact_flags fastact_save_flags() nogil
+    void fastact_restore_flags(fastact_flags flags) nogil
+
+
 cdef extern from "numpy/dtype_api.h":
     ctypedef struct PyArrayMethod_Context:
         PyObject *caller
@@ -399,21 +419,28 @@ cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *stride
     return 0
 
 
+cdef inline int quiet(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 nogil:
+    cdef fastact_flags flags = fastact_save_flags()
+    inner(slot, data, n, strides)
+    fastact_restore_flags(flags)
+    return 0
+
+
 cdef inline Slot *slot_of(PyArrayMethod_Context *context, int dtype) noexcept nogil:
     return &(<Slot *> (<PyUFuncObject *> context.caller).data[0])[dtype]
 
 
 cdef int loop_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
-    return inner(slot_of(c, 0), data, n[0], s)
+    return quiet(slot_of(c, 0), data, n[0], s)
 
 cdef int loop_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
-    return inner(slot_of(c, 1), data, n[0], s)
+    return quiet(slot_of(c, 1), data, n[0], s)
 
 cdef int loop_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
-    return inner(slot_of(c, 2), data, n[0], s)
+    return quiet(slot_of(c, 2), data, n[0], s)
 
 cdef int loop_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
-    return inner(slot_of(c, 3), data, n[0], s)
+    return quiet(slot_of(c, 3), data, n[0], s)
 
 cdef void *loops[4]
 loops[0] = <void *> loop_0

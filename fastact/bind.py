@@ -102,7 +102,7 @@ class _Grammar(ast.NodeVisitor):
             body = body[1:]
         else:
             self.refuse(node, f"{node.name} has no docstring")
-        self.masks: set[str] = set()
+        self.masks = set()
         local = {arg.arg for arg in a.args + a.posonlyargs}
         for i, statement in enumerate(body):
             last = i == len(body) - 1

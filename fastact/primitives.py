@@ -7,7 +7,6 @@ these, a formula of ``fastact.formulas`` over ``fastact.elementary.float64`` run
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 __all__ = ["copysign", "fabs", "fma", "logb", "maximum", "minimum", "rint", "scalb", "sqrt", "where"]
 
@@ -45,6 +44,8 @@ def fma(a: float, b: float, c: float) -> float:
     """
     if not (math.isfinite(a) and math.isfinite(b) and math.isfinite(c)):
         return a * b + c
+    from fractions import Fraction
+
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     if exact == 0:
         return a * b + c

@@ -5,7 +5,6 @@ Everything else follows from here: the objects that users hold, kernels of every
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -217,6 +216,8 @@ def resolve(name: str) -> str:
         raise TypeError(f"the name of an activation is a string, not {type(name).__name__}")
     found = _NAMES.get(_plain(name))
     if found is None:
+        import difflib
+
         near = [_NAMES[n] for n in difflib.get_close_matches(_plain(name), _NAMES, n=3, cutoff=0.5)]
         hint = f"; the nearest are {', '.join(dict.fromkeys(near))}" if near else f"; there are {', '.join(OPS)}"
         raise ValueError(f"unknown activation {name!r}{hint}")

@@ -1,0 +1,38 @@
+"""The ufuncs by their names, which is where pickle finds them: Dask sends them to its workers.
+
+>>> from fastact import ufuncs
+>>> ufuncs.elu_backward
+<ufunc 'elu_backward'>
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+
+@cache
+def _methods() -> dict[str, Any]:
+    from fastact import activations, rows
+    from fastact.kinds import kinds_of
+
+    found: dict[str, Any] = {}
+    for activation in activations.values():
+        for kind in kinds_of(activation.op):
+            method = activation if kind == "forward" else getattr(activation, kind)
+            for each in (method, method.at_default):
+                if each is not None:
+                    found[each.slots.name] = each
+    for function in vars(rows).values():
+        if isinstance(function, rows.RowMethod):
+            found[function.name] = function
+            if isinstance(function, rows.RowFunction):
+                found[f"{function.name}_backward"] = function.backward
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    method = None if name.startswith("_") else _methods().get(name)
+    if method is None:
+        raise AttributeError(f"fastact has no ufunc {name!r}")
+    return method.ufunc
