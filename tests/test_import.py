@@ -29,8 +29,8 @@ def test_imports_nothing_heavy():
 
 
 def test_import_time_beyond_numpy():
-    code = "import numpy, time; t = time.perf_counter(); import fastact; print((time.perf_counter() - t) * 1e3)"
-    # the least of several runs: what the import costs, not what else the machine does
+    # processor time, and the least of several runs: what the import costs, not what else the machine does
+    code = "import numpy, time; t = time.process_time(); import fastact; print((time.process_time() - t) * 1e3)"
     best = min(float(python(code)) for _ in range(7))
     print(f"import fastact: {best:.1f} ms beyond NumPy; bound {LIMIT_MS} ms")
     assert best <= LIMIT_MS
