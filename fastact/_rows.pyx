@@ -87,10 +87,34 @@ cdef enum:
     SCRATCH = 4 << 20
 
 
+cdef struct Resolved:
+    # what a slot calls; never changed nor freed once a thread may have seen it
+    void *address           # of the kernel; null where `python` serves
+    PyObject *python        # a callable over arrays in the place of a kernel
+    Py_ssize_t parallel_min # elements from which on threads pay
+    Py_ssize_t chunk        # elements of a task
+    Py_ssize_t stream_min   # bytes of output from which on they go past the cache
+    Resolved *older         # of the same slot
+
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define load_pointer(where) __atomic_load_n(where, __ATOMIC_ACQUIRE)
+    #define store_pointer(where, what) __atomic_store_n(where, what, __ATOMIC_RELEASE)
+    #else
+    #define load_pointer(where) (*(where))
+    #define store_pointer(where, what) (*(where) = (what))
+    #endif
+    """
+    Resolved *load_pointer(Resolved **where) nogil
+    void store_pointer(Resolved **where, Resolved *what) nogil
+
+
 cdef struct Slot:
     # one dtype of one function
-    void *address           # of the kernel; null until first needed, or where `python` serves
-    PyObject *python        # a callable over arrays in the place of a kernel
+    Resolved *resolved      # null until first needed
+    Resolved *newest        # all there have been, to be used again
     PyObject *owner         # the RowSlots that resolves it
     int dtype
     int nin
@@ -99,13 +123,11 @@ cdef struct Slot:
     double fill_in          # input there
     Py_ssize_t size         # bytes of an element
     Py_ssize_t compute      # bytes of an element of the kernel
-    Py_ssize_t parallel_min # elements from which on threads pay
-    Py_ssize_t chunk        # elements of a task
-    Py_ssize_t stream_min   # bytes of output from which on they go past the cache
 
 
 cdef struct Job:
     Slot *slot
+    Resolved *resolved
     char *data[4]           # inputs, mask, out
     Py_ssize_t outer[4]     # bytes from row to row
     Py_ssize_t core[4]      # bytes from element to element
@@ -134,7 +156,7 @@ cdef void direct_rows(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
         if args[slot.nin + 1] == NULL:
             job.failed = True
             return
-    (<row_kernel_fn> slot.address)(args, strides, high - low, job.n, NULL, STREAM if job.stream else 0)
+    (<row_kernel_fn> job.resolved.address)(args, strides, high - low, job.n, NULL, STREAM if job.stream else 0)
 
 
 cdef Py_ssize_t scratch_row(Job *job) noexcept nogil:
@@ -171,7 +193,7 @@ cdef void packed_rows(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
             strides[slot.nin] = strides[0]
         args[slot.nin + 1] = NULL
         strides[slot.nin + 1] = 0
-        (<row_kernel_fn> slot.address)(args, strides, rows, job.n, NULL, 0)
+        (<row_kernel_fn> job.resolved.address)(args, strides, rows, job.n, NULL, 0)
         if slot.reduces:
             fastact_unpacks[slot.dtype](args[1], 1, job.data[OUT] + low * job.outer[OUT], rows, 1, job.outer[OUT], slot.size)
         else:
@@ -200,9 +222,8 @@ cdef void task(void *context, Py_ssize_t index) noexcept nogil:
         packed_rows(job, low, high)
 
 
-cdef int resolve(Slot *slot) except -1 with gil:
-    (<RowSlots> slot.owner).resolve(slot.dtype)
-    return 0
+cdef Resolved *resolve(Slot *slot) except NULL with gil:
+    return (<RowSlots> slot.owner).resolve(slot.dtype)
 
 
 cdef int no_memory() except -1 with gil:
@@ -238,25 +259,25 @@ cdef int call_python(Job *job) except -1 with gil:
     if mask is not None:
         arrays[0] = np.where(mask, arrays[0], compute(slot.fill_in))
     with np.errstate(all="ignore"):
-        result = (<object> slot.python)(*arrays)
+        result = (<object> job.resolved.python)(*arrays)
         if mask is not None and not slot.reduces:
             result = np.where(mask, result, compute(slot.fill))
         out[...] = result.astype(dtype, copy=False)
     return 0
 
 
-cdef int run(Job *job) noexcept nogil:
+cdef int run(Job *job) except -1 nogil:
     cdef Slot *slot = job.slot
     cdef Py_ssize_t i
     cdef int j, threads
     cdef bint alias = False
     cdef char *end
-    if slot.address == NULL and slot.python == NULL:
-        if resolve(slot) < 0:
-            return -1
+    job.resolved = load_pointer(&slot.resolved)
+    if job.resolved == NULL:
+        job.resolved = resolve(slot)
     if job.rows <= 0 or (job.n <= 0 and not slot.reduces):
         return 0
-    if slot.python != NULL:
+    if job.resolved.python != NULL:
         return call_python(job)
     job.failed = False
     job.stream = False
@@ -265,30 +286,29 @@ cdef int run(Job *job) noexcept nogil:
         job.direct = job.direct and (job.core[j] == slot.size or job.n == 1)
     if not slot.reduces:
         job.direct = job.direct and (job.core[OUT] == slot.size or job.n == 1)
-        if job.direct and job.rows * job.n * slot.size >= slot.stream_min and job.outer[OUT] == job.n * slot.size:
+        if job.direct and job.rows * job.n * slot.size >= job.resolved.stream_min and job.outer[OUT] == job.n * slot.size:
             end = job.data[OUT] + job.rows * job.outer[OUT]
             for j in range(slot.nin):
                 alias = alias or (job.data[j] < end and job.data[OUT] < job.data[j] + job.rows * job.outer[j])
             job.stream = not alias and <uintptr_t> job.data[OUT] % slot.size == 0
     job.task_rows = job.rows
     threads = 1
-    if job.rows * job.n >= slot.parallel_min and job.rows > 1:
+    if job.rows * job.n >= job.resolved.parallel_min and job.rows > 1:
         threads = threads_now()
         if threads > 1:
-            job.task_rows = (slot.chunk + job.n - 1) // job.n
+            job.task_rows = (job.resolved.chunk + job.n - 1) // job.n
             if not job.direct:
                 job.task_rows = (job.task_rows + ROW_BLOCK - 1) // ROW_BLOCK * ROW_BLOCK
     parallel_for(task, job, (job.rows + job.task_rows - 1) // job.task_rows, threads)
     if job.failed:
         no_memory()
-        return -1
     return 0
 
 
 # ---- the gufuncs
 
 cdef inline int inner(PyArrayMethod_Context *context, int dtype, bint masked, char **data, const cnp.npy_intp *dims,
-                      const cnp.npy_intp *steps) noexcept nogil:
+                      const cnp.npy_intp *steps) except -1 nogil:
     cdef Job job
     cdef Slot *slot = &(<Slot *> (<PyUFuncObject *> context.caller).data[0])[dtype]
     cdef int j, k, narg = slot.nin + masked + 1
@@ -304,28 +324,28 @@ cdef inline int inner(PyArrayMethod_Context *context, int dtype, bint masked, ch
     return run(&job)
 
 
-cdef int loop_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int loop_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(c, 0, False, data, n, s)
 
-cdef int loop_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int loop_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(c, 1, False, data, n, s)
 
-cdef int loop_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int loop_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(c, 2, False, data, n, s)
 
-cdef int loop_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int loop_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(c, 3, False, data, n, s)
 
-cdef int masked_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int masked_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(c, 0, True, data, n, s)
 
-cdef int masked_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int masked_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(c, 1, True, data, n, s)
 
-cdef int masked_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int masked_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(c, 2, True, data, n, s)
 
-cdef int masked_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) noexcept nogil:
+cdef int masked_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
     return inner(c, 3, True, data, n, s)
 
 cdef void *loops[2][4]
@@ -392,9 +412,12 @@ cdef class RowSlots:
     resolver : callable
         ``resolver(dtype_name) -> (address or None, callable or None, parallel_min, chunk, stream_min)``; the minimum
         and the chunk in elements, the last one in bytes.
+    lock : context manager
+        Held while a kernel is looked for.
     """
 
     cdef public object ufunc, masked, resolver
+    cdef object lock
     cdef readonly str name
     cdef Slot *slots
     cdef void *data[1]
@@ -403,8 +426,9 @@ cdef class RowSlots:
     cdef list dtypes
     cdef object __weakref__
 
-    def __cinit__(self, str name, str doc, int nin, bint reduces, double fill_in, double fill, resolver):
+    def __cinit__(self, str name, str doc, int nin, bint reduces, double fill_in, double fill, resolver, lock):
         cdef int i
+        self.lock = lock
         self.name = name
         self.c_name = name.encode()
         self.c_doc = doc.encode()
@@ -477,24 +501,42 @@ cdef class RowSlots:
     def has_bfloat16(self):
         return self.dtypes[3] is not None
 
-    cpdef resolve(self, int dtype):
-        """Ask for the kernel of a dtype and keep its address."""
+    cdef Resolved *resolve(self, int dtype) except NULL:
+        # locked until it is stored, or a backend chosen meanwhile would be overwritten by the one before
+        with self.lock:
+            return self.resolve_locked(dtype)
+
+    cdef Resolved *resolve_locked(self, int dtype) except NULL:
         cdef Slot *slot = &self.slots[dtype]
-        address, python, slot.parallel_min, slot.chunk, slot.stream_min = self.resolver(DTYPES[dtype])
-        if python is not None:
-            Py_INCREF(python)
-            slot.python = <PyObject *> python
-            slot.address = NULL
-        else:
-            slot.python = NULL
-            slot.address = <void *> <uintptr_t> address
+        cdef Resolved *found = slot.newest
+        cdef Resolved new
+        number, python, new.parallel_min, new.chunk, new.stream_min = self.resolver(DTYPES[dtype])
+        new.address = <void *> <uintptr_t> (number or 0)
+        new.python = NULL if python is None else <PyObject *> python
+        if (new.address == NULL) == (new.python == NULL):
+            raise RuntimeError(f"{self.name}: the backend gave neither an address nor a callable")
+        while found != NULL:
+            if (found.address == new.address and found.python == new.python and found.chunk == new.chunk
+                    and found.parallel_min == new.parallel_min and found.stream_min == new.stream_min):
+                break
+            found = found.older
+        if found == NULL:
+            found = <Resolved *> calloc(1, sizeof(Resolved))
+            if found == NULL:
+                raise MemoryError
+            found[0] = new
+            found.older = slot.newest
+            if python is not None:
+                Py_INCREF(python)
+            slot.newest = found
+        store_pointer(&slot.resolved, found)
+        return found
 
     def reset(self):
         """Forget the kernels: the next call asks again."""
         cdef int i
         for i in range(len(DTYPES)):
-            self.slots[i].address = NULL
-            self.slots[i].python = NULL
+            store_pointer(&self.slots[i].resolved, NULL)
 
     cdef object direct(self, tuple arrays, object out):
         # contiguous arrays of one shape and dtype, the last axis, nothing else asked for: no need for NumPy's machinery,
@@ -547,15 +589,8 @@ cdef class RowSlots:
         job.data[OUT] = cnp.PyArray_BYTES(result)
         job.outer[OUT] = slot.size if slot.reduces else job.n * slot.size
         job.core[OUT] = slot.size
-        if slot.address == NULL and slot.python == NULL:
-            self.resolve(dtype)
-        if slot.python != NULL:
-            call_python(&job)
-        else:
-            with nogil:
-                run(&job)
-            if job.failed:
-                raise MemoryError("no memory for the rows of a block")
+        with nogil:
+            run(&job)
         return result if out is not None or nd > slot.reduces else result[()]
 
     def call(self, tuple arrays, object axis, object where, object out, dict kwargs):
@@ -592,6 +627,7 @@ cdef inline bint same_layout(object other, cnp.ndarray x, int number):
 
 cdef struct LossJob:
     Slot *slot
+    Resolved *resolved
     void *args[7]
     int64_t strides[7]
     int narg
@@ -618,7 +654,7 @@ cdef void loss_task(void *context, Py_ssize_t index) noexcept nogil:
         if args[job.work] == NULL:
             job.failed = True
             return
-    (<row_kernel_fn> job.slot.address)(args, job.strides, high - low, job.n, &job.factor, job.flags)
+    (<row_kernel_fn> job.resolved.address)(args, job.strides, high - low, job.n, &job.factor, job.flags)
 
 
 cdef int run_loss(LossJob *job) except -1:
@@ -629,10 +665,10 @@ cdef int run_loss(LossJob *job) except -1:
         return 0
     with nogil:
         job.task_rows = job.rows
-        if job.rows * n >= job.slot.parallel_min and job.rows > 1:
+        if job.rows * n >= job.resolved.parallel_min and job.rows > 1:
             threads = threads_now()
             if threads > 1:
-                job.task_rows = (job.slot.chunk + n - 1) // n
+                job.task_rows = (job.resolved.chunk + n - 1) // n
         parallel_for(loss_task, job, (job.rows + job.task_rows - 1) // job.task_rows, threads)
     if job.failed:
         raise MemoryError("no memory for a row")
@@ -669,11 +705,13 @@ def pairwise(cnp.ndarray x):
     return pairwise_f64(<double *> cnp.PyArray_DATA(x), cnp.PyArray_SIZE(x))
 
 
-cdef Slot *ready(RowSlots slots, int dtype) except NULL:
-    cdef Slot *slot = &slots.slots[dtype]
-    if slot.address == NULL and slot.python == NULL:
-        slots.resolve(dtype)
-    return slot
+cdef Slot *prepare(LossJob *job, RowSlots slots, cnp.ndarray x) except NULL:
+    cdef int dtype = 0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1
+    job.slot = &slots.slots[dtype]
+    job.resolved = load_pointer(&job.slot.resolved)
+    if job.resolved == NULL:
+        job.resolved = slots.resolve(dtype)
+    return job.slot
 
 
 cdef inline void *data_of(object array) noexcept:
@@ -683,12 +721,11 @@ cdef inline void *data_of(object array) noexcept:
 def cross_entropy(RowSlots slots, cnp.ndarray x, cnp.ndarray labels, object weights, cnp.ndarray loss, object dx, double factor):
     """Losses and gradients of rows by label; contiguous arrays of float32 or float64 and int64 labels, -1: not counted."""
     cdef LossJob job
-    cdef Slot *slot = ready(slots, 0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1)
-    if slot.python != NULL:
-        (<object> slot.python)(x, labels, weights, loss, dx, factor)
+    cdef Slot *slot = prepare(&job, slots, x)
+    if job.resolved.python != NULL:
+        (<object> job.resolved.python)(x, labels, weights, loss, dx, factor)
         return
     cdef Py_ssize_t n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
-    job.slot = slot
     job.narg = 5
     job.rows, job.n, job.factor = cnp.PyArray_SIZE(labels), n, factor
     job.args[0], job.args[1], job.args[2] = cnp.PyArray_DATA(x), cnp.PyArray_DATA(labels), data_of(weights)
@@ -703,12 +740,11 @@ def cross_entropy(RowSlots slots, cnp.ndarray x, cnp.ndarray labels, object weig
 def cross_entropy_of_shares(RowSlots slots, cnp.ndarray x, cnp.ndarray targets, cnp.ndarray loss, object dx, double factor):
     """Losses and gradients of rows by targets; contiguous arrays of float32 or float64."""
     cdef LossJob job
-    cdef Slot *slot = ready(slots, 0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1)
-    if slot.python != NULL:
-        (<object> slot.python)(x, targets, loss, dx, factor)
+    cdef Slot *slot = prepare(&job, slots, x)
+    if job.resolved.python != NULL:
+        (<object> job.resolved.python)(x, targets, loss, dx, factor)
         return
     cdef Py_ssize_t n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
-    job.slot = slot
     job.narg = 4
     job.rows, job.n, job.factor = cnp.PyArray_SIZE(loss), n, factor
     job.args[0], job.args[1] = cnp.PyArray_DATA(x), cnp.PyArray_DATA(targets)
@@ -724,13 +760,12 @@ def sigmoid_cross_entropy(RowSlots slots, cnp.ndarray x, cnp.ndarray targets, ob
                           cnp.ndarray sums, object dx, object losses, Py_ssize_t n, double factor):
     """Sums of losses of every `n` elements, losses and gradients; contiguous arrays of float32 or float64."""
     cdef LossJob job
-    cdef Slot *slot = ready(slots, 0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1)
+    cdef Slot *slot = prepare(&job, slots, x)
     cdef Py_ssize_t size = cnp.PyArray_SIZE(x), whole = size // n
     cdef int j
-    if slot.python != NULL:
-        (<object> slot.python)(x, targets, weights, positive, sums, dx, losses, n, factor)
+    if job.resolved.python != NULL:
+        (<object> job.resolved.python)(x, targets, weights, positive, sums, dx, losses, n, factor)
         return
-    job.slot = slot
     job.narg = 7
     for j, array in enumerate((x, targets, weights, positive, sums, dx, losses)):
         job.args[j] = data_of(array)

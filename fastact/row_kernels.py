@@ -21,7 +21,8 @@ Formulas of ``row_formulas`` take `Vec` and `Quad` alike; beside them there are
 ``gather4(v)``                              the sum of a quad's vectors: (0 + 1) + (2 + 3)
 ``greatest4(v)``                            the maximum of a quad's vectors
 ``max_lanes(v)``, ``sum_lanes(v)``          over the lanes: i with i ^ LANES/2, then i ^ LANES/4, …; in all lanes
-``sum_lanes_pair(high, low)``               likewise, by ``pair_add``
+``sum_lanes_pair(high, low)``               likewise to twice the precision, in two parts: float64 by ``pair_add``, float32
+                                            in float64 (high + low, then lanes i and i + 8, then i ^ 4, 2, 1) and split
 ``without(v, i)``, ``without4(v, i)``       0 in lane i, where there is such a lane
 ``first_lanes(v, count)``                   0 in the lanes from count on
 ``less(a, b)``                              whether a < b in lane 0
@@ -65,24 +66,27 @@ def greatest(x: Address, n: Int) -> Vec:
 
 def exponentials(x: Address, e: Address, n: Int, c: Vec, k: Vec, keep: Int) -> tuple[Vec, Vec]:
     # the sum of shares, in two parts; the shares go to e
-    s: Quad = splat4(2.0)
-    r: Quad = splat4(0.0)
-    d: Quad = splat4(0.0)
+    high: Vec = splat(0.0)
+    low: Vec = splat(0.0)
     i: Int = 0
-    while i + QUAD <= n:
-        stop: Int = i + SHARE_QUADS * QUAD
-        if stop > n:
-            stop = n
-        q: Quad = splat4(0.0)
-        while i + QUAD <= stop:
-            v: Quad = exp_scaled(signed4(x + i * SIZE), c, k)
-            if keep:
-                store4(e + i * SIZE, v)
-            s, q = add_share(s, q, v)
-            i += QUAD
-        r, error = two_sum(r, q)
-        d = plus(d, error)
-    high, low = gather_shares(s, plus(r, d))
+    if n >= QUAD:
+        s: Quad = splat4(2.0)
+        r: Quad = splat4(0.0)
+        d: Quad = splat4(0.0)
+        while i + QUAD <= n:
+            stop: Int = i + SHARE_QUADS * QUAD
+            if stop > n:
+                stop = n
+            q: Quad = splat4(0.0)
+            while i + QUAD <= stop:
+                v: Quad = exp_scaled(signed4(x + i * SIZE), c, k)
+                if keep:
+                    store4(e + i * SIZE, v)
+                s, q = add_share(s, q, v)
+                i += QUAD
+            r, error = two_sum(r, q)
+            d = plus(d, error)
+        high, low = gather_shares(s, plus(r, d))
     while i < n:
         w: Vec = exp_scaled(signed_some(x + i * SIZE, n - i), c, k)
         if keep:
@@ -101,25 +105,29 @@ def gather_shares(s: Quad, r: Quad) -> tuple[Vec, Vec]:
 
 def shares_below(x: Address, n: Int, m: Vec, c: Vec, k: Vec) -> tuple[Vec, Vec]:
     # the sum of the shares of elements below the greatest one, m, and how many equal it
-    s: Quad = splat4(2.0)
-    r: Quad = splat4(0.0)
-    d: Quad = splat4(0.0)
-    t: Quad = splat4(0.0)
+    high: Vec = splat(0.0)
+    low: Vec = splat(0.0)
+    ties: Vec = splat(0.0)
     i: Int = 0
-    while i + QUAD <= n:
-        stop: Int = i + SHARE_QUADS * QUAD
-        if stop > n:
-            stop = n
-        q: Quad = splat4(0.0)
-        while i + QUAD <= stop:
-            v: Quad = load4(x + i * SIZE)
-            s, q = add_share(s, q, share_below(v, m, c, k))
-            t = plus(t, equal(v, m))
-            i += QUAD
-        r, error = two_sum(r, q)
-        d = plus(d, error)
-    high, low = gather_shares(s, plus(r, d))
-    ties: Vec = gather4(t)
+    if n >= QUAD:
+        s: Quad = splat4(2.0)
+        r: Quad = splat4(0.0)
+        d: Quad = splat4(0.0)
+        t: Quad = splat4(0.0)
+        while i + QUAD <= n:
+            stop: Int = i + SHARE_QUADS * QUAD
+            if stop > n:
+                stop = n
+            q: Quad = splat4(0.0)
+            while i + QUAD <= stop:
+                v: Quad = load4(x + i * SIZE)
+                s, q = add_share(s, q, share_below(v, m, c, k))
+                t = plus(t, equal(v, m))
+                i += QUAD
+            r, error = two_sum(r, q)
+            d = plus(d, error)
+        high, low = gather_shares(s, plus(r, d))
+        ties = gather4(t)
     while i < n:
         w: Vec = load_some(x + i * SIZE, n - i, -INF)
         high, low = pair_add(high, low, share_below(w, m, c, k), splat(0.0))
@@ -131,23 +139,26 @@ def shares_below(x: Address, n: Int, m: Vec, c: Vec, k: Vec) -> tuple[Vec, Vec]:
 
 def shares_without(x: Address, e: Address, n: Int, label: Int, c: Vec, k: Vec) -> Vec:
     # the sum of all shares but the label's; the shares, the label's too, go to e
-    s: Quad = splat4(2.0)
-    r: Quad = splat4(0.0)
-    d: Quad = splat4(0.0)
+    high: Vec = splat(0.0)
+    low: Vec = splat(0.0)
     i: Int = 0
-    while i + QUAD <= n:
-        stop: Int = i + SHARE_QUADS * QUAD
-        if stop > n:
-            stop = n
-        q: Quad = splat4(0.0)
-        while i + QUAD <= stop:
-            v: Quad = exp_scaled(load4(x + i * SIZE), c, k)
-            store4(e + i * SIZE, v)
-            s, q = add_share(s, q, without4(v, label - i))
-            i += QUAD
-        r, error = two_sum(r, q)
-        d = plus(d, error)
-    high, low = gather_shares(s, plus(r, d))
+    if n >= QUAD:
+        s: Quad = splat4(2.0)
+        r: Quad = splat4(0.0)
+        d: Quad = splat4(0.0)
+        while i + QUAD <= n:
+            stop: Int = i + SHARE_QUADS * QUAD
+            if stop > n:
+                stop = n
+            q: Quad = splat4(0.0)
+            while i + QUAD <= stop:
+                v: Quad = exp_scaled(load4(x + i * SIZE), c, k)
+                store4(e + i * SIZE, v)
+                s, q = add_share(s, q, without4(v, label - i))
+                i += QUAD
+            r, error = two_sum(r, q)
+            d = plus(d, error)
+        high, low = gather_shares(s, plus(r, d))
     while i < n:
         w: Vec = exp_scaled(load_some(x + i * SIZE, n - i, -INF), c, k)
         store_some(e + i * SIZE, w, n - i)
@@ -216,7 +227,8 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
             v: Vec = signed_some(x, n)
             c, k = row_shift(max_lanes(greater(v, splat(-INF))))
             e: Vec = exp_scaled(v, c, k)
-            inverse, rest = reciprocal(sum_lanes(e), splat(0.0))
+            high, low = sum_lanes_pair(e, splat(0.0))
+            inverse, rest = reciprocal(high, low)
             store_some(y, scaled(e, e, inverse, rest, rest, rest), n)
         else:
             c, k = row_shift(greatest(x, n))
@@ -244,11 +256,19 @@ def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Addr
     past: Int = flags & STREAM
     row: Int = 0
     while row < rows:
-        m: Vec = greatest(x, n)
-        c, k = row_shift(m)
-        rest, ties = shares_below(x, n, m, c, k)
-        s: Vec = log_sum_over(rest, ties, exp_scaled(m, c, k))
-        finish__log_share(x, x, y, n, m, s, s, s, past)
+        if n <= LANES:
+            v: Vec = load_some(x, n, -INF)
+            m: Vec = max_lanes(greater(v, splat(-INF)))
+            c, k = row_shift(m)
+            high, low = sum_lanes_pair(share_below(v, m, c, k), splat(0.0))
+            s: Vec = log_sum_over(plus(high, low), sum_lanes(equal(v, m)), exp_scaled(m, c, k))
+            store_some(y, log_share(v, v, m, s, s, s), n)
+        else:
+            m = greatest(x, n)
+            c, k = row_shift(m)
+            rest, ties = shares_below(x, n, m, c, k)
+            s = log_sum_over(rest, ties, exp_scaled(m, c, k))
+            finish__log_share(x, x, y, n, m, s, s, s, past)
         x += load_int(strides)
         y += load_int(strides + 8)
         row += 1
@@ -377,18 +397,30 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
                 zero: Vec = splat(0.0)
                 finish__filled(x, x, dx, n, zero, zero, zero, zero, 0)
         else:
-            m: Vec = greatest(x, n)
-            c, k = row_shift(m)
             chosen: Vec = load_value(x + label * SIZE)
+            v: Vec = splat(0.0)
+            if n <= LANES:
+                v = load_some(x, n, -INF)
+                m: Vec = max_lanes(greater(v, splat(-INF)))
+                c, k = row_shift(m)
+                v = exp_scaled(v, c, k)
+                high, low = sum_lanes_pair(without(v, label), splat(0.0))
+                rest: Vec = plus(high, low)
+            else:
+                m = greatest(x, n)
+                c, k = row_shift(m)
+                rest = shares_without(x, dx, n, label, c, k)
             share: Vec = exp_scaled(chosen, c, k)
-            rest: Vec = shares_without(x, dx, n, label, c, k)
             weight: Vec = splat(1.0)
             if weights:
                 weight = load_value(weights + label * SIZE)
             store_some(loss, scale(weight, label_loss(chosen, m, rest, share, exp_scaled(m, c, k))), 1)
             if not flags & VALUE_ONLY:
                 inverse: Vec = quotient(scale(weight, factor), plus(rest, share))
-                finish__scaled(dx, dx, dx, n, inverse, splat(0.0), c, k, 0)
+                if n <= LANES:
+                    store_some(dx, scale(v, inverse), n)
+                else:
+                    finish__scaled(dx, dx, dx, n, inverse, splat(0.0), c, k, 0)
                 store_some(dx + label * SIZE, negative_product(rest, inverse), 1)
         x += load_int(strides)
         labels += load_int(strides + 8)

@@ -26,15 +26,14 @@ def make_slots(
     def resolver(dtype: str) -> tuple[int | None, Callable[..., Any] | None, int, int, int]:
         compute = "float64" if dtype == "float64" else "float32"
         size = np.dtype(compute).itemsize * 2
-        with dispatch._lock:
-            return (
-                *dispatch.find_row_kernel(name, compute),
-                dispatch.PARALLEL_MIN_BYTES["costly"] // size,
-                dispatch.CHUNK_BYTES // size,
-                _driver.status()["stream_min"],
-            )
+        return (
+            *dispatch.find_row_kernel(name, compute),
+            dispatch.PARALLEL_MIN_BYTES["costly"] // size,
+            dispatch.CHUNK_BYTES // size,
+            _driver.status()["stream_min"],
+        )
 
-    slots = _rows.RowSlots(name, doc, nin, reduces, fill_in, fill, resolver)
+    slots = _rows.RowSlots(name, doc, nin, reduces, fill_in, fill, resolver, dispatch._lock)
     dispatch.register(slots)
     if nin and "ml_dtypes" in sys.modules:
         add_bfloat16(slots)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,8 @@ class Rows:
         padded = np.zeros((*rows, vectors * self.lanes), self.dtype)
         padded[..., :n] = shares
         padded = padded.reshape(*rows, vectors, self.lanes)
+        if quads == 0:
+            return self.lanes_pair(*self.vectors_pair(padded, np.zeros((2, *rows, self.lanes), self.dtype), 0))
         s = np.full((*rows, 4, self.lanes), 2, self.dtype)
         r = np.zeros_like(s)
         d = np.zeros_like(s)
@@ -78,12 +80,25 @@ class Rows:
         first = self.call("pair_add", h[..., 0, :], r[..., 0, :], h[..., 1, :], r[..., 1, :])
         second = self.call("pair_add", h[..., 2, :], r[..., 2, :], h[..., 3, :], r[..., 3, :])
         pair = self.call("pair_add", *first, *second)
-        for i in range(4 * quads, vectors):
+        return self.lanes_pair(*self.vectors_pair(padded, pair, 4 * quads))
+
+    def vectors_pair(self, padded: Any, pair: Any, start: int) -> Any:
+        for i in range(start, padded.shape[-2]):
             pair = self.call("pair_add", *pair, padded[..., i, :], np.zeros_like(pair[0]))
-        while pair[0].shape[-1] > 1:
-            half = pair[0].shape[-1] // 2
-            pair = self.call("pair_add", *(v[..., :half] for v in pair), *(v[..., half:] for v in pair))
         return pair
+
+    def lanes_pair(self, high: Any, low: Any) -> tuple[Any, Any]:
+        if self.dtype == np.float32:
+            wide = high.astype(np.float64) + low.astype(np.float64)
+            while wide.shape[-1] > 1:
+                half = wide.shape[-1] // 2
+                wide = wide[..., :half] + wide[..., half:]
+            upper = wide.astype(np.float32)
+            return upper, (wide - upper.astype(np.float64)).astype(np.float32)
+        while high.shape[-1] > 1:
+            half = high.shape[-1] // 2
+            high, low = self.call("pair_add", *(v[..., part] for part in (np.s_[:half], np.s_[half:]) for v in (high, low)))
+        return high, low
 
     def greatest(self, x: Any) -> Any:
         return np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf).astype(self.dtype, copy=False)
@@ -102,11 +117,7 @@ class Rows:
         x = self.sign * x
         c, k = self.call("row_shift", self.greatest(x))
         shares = self.call("exp_scaled", x, c, k)
-        if x.shape[-1] <= self.lanes:
-            high = self.total(shares)
-            low = np.zeros_like(high)
-        else:
-            high, low = self.total_of_shares(shares)
+        high, low = self.total_of_shares(shares)
         inverse, rest = self.call("reciprocal", high, low)
         return self.call("scaled", shares, None, inverse, rest, None, None)
 
@@ -205,7 +216,7 @@ class Rows:
                 dx.reshape(-1)[...] = self.call("sigmoid_loss_grad", *args) * self.constant(factor)
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel(name: str, dtype: str) -> Callable[..., Any]:
     """A function over the last axis of arrays of `dtype`."""
     function, sign = KERNELS[name]

@@ -75,6 +75,8 @@ class Vectors:
         return builder.shuffle_vector(v, ir.Constant(self.type, ir.Undefined), order)
 
     def across_pair(self, builder: ir.IRBuilder, high: ir.Value, low: ir.Value) -> list[ir.Value]:
+        if self.dtype == "float32":
+            return self.across_wide(builder, high, low)
         emit = self.emitter(builder)
         pair_add = bind_rows(emit.primitives(), self.dtype)["pair_add"]
         pair = [high, low]
@@ -84,6 +86,30 @@ class Vectors:
             pair = [v.ir for v in pair_add(*(Value(emit, v) for v in both))]
             step //= 2
         return pair
+
+    def across_wide(self, builder: ir.IRBuilder, high: ir.Value, low: ir.Value) -> list[ir.Value]:
+        half = self.lanes // 2
+        wide = ir.VectorType(ir.DoubleType(), half)
+
+        def shuffled(v: ir.Value, order: Any) -> ir.Value:
+            numbers = [i % v.type.count for i in order]
+            return builder.shuffle_vector(
+                v, ir.Constant(v.type, ir.Undefined), ir.Constant(ir.VectorType(I32, len(numbers)), numbers)
+            )
+
+        def widened(start: int) -> ir.Value:
+            a, b = (builder.fpext(shuffled(v, range(start, start + half)), wide) for v in (high, low))
+            return builder.fadd(a, b)
+
+        total = builder.fadd(widened(0), widened(half))
+        step = half // 2
+        while step:
+            total = builder.fadd(total, shuffled(total, [i ^ step for i in range(half)]))
+            step //= 2
+        narrow = ir.VectorType(ir.FloatType(), half)
+        upper = builder.fptrunc(total, narrow)
+        lower = builder.fptrunc(builder.fsub(total, builder.fpext(upper, wide)), narrow)
+        return [shuffled(v, range(self.lanes)) for v in (upper, lower)]
 
     def tree(self, builder: ir.IRBuilder, quad: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
         emit = self.emitter(builder)
