@@ -11,7 +11,7 @@ array([0., 0., 0., 1., 1.], dtype=float32)
 NumPy only; Numba is imported when a kernel is first needed and is not on disk yet.
 """
 
-from fastact import dispatch, ufuncs
+from fastact import dispatch, ufuncs  # noqa: F401 - pickle looks for ufuncs in loaded modules
 from fastact._version import __version__
 from fastact.activation import Activation, activations, get
 from fastact.dispatch import explain, get_num_threads, set_num_threads, use_backend, warmup
@@ -122,7 +122,6 @@ __all__ = [
     "tanh",
     "tanh_shrink",
     "threshold",
-    "ufuncs",
     "use_backend",
     "warmup",
 ]
