@@ -138,12 +138,14 @@ def level_extensions(folder: Path, package: str) -> list[Extension]:
     cythonize([Extension("_aot", [str(folder / "_aot.pyx")])], quiet=True)
     for level in levels():
         _write(folder / f"{level}.c", _level_source(level))
+    package_folder = os.path.relpath(PACKAGE)
+    headers = [os.path.join(package_folder, name) for name in ("_aot_simd.h", "_aot_rows.h")]
     return [
         Extension(
             package + level,
             [str(folder / f"{level}.c")],
-            include_dirs=[str(PACKAGE), str(folder)],
-            depends=[str(folder / "_aot.c"), str(PACKAGE / "_aot_simd.h")],
+            include_dirs=[package_folder, str(folder)],
+            depends=[str(folder / "_aot.c"), *headers],
             extra_compile_args=flags,
             optional=True,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fastact as fa
-from fastact import render
+from fastact import render, render_rows
 
 GOLDEN = Path(__file__).parent / "golden"
 PRIMITIVES = render.arities(Path(fa.__file__).parent / "primitives.py")
@@ -34,6 +34,45 @@ def test_golden():
 def golden() -> str:
     formulas = render.parse(GOLDEN / "formulas.py", relative_to=GOLDEN)
     return render.render_module(SOFT_STEP, {"f32": formulas, "f64": formulas}, PRIMITIVES, ["float32", "bfloat16"])
+
+
+def test_golden_rows():
+    assert golden_rows() == (GOLDEN / "row_kernels.pyx").read_text(encoding="utf-8")
+
+
+def golden_rows() -> str:
+    formulas = render.parse(GOLDEN / "formulas.py", relative_to=GOLDEN)
+    module = render_rows.parse(GOLDEN / "row_kernels.py", relative_to=GOLDEN)
+    rows = render_rows.render_rows({"sums": ("kernel", 1), "negated": ("kernel", -1)}, module, formulas)
+    return "\n".join([rows.texts["f32"], *map(str, rows.roots["f32"]), *map(str, rows.table)]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("v = x", "v has no type"),
+        ("v: Vec = x", "Address in the place of Vec"),
+        ("v: Float = 1.0", "not a type"),
+        ("v: Vec = load(x) + load(x)", "Vec in the place of Int"),
+        ("v: Vec = -load(x)", "business of formulas"),
+        ("v: Vec = load4(x)", "Quad in the place of Vec"),
+        ("v: Vec = load(x, n)", "load takes 1 arguments"),
+        ("v: Vec = sine(x)", "sine is neither"),
+        ("v: Vec = add(load(x))", "add takes 2"),
+        ("v: Int = unknown", "'unknown' is not known"),
+        ("for i in x: pass", "For is not part"),
+        ("v: Int = x ** 2", "BinOp is not part"),
+        ("x + 1", "not a call"),
+        ("x = y = n", "names take"),
+    ],
+)
+def test_refuses_in_a_row_kernel(tmp_path, line, what):
+    path = tmp_path / "row_kernels.py"
+    path.write_text(f"VECTOR = 64\n\n\ndef kernel(x: Address, n: Int) -> None:\n    {line}\n", encoding="utf-8")
+    formulas = render.parse(GOLDEN / "formulas.py")
+    with pytest.raises(render.GrammarError, match=rf"^{path}:5: ") as caught:
+        render_rows.render_rows({"kernel": ("kernel", 1)}, render_rows.parse(path), formulas)
+    assert what in str(caught.value)
 
 
 def test_primitives_are_those_of_the_grammar():
@@ -149,3 +188,4 @@ def test_needs_only_the_standard_library():
 
 if __name__ == "__main__":
     (GOLDEN / "formulas.pyx").write_text(golden(), encoding="utf-8")
+    (GOLDEN / "row_kernels.pyx").write_text(golden_rows(), encoding="utf-8")

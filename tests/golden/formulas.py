@@ -13,6 +13,12 @@ def two_sum(a, b):
     return s, (a - (s - t)) + (b - t)
 
 
+def pair_sum(a, b):
+    """two_sum under another name"""
+    s, e = two_sum(a, b)
+    return s, e
+
+
 def two_sum_error(a, b):
     """The e of two_sum, through names assigned twice."""
     e = b

@@ -1,6 +1,6 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True, emit_code_comments=False
 # rendered by fastact/render.py; not to be edited
-from libc.stdint cimport int64_t, uint16_t
+from libc.stdint cimport int64_t, intptr_t, uint16_t
 
 cdef extern from '_aot_simd.h' nogil:
     const char *FASTACT_ISA
@@ -281,6 +281,8 @@ cdef dict _ADDRESSES = {
     ("sum", "value_and_grad", "float32"): <size_t>&sum_value_and_grad_f32,
     ("sum", "value_and_grad", "bfloat16"): <size_t>&sum_value_and_grad_bf16,
 }
+cdef dict _ROW_ADDRESSES = {
+}
 
 
 def isa():
@@ -291,3 +293,8 @@ def isa():
 def address(op, kind, dtype):
     """The address of a kernel, or None where there is none."""
     return _ADDRESSES.get((op, kind, dtype))
+
+
+def row_address(name, dtype):
+    """The address of a row kernel, or None where there is none."""
+    return _ROW_ADDRESSES.get((name, dtype))
