@@ -28,8 +28,8 @@ class FastMLPClassifier(MLPClassifier):
 
 
 (x, labels), (test_x, test_labels) = load_digits()
-for activation in ("elu", "selu", "softplus"):
-    network = FastMLPClassifier((64, 64), activation=activation, max_iter=60, n_iter_no_change=60, random_state=0)
+for activation in ("elu", "selu"):
+    network = FastMLPClassifier((64, 64), activation=activation, tol=1e-2, random_state=0)
     model = make_pipeline(StandardScaler(), network)
     accuracy = model.fit(x, labels).score(test_x, test_labels)
     print(f"{activation:8}  test accuracy {accuracy:.3f}")

@@ -10,11 +10,11 @@ import numpy as np
 import fastact as fa
 
 rng = np.random.default_rng(0)
-x = np.linspace(-3, 3, 512, dtype=np.float32)[:, np.newaxis]
+x = np.linspace(-3, 3, 256, dtype=np.float32)[:, np.newaxis]
 target = np.sin(2 * x) + 0.3 * x
 
 # He initialisation: variance 2/fan_in keeps the signal's size from layer to layer
-sizes = [1, 64, 64, 1]
+sizes = [1, 32, 32, 1]
 weights = [rng.standard_normal((m, n), np.float32) * np.sqrt(2 / m, dtype=np.float32) for m, n in pairwise(sizes)]
 biases = [np.zeros(n, np.float32) for n in sizes[1:]]
 velocity = [np.zeros_like(p) for p in (*weights, *biases)]
@@ -40,11 +40,11 @@ def mean_squared_error_and_gradient():
     return float(np.mean(error**2)), (*dweights, *dbiases)
 
 
-for step in range(2001):
+for step in range(4001):
     loss, gradients = mean_squared_error_and_gradient()
     for p, v, g in zip((*weights, *biases), velocity, gradients):
         v *= 0.9
         v -= 0.01 * g
         p += v
-    if step % 500 == 0:
+    if step % 1000 == 0:
         print(f"step {step:4}  mean squared error {loss:.5f}")
