@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import errors, types
+from numba.core import cgutils, errors, types
 from numba.core.imputils import impl_ret_new_ref
 from numba.core.targetconfig import ConfigStack
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, Signature, infer_getattr, signature
 from numba.extending import (
     NativeValue,
+    intrinsic,
     lower_builtin,
     lower_getattr_generic,
     models,
@@ -30,11 +31,14 @@ from numba.extending import (
     unbox,
 )
 
+from fastact import rows
 from fastact.activation import Activation, Method, PreluBackward, activations
 from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
+from fastact.backends.numba_cpu.rows import SIGNATURE, kernel_function
 from fastact.backends.numba_cpu.simd import host_target
 from fastact.bind import bind
 from fastact.kinds import KINDS, body, kinds_of
+from fastact.rows import RowFunction, RowMethod
 
 ARRAYS = {
     "forward": ("x",),
@@ -304,12 +308,166 @@ def _pair_loop(f: Method, dtype: types.Type, dense: bool, transpose: bool) -> Ca
     return over_transposed if transpose else over_memory if dense else over_elements
 
 
+# ---- rows
+
+
+class RowType(types.Function):
+    """Numba's type of one `RowMethod`; it has that one value."""
+
+    def __init__(self, method: RowMethod) -> None:
+        self.method = method
+        super().__init__(type("Template", (_RowTemplate,), {"key": method, "method": method}))
+
+    def __reduce__(self) -> Any:
+        return row_type, (self.method,)
+
+
+@cache
+def row_type(method: RowMethod) -> RowType:
+    """Numba's type of a `RowMethod`."""
+    return RowType(method)
+
+
+class _RowTemplate(AbstractTemplate):
+    method: RowMethod
+
+    def generic(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Signature | None:
+        name = self.method.name
+        try:
+            bound = _row_signature(self.method).bind(*args, **kws).arguments
+        except TypeError as error:
+            raise errors.TypingError(f"{name}: {error}") from error
+        axis = bound.pop("axis", None)
+        given = list(bound.values())
+        ndim = given[0].ndim if isinstance(given[0], types.Array) else 0
+        dtype = _computing(given)
+        if dtype is None or not ndim or any(not isinstance(t, types.Array) or t.ndim != ndim for t in given):
+            raise errors.TypingError(
+                f"{name} takes arrays of float32, float64, integers or booleans, of one or more dimensions, "
+                f"not ({', '.join(map(str, given))})"
+            )
+        if axis is not None and not isinstance(axis, types.IntegerLiteral):
+            raise errors.RequireLiteralValue(f"{name}: axis must be a literal")
+        if axis is not None and axis.literal_value not in (-1, ndim - 1):
+            raise errors.TypingError(f"{name}: in nopython mode the axis is the last one")
+        if not self.method._reduces:
+            result = types.Array(dtype, ndim, "C")
+        else:
+            result = types.Array(dtype, ndim - 1, "C") if ndim > 1 else dtype
+        full = given if axis is None else [*given, axis]
+        return signature(result, *full).replace(pysig=_row_signature(self.method) if axis is not None else None)
+
+
+@cache
+def _row_signature(method: RowMethod) -> inspect.Signature:
+    P = inspect.Parameter
+    arrays = ("x",) if method._nin == 1 else ("dy", "y")
+    return inspect.Signature(
+        [*(P(n, P.POSITIONAL_ONLY) for n in arrays), P("axis", P.POSITIONAL_OR_KEYWORD, default=-1)]
+    )
+
+
+def _lower_rows(method: RowMethod) -> Callable[..., Any]:
+    def lower(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
+        dtype = sig.return_type.dtype if isinstance(sig.return_type, types.Array) else sig.return_type
+        arrays = sig.args[: method._nin]
+        over = _rows(method, arrays, dtype)
+        made = _compile(context, builder, over, signature(sig.return_type, *arrays), args[: method._nin])
+        return impl_ret_new_ref(context, builder, sig.return_type, made)
+
+    return lower
+
+
+@cache
+def _rows(method: RowMethod, arrays: tuple[types.Type, ...], dtype: types.Type) -> Callable[..., Any]:
+    """The function over arrays of these types; always the same one, for Numba compiles it once."""
+    kernel = kernel_function(method._kernel, str(dtype))
+    # Numba tells compiled functions apart by their code, which all dtypes share
+    kernel.__code__ = kernel.__code__.replace(co_name=kernel.__name__)
+    run = _row_intrinsic(kernel, dtype)
+    dense = all(a.layout == "C" and a.dtype == dtype for a in arrays)
+    shapes_differ = f"{method.name}: dy and y must have the same shape"
+
+    @register_jitable
+    def contiguous(x):  # type: ignore[no-untyped-def]
+        if dense:
+            return x
+        copy = np.empty(x.shape, dtype)
+        copy[...] = x
+        return copy
+
+    def forward(x):  # type: ignore[no-untyped-def]
+        x = contiguous(x)
+        out = np.empty(x.shape, dtype)
+        if x.size:
+            run(x, out, out)
+        return out
+
+    def backward(dy, y):  # type: ignore[no-untyped-def]
+        if dy.shape != y.shape:
+            raise ValueError(shapes_differ)
+        dy, y = contiguous(dy), contiguous(y)
+        out = np.empty(y.shape, dtype)
+        if y.size:
+            run(dy, y, out)
+        return out
+
+    @register_jitable
+    def reduction(x):  # type: ignore[no-untyped-def]
+        x = contiguous(x)
+        out = np.full(x.shape[:-1], -np.inf, dtype)
+        if x.size:
+            run(x, out, out)
+        return out
+
+    def reduction_of_row(x):  # type: ignore[no-untyped-def]
+        return reduction(contiguous(x).reshape(1, x.size))[0]
+
+    if method._reduces:
+        return reduction_of_row if arrays[0].ndim == 1 else reduction
+    return forward if method._nin == 1 else backward
+
+
+def _row_intrinsic(kernel: Any, dtype: types.Type) -> Any:
+    @intrinsic
+    def run(typingctx: Any, first: Any, second: Any, third: Any) -> Any:
+        """Call a row kernel (docs/design.md, 'Row kernels') on contiguous arrays; the first one has its rows."""
+        i64 = ir.IntType(64)
+        size = ir.Constant(i64, dtype.bitwidth // 8)
+
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
+            arrays = [context.make_array(t)(context, builder, a) for t, a in zip(sig.args, args)]
+            shape = cgutils.unpack_tuple(builder, arrays[0].shape)
+            rows, n = ir.Constant(i64, 1), shape[-1]
+            for extent in shape[:-1]:
+                rows = builder.mul(rows, extent)
+            # a reduction's output has one element for a row
+            strides = [builder.mul(size, n) if t.ndim == first.ndim else size for t in sig.args]
+            data = [builder.ptrtoint(a.data, i64) for a in arrays]
+            tables = []
+            for values in (data, strides):
+                table = cgutils.alloca_once(builder, ir.ArrayType(i64, 3))
+                for j, value in enumerate(values):
+                    builder.store(value, cgutils.gep_inbounds(builder, table, 0, j))
+                tables.append(builder.ptrtoint(table, i64))
+            zero = ir.Constant(i64, 0)
+            _compile(context, builder, kernel, SIGNATURE, (*tables, rows, n, zero, zero))
+            return context.get_dummy_value()
+
+        return types.void(first, second, third), codegen
+
+    return run
+
+
 # ---- registration
 
 
 @register_model(MethodType)
 class _MethodModel(models.OpaqueModel):
     pass
+
+
+register_model(RowType)(_MethodModel)
 
 
 @infer_getattr
@@ -325,11 +483,21 @@ class _MethodAttributes(AttributeTemplate):
             raise errors.TypingError(str(error)) from error
 
 
+@infer_getattr
+class _RowAttributes(AttributeTemplate):
+    key = RowType
+
+    def resolve_backward(self, type_: RowType) -> types.Type | None:
+        return row_type(type_.method.backward) if isinstance(type_.method, RowFunction) else None
+
+
+@lower_getattr_generic(RowType)
 @lower_getattr_generic(MethodType)
 def _get_method(context: Any, builder: ir.IRBuilder, type_: types.Type, value: Any, attr: str) -> Any:
     return context.get_dummy_value()
 
 
+@unbox(RowType)
 @unbox(MethodType)
 def _unbox_method(type_: types.Type, value: Any, c: Any) -> NativeValue:
     return NativeValue(c.context.get_dummy_value())
@@ -340,10 +508,19 @@ def init() -> None:
     """Teach Numba fastact's types; called by Numba."""
 
     @typeof_impl.register(Method)
-    def typeof(method: Method, c: Any) -> MethodType:
+    def typeof_method(method: Method, c: Any) -> MethodType:
         return numba_type(method)
+
+    @typeof_impl.register(RowMethod)
+    def typeof_row_method(method: RowMethod, c: Any) -> RowType:
+        return row_type(method)
 
     for activation in activations.values():
         for kind in kinds_of(activation.op):
             method = activation if kind == "forward" else getattr(activation, kind)
             lower_builtin(method, types.VarArg(types.Any))(_lower(method))
+    for function in vars(rows).values():
+        if isinstance(function, RowMethod):
+            for each in (function, getattr(function, "backward", None)):
+                if each is not None:
+                    lower_builtin(each, types.VarArg(types.Any))(_lower_rows(each))

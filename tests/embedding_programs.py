@@ -1,16 +1,17 @@
 """What test_threads.py runs in processes of their own: `python embedding_programs.py SITUATION …` prints one JSON line.
 
-A situation is a function that returns None, or a string that says what was wrong. Functions that other processes call
-are at the top level, for pickle.
+A situation is a function that returns None, or a string that says what was wrong; its docstring is its row in
+docs/embedding.md: situation, then what happens. Functions that other processes call are at the top level, for pickle.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import sys
-import threading
+import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -92,7 +93,10 @@ def in_child(function) -> str | None:
 
 
 def python_threads(calls: int = 2000) -> str | None:
-    """8 Python threads, `calls` each, of all sizes."""
+    """8 Python threads, 2,000 calls each of 1 to 150,000 elements
+
+    every result right; the threads share one set of workers
+    """
     sizes = (1, 17, 1000, 30_000)
     want = {n: results(BIG[: n * 3]) for n in sizes}
     big = BIG[:150_000]
@@ -133,37 +137,53 @@ def python_threads(calls: int = 2000) -> str | None:
 
 
 def os_fork() -> str | None:
-    """A child, and a child of it, of a process whose workers are up."""
+    """`os.fork` after parallel calls, and again in the child
+
+    child, grandchild and parent compute in parallel; each forked process starts workers of its own
+    """
     return check_here() or in_child(lambda: check_here() or in_child(check_here)) or check_here()
 
 
 def multiprocessing_fork() -> str | None:
+    """`multiprocessing`, start method fork, after parallel calls
+
+    as `os.fork`
+    """
     check_here()
     with get_context("fork").Pool(2) as pool:
         return compare(pool.map_async(check_sums, [1.0, 2.0, 3.0, 4.0]).get(60)) or check_here()
 
 
 def futures_forkserver() -> str | None:
+    """`concurrent.futures.ProcessPoolExecutor`, start method forkserver
+
+    right; each process has workers of its own
+    """
     check_here()
     with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
         return compare(pool.map(check_sums, [1.0, 2.0, 3.0, 4.0], timeout=60)) or check_here()
 
 
-def joblib_loky() -> str | None:
+def joblib_backends() -> str | None:
+    """joblib, backends loky and threading
+
+    right; loky hands its processes `OMP_NUM_THREADS`, which holds unless `FASTACT_NUM_THREADS` is set
+    """
     import joblib
 
-    found = joblib.Parallel(n_jobs=2, timeout=60)(joblib.delayed(loky_sums)(s) for s in (1.0, 2.0, 3.0, 4.0))
-    return compare(found) or compare(
-        joblib.Parallel(n_jobs=2, backend="threading")(joblib.delayed(check_sums)(s) for s in (1.0, 2.0))
-    )
-
-
-def loky_sums(scale: float) -> tuple[list[float], str | None]:
-    # loky gives each of its processes its share of the cores, by OMP_NUM_THREADS
-    return check_sums(scale)
+    for backend in ("loky", "threading"):
+        parallel = joblib.Parallel(n_jobs=2, backend=backend, timeout=60)
+        wrong = compare(parallel(joblib.delayed(check_sums)(scale) for scale in (1.0, 2.0, 3.0, 4.0)))
+        if wrong:
+            return f"{backend}: {wrong}"
+    return None
 
 
 def dask_cluster() -> str | None:
+    """Dask `LocalCluster`, 2 workers × 2 threads: `fa.gelu`, its backward and the gufunc `fa.softmax` on a Dask array
+
+    right; Dask hands its workers `OMP_NUM_THREADS=1`, which holds unless `FASTACT_NUM_THREADS` is set
+    """
     import dask.array as da
     from distributed import Client, LocalCluster
 
@@ -188,7 +208,10 @@ def worker_state() -> int:
 
 
 def prange_objmode() -> str | None:
-    """fastact called back from within another library's parallel region."""
+    """In the caller's `prange`, in `objmode`
+
+    right; iterations run in turn, as Python code must, and each call uses the workers
+    """
     import numba
 
     x, want = BIG, fa.gelu(BIG)
@@ -211,7 +234,10 @@ def prange_objmode() -> str | None:
 
 
 def prange_njit() -> str | None:
-    """fastact's nopython form in the body of a prange, on scalars and on arrays."""
+    """In the caller's `prange`, in nopython mode, on scalars and on arrays
+
+    right; runs in Numba's threads and starts none
+    """
     import numba
 
     from fastact import _numba_extension
@@ -239,7 +265,10 @@ def prange_njit() -> str | None:
 
 
 def threadpoolctl_limits() -> str | None:
-    """`threadpoolctl` sees the OpenMP runtime that the driver asks for its limits."""
+    """`threadpoolctl.threadpool_limits(1)`
+
+    calls run in the calling thread until the limit is lifted
+    """
     from threadpoolctl import threadpool_limits
 
     before = fa.get_num_threads()
@@ -247,30 +276,52 @@ def threadpoolctl_limits() -> str | None:
     with threadpool_limits(1):
         if fa.get_num_threads() != 1:
             return f"{fa.get_num_threads()} threads under a limit of 1"
-        # workers that take part show as CPU time of threads that are not this one
         if not np.array_equal(fa.gelu(BIG), want):
             return "wrong result"
     return None if fa.get_num_threads() == before else f"{fa.get_num_threads()} threads after the limit was lifted"
 
 
-def thread_count() -> str | None:
-    """How many threads a call uses that has many tasks; printed for the test."""
-    for _ in range(50):
+def threads_used() -> int:
+    """How many threads a process ends up with that has enough to do for more."""
+    before = system_threads()
+    for _ in range(20):
         results(BIG)
-    return f"{fa.get_num_threads()} asked for, {1 + _driver.status()['workers']} ran"
+    assert system_threads() - before <= _driver.status()["workers"]
+    return 1 + int(_driver.status()["workers"])
+
+
+def threads_used_in_loky() -> int:
+    import joblib
+
+    return max(joblib.Parallel(n_jobs=2, backend="loky", timeout=60)(joblib.delayed(threads_used)() for _ in range(4)))
+
+
+SITUATIONS = (
+    python_threads,
+    os_fork,
+    multiprocessing_fork,
+    futures_forkserver,
+    joblib_backends,
+    dask_cluster,
+    prange_objmode,
+    prange_njit,
+    threadpoolctl_limits,
+)
 
 
 if __name__ == "__main__":
     # a hang shows where it hangs
-    import faulthandler
-
-    faulthandler.dump_traceback_later(240, exit=True)
+    faulthandler.dump_traceback_later(200, exit=True)
+    if sys.argv[1].startswith("threads_used"):
+        print(globals()[sys.argv[1]]())
+        sys.exit()
     WANT = results(BIG)
-    said = {}
+    said: dict[str, str | None] = {}
     for name in sys.argv[1:]:
+        start = time.perf_counter()
         try:
-            said[name] = globals()[name]()
+            said[name] = said.get(name) or globals()[name]()
         except Exception:
             said[name] = traceback.format_exc()
-        print(name, "done", system_threads(), threading.active_count(), file=sys.stderr)
+        print(f"{name} {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
     print(json.dumps(said))
