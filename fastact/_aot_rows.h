@@ -321,4 +321,25 @@ FASTACT_INLINE vec_f64 swap_f64(vec_f64 w, int step) {
 FASTACT_ROWS(f32, float)
 FASTACT_ROWS(f64, double)
 
+/* part j of lanes 0 to 7 (half = 0) or 8 to 15 (half = 1) in float64 */
+#if LANES_f32 == 16
+#define WIDE(w, j, half)                                                                                             \
+    _mm512_cvtps_pd(half ? _mm512_extractf32x8_ps((w).v[0], 1) : _mm512_castps512_ps256((w).v[0]))
+#elif LANES_f32 == 8
+#define WIDE(w, j, half) _mm256_cvtps_pd(_mm256_extractf128_ps((w).v[half], j))
+#elif LANES_f32 == 4
+#define WIDE(w, j, half)                                                                                             \
+    _mm_cvtps_pd((j) % 2 ? _mm_movehl_ps((w).v[2 * half + (j) / 2], (w).v[2 * half + (j) / 2])                       \
+                         : (w).v[2 * half + (j) / 2])
+#else
+#define WIDE(w, j, half) (double)(w).v[8 * half + (j)]
+#endif
+#define ADD_WIDE(j, r, a, b) (r).v[j] = (WIDE(a, j, 0) + WIDE(b, j, 0)) + (WIDE(a, j, 1) + WIDE(b, j, 1));
+FASTACT_INLINE void sum_lanes_pair_f32(vec_f32 high, vec_f32 low, vec_f32 *upper, vec_f32 *lower) {
+    vec_f64 wide = MAP_vec_f64(ADD_WIDE, high, low);
+    double sum = FIRST_f64(sum_lanes_f64(wide).v[0]);
+    *upper = splat_f32(sum);
+    *lower = splat_f32(sum - (double)(float)sum);
+}
+
 #endif

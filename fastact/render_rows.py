@@ -289,7 +289,7 @@ class _Function:
             name = self.instance.each
         if name in self.formulas:
             return self.formula(node, name, outs)
-        if name == "sum_lanes_pair":
+        if name == "sum_lanes_pair" and self.compute == "f64":
             self.maps.append(("pair_add", VEC))
         template, _, each = name.partition("__")
         if template in self.module.functions:
@@ -344,14 +344,12 @@ def render_maps(maps: Sequence[tuple[str, str]], formulas: Mapping[str, Formula]
             yield f"{head}\n    PAIR{len(names)}_{vector}({inner}, {', '.join(names + outs)})\n"
 
 
-def _sum_lanes_pair(module: Module, compute: str) -> str:
-    vector = f"vec_{compute}"
-    step = module.constants["VECTOR"] // SIZES[compute] // 2
-    arguments = f"{vector} a, {vector} b, {vector} *out0, {vector} *out1"
-    lines = [f"cdef inline void sum_lanes_pair_{compute}({arguments}) noexcept nogil:"]
+def _sum_lanes_pair_f64(module: Module) -> str:
+    """`sum_lanes_pair` by the formula `pair_add`; that of float32 is in ``_aot_rows.h``."""
+    step = module.constants["VECTOR"] // SIZES["f64"] // 2
+    lines = ["cdef inline void sum_lanes_pair_f64(vec_f64 a, vec_f64 b, vec_f64 *out0, vec_f64 *out1) noexcept nogil:"]
     while step:
-        swapped = f"swap_{compute}(a, {step}), swap_{compute}(b, {step})"
-        lines.append(f"each_pair_add_{vector}(a, b, {swapped}, &a, &b)")
+        lines.append(f"each_pair_add_vec_f64(a, b, swap_f64(a, {step}), swap_f64(b, {step}), &a, &b)")
         step //= 2
     return "\n    ".join([*lines, "out0[0] = a", "out1[0] = b"]) + "\n"
 
@@ -378,6 +376,7 @@ def render_declarations() -> str:
             for vector in (types[VEC], types[QUAD]):
                 vectors = ", ".join([vector] * n + [f"{vector} *"] * 2)
                 lines.append(f"    void PAIR{n}_{vector}(pair{n}_{c} f, {vectors})")
+    lines.append("    void sum_lanes_pair_f32(vec_f32 high, vec_f32 low, vec_f32 *upper, vec_f32 *lower)")
     return "\n".join(lines) + "\n"
 
 
@@ -405,7 +404,7 @@ def render_rows(kernels: Mapping[str, tuple[str, int]], module: Module, formulas
             _visit(instance, module, formulas, compute, done, maps)
             table.append((name, dtype, instance.name(compute)))
         roots[compute] = list(dict.fromkeys(f"row_{name}" for name, _ in maps))
-        across = [_sum_lanes_pair(module, compute)] if ("pair_add", VEC) in maps else []
+        across = [_sum_lanes_pair_f64(module)] if compute == "f64" and ("pair_add", VEC) in maps else []
         texts[compute] = "\n".join([*render_maps(maps, formulas, compute), *across, *done.values()])
     return Rows(render_declarations(), roots, texts, table)
 
