@@ -8,6 +8,8 @@ two runs share all code except three functions (class `Functions`): the activati
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +30,7 @@ class Functions(NamedTuple):
     """What a run computes with."""
 
     name: str
+    source: str  # how the activation is computed
     forward: Callable[[Array, Array], Any]  # (z, y): y = f(z)
     backward: Callable[[Array, Array, Array], Any]  # (dy, z, y): dy *= f'(z); z and y may be overwritten
     loss: Callable[[Array, NDArray[np.intp]], float]  # (logits, labels): mean cross-entropy; logits become its gradient
@@ -56,7 +59,7 @@ def fastact_functions(name: str) -> Functions:
         value, _ = fa.softmax_cross_entropy.value_and_grad(logits, labels, out=logits)
         return float(value)
 
-    return Functions(f.name, forward, backward, loss)
+    return Functions(f.name, "fastact", forward, backward, loss)
 
 
 def relu(z: Array, y: Array) -> None:
@@ -138,6 +141,26 @@ def softplus_backward(dy: Array, z: Array, y: Array) -> None:
     dy *= y
 
 
+def gelu(z: Array, y: Array) -> None:
+    from scipy.special import ndtr
+
+    ndtr(z, out=y)
+    y *= z
+
+
+def gelu_backward(dy: Array, z: Array, y: Array) -> None:
+    from scipy.special import ndtr
+
+    np.square(z, out=y)  # Phi(z) + z·phi(z)
+    y *= -0.5
+    np.exp(y, out=y)
+    y *= z
+    y *= 0.3989422804014327
+    ndtr(z, out=z)
+    y += z
+    dy *= y
+
+
 def softmax_cross_entropy(logits: Array, labels: NDArray[np.intp]) -> float:
     rows = np.arange(len(labels))
     logits -= logits.max(axis=1, keepdims=True)
@@ -165,7 +188,11 @@ PLAIN_NUMPY = {
 def numpy_functions(name: str) -> Functions:
     """The functions of a run with plain NumPy; where this file has none of its own, textbook definitions."""
     if name in PLAIN_NUMPY:
-        return Functions(name, *PLAIN_NUMPY[name], softmax_cross_entropy)
+        return Functions(name, "whole-array steps, in place", *PLAIN_NUMPY[name], softmax_cross_entropy)
+    if name == "gelu" and importlib.util.find_spec("scipy") is not None:  # NumPy has no erf
+        return Functions(
+            name, "whole-array steps and SciPy's ndtr, in place", gelu, gelu_backward, softmax_cross_entropy
+        )
     from fastact._truth import TRUTH
     from fastact.table import OPS
 
@@ -178,7 +205,7 @@ def numpy_functions(name: str) -> Functions:
     def backward(dy: Array, z: Array, y: Array) -> None:
         dy *= truth.derivative(z, **parameters)
 
-    return Functions(name, forward, backward, softmax_cross_entropy)
+    return Functions(name, "its textbook formula on whole arrays", forward, backward, softmax_cross_entropy)
 
 
 class Stopwatch:
@@ -428,30 +455,26 @@ def train_epoch(
 SATURATED, DEAD = 0.05, 1e-3
 
 
-def statistics(network: Network, x: Array) -> list[dict[str, float]]:
-    """How well gradients pass each activation, over all images.
+def statistics(network: Network, x: Array, labels: NDArray[np.intp], batch_size: int) -> list[dict[str, float]]:
+    """How well gradients pass each activation.
 
-    An output is saturated where abs(f') < 0.05; a unit is dead where abs(f') < 0.001 for every image. The gradient
-    norm is that of the layer's kernel in the last batch.
+    Over all images: an output is saturated where abs(f') < 0.05; a unit is dead where abs(f') < 0.001 for every image.
+    The gradient norm is that of the layer's kernel for the first `batch_size` images.
     """
+    probe = copy.deepcopy(network)  # a pass in training mode moves the averages of batch normalisation
+    probe.loss_and_gradient(x[:batch_size], labels[:batch_size])
     report = []
-    for layer in network.layers:
+    for layer in probe.layers:
         y = layer.predict(x)
         if isinstance(layer, Dense):
-            gradient_norm = float(np.linalg.norm(layer.gradient[0]))
+            report.append({"gradient_norm": float(np.linalg.norm(layer.gradient[0]))})
         if isinstance(layer, Activation):
             slope = np.ones_like(y)
             layer.functions.backward(slope, x.copy(), y.copy())
             np.abs(slope, out=slope)
-            report.append(
-                {
-                    "dead": float((slope < DEAD).all(axis=0).mean()),
-                    "saturated": float((slope < SATURATED).mean()),
-                    "gradient_norm": gradient_norm,
-                }
-            )
+            report[-1]["dead"] = float((slope < DEAD).all(axis=0).mean())
+            report[-1]["saturated"] = float((slope < SATURATED).mean())
         x = y
-    report.append({"gradient_norm": gradient_norm})  # the output layer
     return report
 
 
@@ -489,7 +512,7 @@ class Run:
         self.whole_loop.append(time.perf_counter() - start)
         self.activations_and_loss.append(self.network.stopwatch.seconds)
         self.loss.append(loss)
-        self.layers.append(statistics(self.network, x))
+        self.layers.append(statistics(self.network, x, labels, self.batch_size))
 
 
 @dataclass(frozen=True)
@@ -638,7 +661,7 @@ def plot(result: Result, path: str) -> None:
     axes[0, 0].set(title="training loss", yscale="log")
     layers = result.runs["fastact"].layers
     panels = (
-        (axes[0, 1], "gradient_norm", "gradient norm (last batch of each epoch)"),
+        (axes[0, 1], "gradient_norm", f"gradient norm (first {result.settings.batch_size} images)"),
         (axes[1, 0], "dead", f"share of dead units (|f'| < {DEAD} for every image)"),
         (axes[1, 1], "saturated", f"share of saturated outputs (|f'| < {SATURATED})"),
     )
@@ -669,7 +692,8 @@ def run(settings: Settings, plot_path: str | None = None, as_json: bool = False)
     (x, _), (test_x, _) = load_digits()
     console.print(f"UCI handwritten digits: {len(x)} images to train, {len(test_x)} to test")
     sizes = (x.shape[1], *settings.hidden, CLASSES)
-    console.print(summary(Run(numpy_functions(settings.activation), sizes, settings).network))
+    plain = numpy_functions(settings.activation)
+    console.print(summary(Run(plain, sizes, settings).network))
     columns = (
         TextColumn("{task.description:>11}"),
         BarColumn(),
@@ -693,6 +717,7 @@ def run(settings: Settings, plot_path: str | None = None, as_json: bool = False)
 
         result = compare(settings, progress)
     console.print(report(result))
+    console.print(f"plain NumPy computes {settings.activation} by {plain.source}")
     console.print(f"fastact's first calls, not in the times above: {result.first_calls:.2f} s")
     if plot_path is not None:
         plot(result, plot_path)

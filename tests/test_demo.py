@@ -169,9 +169,8 @@ def test_batch_normalisation():
 def test_statistics_find_dead_and_saturated_units():
     network = small_network(demo.numpy_functions("relu"))
     (x, labels), _ = load_digits()
-    network.loss_and_gradient(x[:32], labels[:32])
     network.layers[0].parameters[1][:4] = -100.0  # 4 of 16 units
-    first, second, output = demo.statistics(network, x)
+    first, second, output = demo.statistics(network, x, labels, 32)
     assert first["dead"] >= 0.25 and first["saturated"] >= first["dead"] and second["saturated"] <= 1.0
     assert all(layer["gradient_norm"] > 0 for layer in (first, second, output))
 
