@@ -719,6 +719,8 @@ def run(settings: Settings, plot_path: str | None = None, as_json: bool = False)
     console.print(report(result))
     console.print(f"plain NumPy computes {settings.activation} by {plain.source}")
     console.print(f"fastact's first calls, not in the times above: {result.first_calls:.2f} s")
+    if not all(isfinite(run.loss[-1]) for run in result.runs.values()):
+        console.print(f"The training diverged: {settings.activation} does not fit this network and learning rate.")
     if plot_path is not None:
         plot(result, plot_path)
         console.print(f"plot: {plot_path}")

@@ -110,6 +110,12 @@ def test_demo(capsys):
         assert part in text
 
 
+def test_demo_says_that_it_diverged(capsys):
+    assert run("demo", "--activation", "exponential", "--hidden", "64,64,64", "--epochs", "2", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["runs"]["fastact"]["loss"][-1] is None and "diverged" in err
+
+
 def test_demo_json_leaves_stdout_to_json(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     plot = tmp_path / "demo.svg"
