@@ -18,15 +18,20 @@ def points(count):
     )
 
 
-@pytest.mark.parametrize("what", ["value", "derivative", "from_output"])
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(
+    ("name", "case", "what"),
+    [
+        pytest.param(*c.values, what, id=f"{c.id}-{what}")
+        for c in CASES
+        for what in ("value", "derivative", "from_output")
+        if getattr(TRUTH[c.values[0]], what)
+    ],
+)
 def test_float64_oracle_is_good_enough_for_float32(name, case, what):
     truth = TRUTH[name]
     function = getattr(truth, what)
     case = parameters_as(np.float32, case)
     x = points(40)
-    if function is None:
-        pytest.skip(f"{name} has no from-output form")
     if what == "from_output":
         with np.errstate(over="ignore"):
             x = np.unique(fast(truth.value, x, case).astype(np.float32))
@@ -64,11 +69,12 @@ def test_derivative_is_the_derivative(name, case):
             assert abs(numeric - want) <= mp.mpf(2) ** -100 * max(abs(want), mp.mpf(2) ** -150), (x, numeric, want)
 
 
-@pytest.mark.parametrize(("name", "case"), [c for c in CASES if TRUTH[c.values[0]].from_output])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [c for c in CASES if TRUTH[c.values[0]].from_output and c.values[1] not in TRUTH[c.values[0]].not_from_output],
+)
 def test_from_output_is_the_derivative_of_the_inverse_point(name, case):
     truth = TRUTH[name]
-    if case in truth.not_from_output:
-        pytest.skip("outside the domain of the form")
     for x in (-40.3, -7.1, -2.9, -1.31, -0.62, -0.21, 0.13, 0.41, 0.77, 1.9, 4.4, 8.2, 31.7):
         with mp.workprec(400):
             parameters = {k: mp.mpf(v) for k, v in case.items()}
