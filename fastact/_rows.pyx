@@ -70,9 +70,13 @@ cdef extern from "numpy/arrayobject.h":
                                 const cnp.npy_intp *strides, void *data, int flags, void *obj)
 
 
+cdef extern from "<fenv.h>" nogil:
+    int feclearexcept(int)
+    int FE_ALL_EXCEPT
+
+
 cdef extern from "Python.h":
     PyObject *PyCapsule_New(void *pointer, const char *name, void *destructor)
-    void PyErr_NoMemory()
 
 
 ctypedef void (*row_kernel_fn)(void **args, int64_t *strides, int64_t rows, int64_t n, double *params, int64_t flags) noexcept nogil
@@ -321,7 +325,10 @@ cdef inline int inner(PyArrayMethod_Context *context, int dtype, bint masked, ch
         job.outer[k] = steps[j]
         # a result without the axis has no step along it
         job.core[k] = steps[narg + j] if j < narg - 1 or not slot.reduces else 0
-    return run(&job)
+    run(&job)
+    # NumPy looks after gufuncs, whatever their flags say; an underflow of a share is no news
+    feclearexcept(FE_ALL_EXCEPT)
+    return 0
 
 
 cdef int loop_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
@@ -497,10 +504,6 @@ cdef class RowSlots:
                 self.add_loop(self.ufunc, 3, False)
                 self.add_loop(self.masked, 3, True)
 
-    @property
-    def has_bfloat16(self):
-        return self.dtypes[3] is not None
-
     cdef Resolved *resolve(self, int dtype) except NULL:
         # locked until it is stored, or a backend chosen meanwhile would be overwritten by the one before
         with self.lock:
@@ -538,9 +541,11 @@ cdef class RowSlots:
         for i in range(len(DTYPES)):
             store_pointer(&self.slots[i].resolved, NULL)
 
-    cdef object direct(self, tuple arrays, object out):
-        # contiguous arrays of one shape and dtype, the last axis, nothing else asked for: no need for NumPy's machinery,
-        # which would also copy an input that is the output. None where that does not hold
+    cpdef object direct(self, tuple arrays, object out):
+        """The function along the last axis of contiguous arrays of one shape and dtype; None where they are not.
+
+        NumPy's machinery would take longer to find that out, and would copy an input that is the output.
+        """
         cdef Job job
         cdef Slot *slot
         cdef cnp.ndarray x, a, result
@@ -596,17 +601,28 @@ cdef class RowSlots:
     def call(self, tuple arrays, object axis, object where, object out, dict kwargs):
         """The function of arrays along an axis: the last one of contiguous arrays at once, else by a gufunc."""
         cdef object result
+        if type(out) is tuple and len(out) == 1:
+            out = out[0]
         if where is None and not kwargs and axis == -1:
-            if type(out) is tuple and len(out) == 1:
-                out = out[0]
             result = self.direct(arrays, out)
             if result is not None:
                 return result
+        for array in arrays:
+            if cnp.PyArray_Check(array) and cnp.PyArray_TYPE(<cnp.ndarray> array) >= 256:
+                need_bfloat16(self, array.dtype)
         if out is not None:
             kwargs["out"] = out
         if where is not None:
             return self.masked(*arrays, where, axis=axis, **kwargs)
         return self.ufunc(*arrays, axis=axis, **kwargs)
+
+
+cdef int need_bfloat16(RowSlots slots, object dtype) except -1:
+    if slots.dtypes[3] is None and dtype.name == "bfloat16":
+        with slots.lock:
+            _driver.register_bfloat16(dtype)
+            slots.add_bfloat16(dtype)
+    return 0
 
 
 cdef inline bint same_layout(object other, cnp.ndarray x, int number):

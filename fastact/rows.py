@@ -73,15 +73,11 @@ class RowMethod:
 
     def _along(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         slots = self._slots or self.slots
-        if where is True:
-            where = None
-        if type(axis) is int and where is None:
-            if not slots.has_bfloat16:
-                self._need_bfloat16(arrays)
-            return slots.call(arrays, axis, None, out, kwargs)
-        self._need_bfloat16(arrays)
-        if where is not None:
-            where = self._mask(arrays[0], where)
+        if where is True and not kwargs and axis == -1:
+            result = slots.direct(arrays, out)
+            if result is not None:
+                return result
+        where = None if where is True or where is None else self._mask(arrays[0], where)
         if not (axis is None or isinstance(axis, tuple)):
             return slots.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
@@ -123,11 +119,6 @@ class RowMethod:
             raise ValueError(f"{self.name}: out has shape {np.shape(out)}, the result {np.shape(result)}")
         np.copyto(out, result, casting=kwargs.get("casting", "same_kind"))
         return out
-
-    def _need_bfloat16(self, arrays: tuple[Any, ...]) -> None:
-        for array in arrays:
-            if getattr(getattr(array, "dtype", None), "name", "") == "bfloat16":
-                add_bfloat16(self.slots)
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

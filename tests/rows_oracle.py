@@ -1,0 +1,151 @@
+"""Independent truth for functions over rows: textbook definitions, in float64 for float32 and in mpmath for float64.
+
+Results are arrays, or pairs (hi, lo) of them for float64, as `ulp.errors` takes them. Nothing comes from fastact.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import mpmath
+import numpy as np
+
+mpmath.mp.dps = 60
+
+
+def split(values, shape):
+    hi = np.array([float(v) for v in values], np.float64).reshape(shape)
+    lo = np.array([float(v - mpmath.mpf(float(v))) if mpmath.isfinite(v) else 0.0 for v in values]).reshape(shape)
+    return hi, lo
+
+
+def by_rows(function, *arrays):
+    """`function` of lists of mpmath numbers, for each row."""
+    found = []
+    for rows in zip(*(a.reshape(-1, a.shape[-1]) for a in arrays), strict=True):
+        result = function(*([mpmath.mpf(float(v)) for v in row] for row in rows))
+        found.extend(result if isinstance(result, list) else [result])
+    return found
+
+
+def softmax(x):
+    if x.dtype == np.float32:
+        e = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True).astype(np.float64))
+        return e / e.sum(-1, keepdims=True)
+
+    def row(v):
+        e = [mpmath.exp(t) for t in v]
+        s = mpmath.fsum(e)
+        return [t / s for t in e]
+
+    return split(by_rows(row, x), x.shape)
+
+
+def log_softmax(x):
+    if x.dtype == np.float32:
+        x = x.astype(np.float64)
+        m = x.max(-1, keepdims=True)
+        at = x.argmax(-1)[..., None]
+        e = np.exp(x - m)
+        np.put_along_axis(e, at, 0, -1)
+        return (x - m) - np.log1p(e.sum(-1, keepdims=True))
+
+    def row(v):
+        s = mpmath.log(mpmath.fsum(mpmath.exp(t - max(v)) for t in v)) + max(v)
+        return [t - s for t in v]
+
+    # the sum, minus one, keeps the digits of a share of 1e-400
+    with mpmath.workdps(500):
+        return split(by_rows(row, x), x.shape)
+
+
+def logsumexp(x):
+    """In float64 for float32; (hi, lo) for float64."""
+    if x.dtype == np.float32:
+        x = x.astype(np.float64)
+        m = x.max(-1)
+        return m + np.log(np.exp(x - m[..., None]).sum(-1))
+    return split(by_rows(lambda v: mpmath.log(mpmath.fsum(mpmath.exp(t) for t in v)), x), x.shape[:-1])
+
+
+def sparsemax(x):
+    """By sorting, in exact fractions (Martins and Astudillo, algorithm 1)."""
+
+    def row(v):
+        exact = [Fraction(float(t)) for t in v]
+        ordered = sorted(exact, reverse=True)
+        total, threshold = Fraction(0), None
+        for k, t in enumerate(ordered, 1):
+            total += t
+            if 1 + k * t <= total:
+                break
+            threshold = (total - 1) / k
+        return [float(max(t - threshold, 0)) for t in exact]
+
+    return np.array([row(v) for v in x.reshape(-1, x.shape[-1])]).reshape(x.shape)
+
+
+def softmax_backward(dy, y):
+    dy, y = dy.astype(np.longdouble), y.astype(np.longdouble)
+    return y * (dy - (dy * y).sum(-1, keepdims=True))
+
+
+def log_softmax_backward(dy, y):
+    dy, y = dy.astype(np.longdouble), y.astype(np.longdouble)
+    return dy - np.exp(y) * dy.sum(-1, keepdims=True)
+
+
+def sparsemax_backward(dy, y):
+    dy, live = dy.astype(np.longdouble), y > 0
+    mean = np.where(live, dy, 0).sum(-1, keepdims=True) / live.sum(-1, keepdims=True)
+    return np.where(live, dy - mean, 0)
+
+
+def softmin_backward(dy, y):
+    return -softmax_backward(dy, y)
+
+
+def targets_of(labels, classes, weight, ignore_index, smoothing):
+    """Weighted target rows, and what the mean divides by, as PyTorch defines them."""
+    weight = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
+    labels = np.asarray(labels)
+    if labels.dtype.kind == "f":
+        t = labels.astype(np.float64) * (1 - smoothing) + smoothing / classes
+        return t * weight, t[..., 0].size
+    live = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
+    safe = np.where(live, labels, 0)
+    t = np.zeros((*labels.shape, classes))
+    np.put_along_axis(t, safe[..., None], (1 - smoothing) * weight[safe][..., None], -1)
+    t += smoothing / classes * weight
+    return t * live[..., None], (weight[safe] * live).sum()
+
+
+def softmax_cross_entropy(x, labels, *, weight=None, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+    """(loss, dlogits) over the last axis, in float64."""
+    x = x.astype(np.float64)
+    t, count = targets_of(labels, x.shape[-1], weight, ignore_index, label_smoothing)
+    m = x.max(-1, keepdims=True)
+    e = np.exp(x - m)
+    at = x.argmax(-1)[..., None]
+    rest = e.copy()
+    np.put_along_axis(rest, at, 0, -1)
+    log_p = (x - m) - np.log1p(rest.sum(-1, keepdims=True))
+    loss = -np.where(t == 0, 0, t * log_p).sum(-1)
+    grad = t.sum(-1, keepdims=True) * np.exp(log_p) - t
+    if reduction == "none":
+        return loss, grad
+    if reduction == "sum":
+        return loss.sum(), grad
+    return loss.sum() / count, grad / count
+
+
+def sigmoid_cross_entropy(x, t, *, weight=1.0, pos_weight=1.0, reduction="mean"):
+    """(loss, dlogits), in float64."""
+    x, t = x.astype(np.float64), np.asarray(t, np.float64)
+    loss = weight * (pos_weight * t * np.logaddexp(0, -x) + (1 - t) * np.logaddexp(0, x))
+    s, r = 0.5 * (1 + np.tanh(x / 2)), 0.5 * (1 - np.tanh(x / 2))
+    grad = weight * ((1 - t) * s - pos_weight * t * r)
+    if reduction == "none":
+        return loss, grad
+    count = x.size if reduction == "mean" else 1
+    return loss.sum() / count, grad / count

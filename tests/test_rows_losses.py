@@ -1,0 +1,408 @@
+"""softmax_cross_entropy and sigmoid_cross_entropy: values, gradients, options, bits, bad input."""
+
+import numpy as np
+import pytest
+import rows_oracle as truth
+from cases import BACKENDS
+from ulp import BFLOAT16, poisoned
+
+import fastact as fa
+
+FLOATS = (np.float32, np.float64)
+LENGTHS = (1, 2, 7, 8, 9, 10, 16, 17, 64, 65, 100, 1000, 1025)
+
+each_float = pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.__name__)
+softmax_ce, sigmoid_ce = fa.softmax_cross_entropy, fa.sigmoid_cross_entropy
+
+
+def same(a, b):
+    return np.array_equal(a, b, equal_nan=True) and np.asarray(a).dtype == np.asarray(b).dtype
+
+
+def logits_and_labels(dtype, shape, seed=0, spread=3):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(shape) * spread).astype(dtype), rng.integers(0, shape[-1], shape[:-1])
+
+
+def close(got, want, dtype, factor=8):
+    return np.allclose(got, want, rtol=factor * np.finfo(dtype).eps, atol=factor * np.finfo(dtype).eps)
+
+
+OPTIONS = {
+    "plain": {},
+    "sum": {"reduction": "sum"},
+    "none": {"reduction": "none"},
+    "weight": {"weight": True},
+    "weight none": {"weight": True, "reduction": "none"},
+    "ignore": {"ignore_index": 0},
+    "ignore weight sum": {"ignore_index": 0, "weight": True, "reduction": "sum"},
+    "ignore outside": {"ignore_index": -100},
+    "smoothing": {"label_smoothing": 0.1},
+    "everything": {"label_smoothing": 0.3, "weight": True, "ignore_index": 0},
+    "all smoothed": {"label_smoothing": 1.0, "reduction": "none"},
+}
+
+
+def given(options, classes, dtype):
+    options = dict(options)
+    if options.pop("weight", False):
+        options["weight"] = np.random.default_rng(99).random(classes).astype(dtype) + dtype(0.1)
+    return options
+
+
+@each_float
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_labels(options, dtype, backend):
+    for n in LENGTHS:
+        x, labels = logits_and_labels(dtype, (11, n), n)
+        if "ignore_index" in options:
+            labels[::3] = options["ignore_index"]
+            labels[1] = n - 1
+        keywords = given(options, n, dtype)
+        value, grad = softmax_ce.value_and_grad(x, labels, **keywords)
+        with np.errstate(invalid="ignore"):
+            want, want_grad = truth.softmax_cross_entropy(x, labels, **keywords)
+        if n == 1 and options.get("ignore_index") == 0:
+            assert np.all(np.isnan(value)) if options.get("reduction", "mean") == "mean" else np.all(value == 0)
+            continue
+        assert np.asarray(value).dtype == grad.dtype == dtype
+        assert close(value, want, dtype, 16)
+        assert close(grad, want_grad, dtype)
+        assert same(softmax_ce(x, labels, **keywords), value)
+        if keywords.get("reduction") == "none":
+            assert value.shape == (11,)
+
+
+@each_float
+@pytest.mark.parametrize("options", [{}, {"weight": True}, {"label_smoothing": 0.2}, {"reduction": "none"},
+                                     {"weight": True, "label_smoothing": 0.2, "reduction": "sum"}], ids=str)  # fmt: skip
+def test_probabilities(options, dtype, backend):
+    for n in LENGTHS:
+        x, _ = logits_and_labels(dtype, (7, n), n)
+        p = np.random.default_rng(n).random((7, n))
+        p[:, ::3] = 0
+        p[0] = 0
+        p = (p / np.maximum(p.sum(-1, keepdims=True), 1e-30)).astype(dtype)
+        keywords = given(options, n, dtype)
+        value, grad = softmax_ce.value_and_grad(x, p, **keywords)
+        want, want_grad = truth.softmax_cross_entropy(x, p, **keywords)
+        assert close(value, want, dtype, 16)
+        assert close(grad, want_grad, dtype)
+        assert same(softmax_ce(x, p, **keywords), value)
+
+
+@each_float
+def test_small_losses_keep_their_digits(dtype, backend):
+    # the label is the maximum: the loss is log(1 + rest), and its gradient -rest/(1 + rest)
+    gaps = np.array([1, 5, 20, 40, 80], dtype)
+    for n in (2, 3, 40, 200):
+        x = np.full((5, n), -np.inf, dtype)
+        x[:, 0] = gaps
+        x[:, 1] = 0
+        loss, grad = softmax_ce.value_and_grad(x, np.zeros(5, int), reduction="none")
+        rest = np.exp(-gaps.astype(np.float64))
+        eps = np.finfo(dtype).eps
+        assert np.allclose(loss, np.log1p(rest), rtol=4 * eps, atol=0)
+        assert np.allclose(grad[:, 0], -rest / (1 + rest), rtol=6 * eps, atol=0)
+        assert np.allclose(grad[:, 1], rest / (1 + rest), rtol=6 * eps, atol=0)
+        # as probabilities
+        p = np.zeros((5, n), dtype)
+        p[:, 0] = 1
+        assert np.allclose(softmax_ce(x, p, reduction="none"), np.log1p(rest), rtol=4 * eps, atol=0)
+
+
+@each_float
+def test_special_logits(dtype, backend):
+    inf = np.inf
+    x = np.array([[0, 1, -inf], [-inf, -inf, -inf], [0, inf, 0], [0, np.nan, 0], [-inf, 0, 0]], dtype)
+    labels = np.array([0, 0, 1, 0, 0])
+    loss, grad = softmax_ce.value_and_grad(x, labels, reduction="none")
+    assert np.isclose(loss[0], np.log1p(np.exp(1.0)))
+    assert np.isnan(loss[1:4]).all()
+    assert np.isnan(grad[1:4]).all()
+    assert loss[4] == inf
+    assert np.allclose(grad[4], [-1, 0.5, 0.5])
+    assert grad[0, 2] == 0
+    # a target of 0 at -inf does not count
+    p = np.array([[0.5, 0.5, 0.0]], dtype)
+    assert np.isfinite(softmax_ce(x[:1], p))
+    # large logits
+    big = dtype(3e38 if dtype == np.float32 else 1e308)
+    loss, grad = softmax_ce.value_and_grad(np.array([[big, -big], [-big, big]], dtype), [0, 1], reduction="none")
+    assert (loss == 0).all()
+    assert (grad == 0).all()
+
+
+@each_float
+def test_axes_layouts_and_in_place(dtype, backend):
+    x, labels = logits_and_labels(dtype, (4, 5, 6), 1)
+    value, grad = softmax_ce.value_and_grad(x, labels)
+    for axis in (0, 1, -2, -3):
+        moved = np.moveaxis(x, -1, axis)
+        v, g = softmax_ce.value_and_grad(moved, labels, axis=axis)
+        assert same(v, value)
+        assert same(np.moveaxis(g, axis, -1), grad)
+        copy = np.ascontiguousarray(moved)
+        v, g = softmax_ce.value_and_grad(copy, labels, axis=axis, out=copy)
+        assert g is copy
+        assert same(np.moveaxis(copy, axis, -1), grad)
+    for z in (np.asfortranarray(x), np.repeat(x, 2, 0)[::2], x[::-1, :, ::-1].copy()[::-1, :, ::-1]):
+        v, g = softmax_ce.value_and_grad(z, labels)
+        assert same(v, value)
+        assert same(g, grad)
+    for kind in (np.int8, np.int32, np.uint8, np.uint64):
+        assert same(softmax_ce(x, labels.astype(kind)), value)
+    assert same(softmax_ce(x, labels.tolist()), value)
+    z = x.copy()
+    v, g = softmax_ce.value_and_grad(z, labels, out=z)
+    assert g is z
+    assert same(v, value)
+    assert same(z, grad)
+    p = np.random.default_rng(2).random(x.shape).astype(dtype)
+    v0, g0 = softmax_ce.value_and_grad(x, p)
+    z, q = x.copy(), p.copy()
+    v, g = softmax_ce.value_and_grad(z, q, out=q)
+    assert g is q
+    assert same(v, v0)
+    assert same(q, g0)
+    out = poisoned(x.shape, dtype, "F")
+    assert softmax_ce.value_and_grad(x, labels, out=out)[1] is out
+    assert same(out, grad)
+    wide = poisoned((4, 5, 12), dtype)
+    softmax_ce.value_and_grad(x, labels, out=wide[..., ::2])
+    assert same(wide[..., ::2], grad)
+    assert np.isnan(wide[..., 1::2]).all()
+    # out that overlaps the logits
+    buffer = np.zeros(200, dtype)
+    buffer[:120] = x.ravel()
+    shifted = buffer[7:127].reshape(x.shape)
+    softmax_ce.value_and_grad(buffer[:120].reshape(x.shape), labels, out=shifted)
+    assert same(shifted, grad)
+    # out that holds the labels
+    pattern = np.ascontiguousarray(labels.astype(np.int64))
+    memory = np.zeros(x.nbytes, np.uint8)
+    memory[: pattern.nbytes] = pattern.view(np.uint8).ravel()
+    inside = memory[: pattern.nbytes].view(np.int64).reshape(labels.shape)
+    over = memory.view(dtype).reshape(x.shape)
+    softmax_ce.value_and_grad(x, inside, out=over)
+    assert same(over, grad)
+    # one row, one number of classes
+    assert same(softmax_ce(x[0, 0], labels[0, 0]), softmax_ce(x[:1, 0], labels[:1, 0]))
+    assert isinstance(softmax_ce(x, labels), dtype)
+
+
+def test_read_only_logits():
+    x, labels = logits_and_labels(np.float32, (6, 5), 3)
+    x.flags.writeable = labels.flags.writeable = False
+    value, grad = softmax_ce.value_and_grad(x, labels)
+    assert np.isfinite(grad).all()
+    assert same(softmax_ce(x, labels), value)
+    before = x.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        softmax_ce.value_and_grad(x, labels, out=x)
+    assert same(x, before)
+
+
+def test_dtypes(backend):
+    x, labels = logits_and_labels(np.float64, (9, 10), 4)
+    whole = np.rint(x).astype(np.int32)
+    assert same(softmax_ce(whole, labels), softmax_ce(whole.astype(np.float64), labels))
+    t = np.random.default_rng(4).random(x.shape)
+    for dtype in (np.float16, BFLOAT16):
+        h = x.astype(dtype)
+        wide = h.astype(np.float32)
+        for f, targets in ((softmax_ce, labels), (sigmoid_ce, t.astype(dtype))):
+            exact = targets if targets is labels else targets.astype(np.float32)
+            v, g = f.value_and_grad(h, targets)
+            v32, g32 = f.value_and_grad(wide, exact)
+            assert g.dtype == dtype
+            assert same(g, g32.astype(dtype))
+            assert v.dtype == dtype
+            assert v == v32.astype(dtype)
+            z = h.copy()
+            assert f.value_and_grad(z, targets, out=z)[1] is z
+            assert same(z, g)
+    for bad in (x.astype(complex), x.astype(str), x.astype(object)):
+        with pytest.raises(TypeError):
+            softmax_ce(bad, labels)
+        with pytest.raises(TypeError):
+            sigmoid_ce(bad, t)
+    with pytest.raises(TypeError):
+        softmax_ce(x, labels.astype(bool).astype(object))
+
+
+def test_bad_labels_name_their_position_and_nothing_is_written(backend):
+    x, labels = logits_and_labels(np.float32, (4, 5, 6), 5)
+    for bad, kind in ((6, np.int64), (-1, np.int64), (200, np.uint8), (2**64 - 1, np.uint64)):
+        wrong = labels.astype(kind)
+        wrong[2, 3] = bad
+        wrong[3, 1] = bad
+        z = x.copy()
+        with pytest.raises(IndexError, match=rf"label {bad} at position \(2, 3\) is out of range for 6 classes"):
+            softmax_ce.value_and_grad(z, wrong, out=z)
+        assert same(z, x)
+        with pytest.raises(IndexError, match="position"):
+            softmax_ce(z, wrong)
+    with pytest.raises(IndexError, match="label 7 at position 1 is"):
+        softmax_ce(x[0, :2], [0, 7])
+    with pytest.raises(IndexError, match="label -1"):
+        softmax_ce(x[0, :2], [0, -1], ignore_index=-100)
+    assert np.isfinite(softmax_ce(x[0, :2], [0, -1], ignore_index=-1))
+
+
+def test_bad_arguments_and_nothing_is_written():
+    x, labels = logits_and_labels(np.float32, (4, 5), 6)
+    z = x.copy()
+
+    def refused(error, match, labels=labels, **keywords):
+        with pytest.raises(error, match=match):
+            softmax_ce.value_and_grad(z, labels, **{"out": z, **keywords})
+        assert same(z, x)
+
+    refused(ValueError, "reduction", reduction="average")
+    refused(ValueError, "label_smoothing", label_smoothing=1.5)
+    refused(ValueError, "label_smoothing", label_smoothing=float("nan"))
+    refused(ValueError, "shape", labels=labels[:3])
+    refused(ValueError, "shape", labels=np.ones((4, 6)))
+    refused(ValueError, "shape", labels=np.ones((4, 5), int))
+    refused(ValueError, "weight", weight=np.ones(4))
+    refused(TypeError, "weight", weight=np.ones(5, complex))
+    refused(ValueError, "ignore_index", labels=np.ones((4, 5)), ignore_index=0)
+    refused(np.exceptions.AxisError, "axis", axis=2)
+    refused(ValueError, "out", out=np.empty((5, 4), np.float32))
+    refused(TypeError, "out", out=np.empty((4, 5), int))
+    refused(TypeError, "out", out=[1])
+    with pytest.raises(TypeError):
+        softmax_ce(x, labels, smoothing=0.1)
+    with pytest.raises(ValueError, match="targets"):
+        sigmoid_ce(x, x[:2])
+    with pytest.raises(ValueError, match="pos_weight"):
+        sigmoid_ce(x, x, pos_weight=np.ones(4))
+    with pytest.raises(ValueError, match="reduction"):
+        sigmoid_ce(x, x, reduction="avg")
+
+
+def test_empty(backend):
+    x = np.empty((0, 5), np.float32)
+    value, grad = softmax_ce.value_and_grad(x, np.empty(0, int))
+    assert np.isnan(value)
+    assert grad.shape == (0, 5)
+    assert softmax_ce(x, np.empty(0, int), reduction="sum") == 0
+    assert softmax_ce(x, np.empty(0, int), reduction="none").shape == (0,)
+    x = np.empty((3, 0), np.float32)
+    with pytest.raises(IndexError):
+        softmax_ce(x, np.zeros(3, int))
+    value, grad = softmax_ce.value_and_grad(x, x)
+    assert value == 0
+    assert grad.shape == (3, 0)
+    assert np.isnan(sigmoid_ce(x, x))
+    assert sigmoid_ce(x, x, reduction="sum") == 0
+
+
+@each_float
+def test_sigmoid_cross_entropy(dtype, backend):
+    rng = np.random.default_rng(7)
+    for shape in ((1,), (17,), (5, 33), (3, 4, 700), (2049,)):
+        x = (rng.standard_normal(shape) * 5).astype(dtype)
+        for t in (rng.random(shape).astype(dtype), (rng.random(shape) < 0.5).astype(dtype)):
+            weight = rng.random(shape[-1:]).astype(dtype)
+            positive = (rng.random(shape[-1:]) * 3).astype(dtype)
+            for keywords in ({}, {"weight": weight}, {"pos_weight": positive}, {"weight": weight, "pos_weight": positive}):
+                for reduction in ("mean", "sum", "none"):
+                    value, grad = sigmoid_ce.value_and_grad(x, t, **keywords, reduction=reduction)
+                    want, want_grad = truth.sigmoid_cross_entropy(x, t, **keywords, reduction=reduction)
+                    assert np.asarray(value).dtype == grad.dtype == dtype
+                    assert np.allclose(value, want, rtol=8 * np.finfo(dtype).eps, atol=1e-30)
+                    assert close(grad, want_grad, dtype, 4)
+                    assert same(sigmoid_ce(x, t, **keywords, reduction=reduction), value)
+                    z = x.copy()
+                    got, g = sigmoid_ce.value_and_grad(z, t, **keywords, reduction=reduction, out=z)
+                    assert g is z
+                    assert same(z, grad)
+                    assert same(got, value)
+    # relative accuracy far from 0, with whole targets
+    x = np.array([-80, -20, 20, 80], dtype)
+    loss, grad = sigmoid_ce.value_and_grad(x, [0, 0, 1, 1], reduction="none")
+    rest = np.exp(-np.abs(x.astype(np.float64)))
+    assert np.allclose(loss, np.log1p(rest), rtol=4 * np.finfo(dtype).eps, atol=0)
+    assert np.allclose(np.abs(grad), rest / (1 + rest), rtol=4 * np.finfo(dtype).eps, atol=0)
+    loss = sigmoid_ce(np.array([np.inf, -np.inf, np.inf, np.nan], dtype), [1, 0, 0, 1], reduction="none")
+    assert np.array_equal(loss, [0, 0, np.inf, np.nan], equal_nan=True)
+    assert same(sigmoid_ce(x, np.array([True, False, True, True])), sigmoid_ce(x, np.array([1, 0, 1, 1], dtype)))
+    for order in "CF":
+        x = np.asarray(rng.standard_normal((40, 60)).astype(dtype), order=order)
+        t = np.asfortranarray(rng.random((40, 60)).astype(dtype))
+        value, grad = sigmoid_ce.value_and_grad(x, t)
+        again, copy = sigmoid_ce.value_and_grad(np.ascontiguousarray(x), np.ascontiguousarray(t))
+        assert same(value, again)
+        assert same(grad, copy)
+
+
+@each_float
+def test_gradients_against_differences(dtype):
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((6, 7))
+    labels, p, v = rng.integers(0, 7, 6), rng.random((6, 7)), rng.standard_normal((6, 7))
+    w, h = rng.random(7) + 0.5, 1e-6
+    for f in (
+        lambda z: softmax_ce.value_and_grad(z, labels, weight=w, label_smoothing=0.1),
+        lambda z: softmax_ce.value_and_grad(z, labels, weight=w, ignore_index=int(labels[0])),
+        lambda z: softmax_ce.value_and_grad(z, p, weight=w),
+        lambda z: sigmoid_ce.value_and_grad(z, p, weight=w, pos_weight=2 * w),
+    ):
+        numeric = (f(x + h * v)[0] - f(x - h * v)[0]) / (2 * h)
+        assert np.isclose((f(x)[1] * v).sum(), numeric, rtol=1e-7, atol=1e-9)
+
+
+def test_against_torch():
+    torch = pytest.importorskip("torch")
+    x, labels = logits_and_labels(np.float64, (20, 6), 9)
+    w = np.random.default_rng(9).random(6)
+    p = np.random.default_rng(10).random((20, 6))
+    labels[:4] = -100
+    for reduction in ("mean", "sum", "none"):
+        for target, keywords in (
+            (labels, {"ignore_index": -100, "weight": w, "label_smoothing": 0.2}),
+            (labels, {"ignore_index": -100}),
+            (p, {"weight": w, "label_smoothing": 0.2}),
+            (p, {}),
+        ):
+            z = torch.tensor(x, requires_grad=True)
+            given = {k: torch.tensor(v) if k == "weight" else v for k, v in keywords.items()}
+            want = torch.nn.functional.cross_entropy(z, torch.tensor(target), reduction=reduction, **given)
+            want.sum().backward()
+            value, grad = softmax_ce.value_and_grad(x, target, reduction=reduction, **keywords)
+            assert np.allclose(value, want.detach().numpy(), rtol=1e-13)
+            assert np.allclose(grad, z.grad.numpy(), rtol=1e-12, atol=1e-15)
+        z = torch.tensor(x, requires_grad=True)
+        want = torch.nn.functional.binary_cross_entropy_with_logits(
+            z, torch.tensor(p), weight=torch.tensor(w), pos_weight=torch.tensor(3 * w), reduction=reduction
+        )
+        want.sum().backward()
+        value, grad = sigmoid_ce.value_and_grad(x, p, weight=w, pos_weight=3 * w, reduction=reduction)
+        assert np.allclose(value, want.detach().numpy(), rtol=1e-13)
+        assert np.allclose(grad, z.grad.numpy(), rtol=1e-12, atol=1e-15)
+
+
+@each_float
+def test_bits_depend_on_neither_threads_nor_backend(dtype, threads):
+    x, labels = logits_and_labels(dtype, (300, 130), 11)
+    t = np.random.default_rng(11).random(x.shape).astype(dtype)
+    w = t[0]
+    calls = (
+        lambda: softmax_ce.value_and_grad(x, labels),
+        lambda: softmax_ce.value_and_grad(x, labels, weight=w, ignore_index=3, reduction="none"),
+        lambda: softmax_ce.value_and_grad(x, t, label_smoothing=0.1),
+        lambda: sigmoid_ce.value_and_grad(x, t, pos_weight=w),
+    )
+    for call in calls:
+        found = []
+        for chosen in BACKENDS:
+            if fa.dispatch.reasons()[chosen] is None:
+                with fa.use_backend(chosen):
+                    for n in (1, 2, 3):
+                        threads(n)
+                        found.append(call())
+        for value, grad in found[1:]:
+            assert same(value, found[0][0])
+            assert same(grad, found[0][1])
