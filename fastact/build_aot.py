@@ -24,7 +24,7 @@ ROOT = PACKAGE.parent
 # relative to the root, where setup.py runs: setuptools takes no absolute sources
 BUILD = Path("build", "aot")
 
-# -ffp-contract=off and no -ffast-math: the same bits on every level; -g0: symbols of inlined formulas would be 20 MB
+# -ffp-contract=off and no -ffast-math: the same bits on every level
 FLAGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-unused-function"]
 # the vector part of x86-64-v2, -v3, -v4, spelt out: gcc 10, which makes manylinux2014 wheels, does not know these names
 X86_LEVELS = {
