@@ -163,6 +163,33 @@ def test_two_threads_overlap(threads):
     pytest.fail("never saw both calls at once")
 
 
+COMPILING = """
+import os, signal, threading, time
+import numpy as np, fastact as fa
+x = np.linspace(-5, 5, 1000, dtype=np.float32)
+names = ("elu", "mish", "softplus", "silu", "gelu", "celu")
+worker = threading.Thread(target=lambda: [fa.activations[n].value_and_grad(x) for n in names])
+fa.relu(x)
+worker.start()
+for name in names[::-1]:
+    time.sleep(0.05)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        fa.activations[name].backward(x, x)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+worker.join()
+print("done")
+"""
+
+
+def test_fork_while_another_thread_compiles(tmp_path):
+    if fa.dispatch.reasons()["numba"] is not None:
+        pytest.skip(fa.dispatch.reasons()["numba"])
+    assert python(COMPILING, FASTACT_BACKEND="numba", FASTACT_CACHE_DIR=str(tmp_path)).strip() == "done"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_many_rounds(name):
