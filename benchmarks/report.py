@@ -36,7 +36,7 @@ def machine_lines(result: dict[str, Any]) -> list[str]:
         f"- {m['system']}, Python {m['python']}; {versions}",
         f"- {m['date']}; load of the machine before and after: {result['load_before']:.1f}, {result['load_after']:.1f}",
         f"- {result['settings']['dtype']}, {result['settings']['threads']} threads for every library, "
-        f"{result['settings']['rounds']} rounds",
+        f"{result['settings']['rounds']} rounds, scheduled as {result['settings']['scheduler']}",
     ]
     return lines + [f"- not measured: {name} ({reason})" for name, reason in result["missing"].items()]
 
