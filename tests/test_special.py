@@ -145,6 +145,18 @@ def test_no_warning_from_discarded_lanes(name, backend):
             call(name, kind, x, case)
 
 
+@each_name
+def test_no_flags_where_numpy_looks_at_them(name, backend):
+    """A cast of the result makes NumPy ask for the flags of the whole call; those of discarded lanes must not show."""
+    case = TRUTH[name].cases[0]
+    x = np.array([-1000.0, -5.0, -0.0, 0.5, 5.0, np.nan, -np.inf] * 9, np.float32)
+    out = poisoned(x.shape, np.float16)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        call(name, "forward", x, case, out=out, casting="same_kind")
+    with np.errstate(under="ignore"):
+        assert same(out, call(name, "forward", x, case)[0].astype(np.float16))
+
+
 def test_nan_does_not_leak_into_the_tail_buffer(backend):
     """A short call after one full of NaN: nothing of the earlier call remains in a tile."""
     out = poisoned(5, np.float32)

@@ -25,20 +25,28 @@ SECTIONS = (
 HALF = ("forward", "backward", "value_and_grad", "backward_from_output")
 
 
-def table(rows: list[dict], keys: tuple[str, ...]) -> list[str]:
-    """One line per row name, one column per key: the largest ULP over backends and sample parameters."""
-    names = sorted({r["op"] for r in rows})
-    lines = ["| | " + " | ".join(keys) + " | worst at | bound |", "|---|" + "---:|" * (len(keys) + 2)]
-    for name in names:
-        own = [r for r in rows if r["op"] == name]
-        worst = max(own, key=lambda r: r["ulp"] / r["bound"])
-        cells = []
-        for key in keys:
-            found = [r for r in own if r["dtype"] == key]
+def table(rows: list[dict], dtypes: tuple[str, ...]) -> list[str]:
+    """A line for each name: the largest ULP of each dtype over backends and sample parameters, bold beyond its bound."""
+    lines = ["| | " + " | ".join(dtypes) + " | worst at | bound |", "|---|" + "---:|" * (len(dtypes) + 2)]
+    rows = [r for r in rows if r["dtype"] in dtypes]
+    for name in sorted({r["op"] for r in rows}):
+        cells, bounds = [], []
+        for dtype in dtypes:
+            found = [r for r in rows if r["op"] == name and r["dtype"] == dtype]
+            worst = max(found, key=lambda r: r["ulp"], default=None)
+            if worst is None:
+                cells.append("")
+                continue
+            text = f"{worst['ulp']:.3f}" if worst["ulp"] < 1e4 else f"{worst['ulp']:.1e}"
             every = any(r["count"] >= 1 << 32 for r in found)
-            cells.append(f"{max(r['ulp'] for r in found):.3f}{' (all)' if every else ''}" if found else "")
-        where = f"{worst['at']:.9g}" + (f", {worst['domain']}" if worst["domain"] else "")
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {where} | {worst['bound']:g} |")
+            cells.append(
+                (text if worst["ulp"] <= worst["bound"] + 1e-3 else f"**{text}**") + (" (all)" if every else "")
+            )
+            bounds.append(f"{worst['bound']:g}")
+        worst = max((r for r in rows if r["op"] == name), key=lambda r: r["ulp"] / r["bound"])
+        parameters = f", {worst['domain']}" if "=" in worst["domain"] else ""
+        at = f"{worst['at']:.9g} ({worst['dtype']}{parameters})" if worst["ulp"] else ""
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {at} | {', '.join(dict.fromkeys(bounds))} |")
     return lines
 
 
