@@ -85,15 +85,15 @@ def exp_scaled(x, c, k):
 def add_share(s, r, v):
     """(t, r + e) with t = s + v rounded and t + e = s + v exactly, for s >= v (Dekker, Numer. Math. 18, 1971).
 
-    A sum of shares starts at 2, for the greatest share is below 1.5.
+    Kernels start it at a bias above any v.
     """
     t = s + v
     return t, r + (v - (t - s))
 
 
-def less_two(s):
-    """s - 2, exactly for s >= 2"""
-    return s - 2.0
+def unbiased(s):
+    """s - 8, exactly for s >= 8"""
+    return s - 8.0
 
 
 def share_below(x, m, c, k):

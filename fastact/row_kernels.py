@@ -39,8 +39,12 @@ from __future__ import annotations
 VECTOR = 64
 # quads whose terms `total` adds plainly, before their sum goes to a compensated one: the error does not grow with the row
 BLOCK_QUADS = 8
-# the same for the errors of sums of shares, where shares below an ULP of the sum gather
+# quads of shares that are summed plainly: 3 roundings; a compensated sum of each would cost 2 additions more
+GROUP_QUADS = 4
+# quads until the errors of those sums, among which are shares below an ULP of the sum, go to a compensated sum
 SHARE_QUADS = 32
+# what a compensated sum of shares starts at: above the sum of a group, for no share is above 1.5
+BIAS = 8.0
 # rows up to here keep their exponentials for the last pass, longer ones compute them twice and write once
 KEEP = 65536
 # flags
@@ -70,7 +74,7 @@ def exponentials(x: Address, e: Address, n: Int, c: Vec, k: Vec, keep: Int) -> t
     low: Vec = splat(0.0)
     i: Int = 0
     if n >= QUAD:
-        s: Quad = splat4(2.0)
+        s: Quad = splat4(BIAS)
         r: Quad = splat4(0.0)
         d: Quad = splat4(0.0)
         while i + QUAD <= n:
@@ -79,11 +83,17 @@ def exponentials(x: Address, e: Address, n: Int, c: Vec, k: Vec, keep: Int) -> t
                 stop = n
             q: Quad = splat4(0.0)
             while i + QUAD <= stop:
-                v: Quad = exp_scaled(signed4(x + i * SIZE), c, k)
-                if keep:
-                    store4(e + i * SIZE, v)
-                s, q = add_share(s, q, v)
-                i += QUAD
+                group: Int = i + GROUP_QUADS * QUAD
+                if group > stop:
+                    group = stop
+                g: Quad = splat4(0.0)
+                while i + QUAD <= group:
+                    v: Quad = exp_scaled(signed4(x + i * SIZE), c, k)
+                    if keep:
+                        store4(e + i * SIZE, v)
+                    g = plus(g, v)
+                    i += QUAD
+                s, q = add_share(s, q, g)
             r, error = two_sum(r, q)
             d = plus(d, error)
         high, low = gather_shares(s, plus(r, d))
@@ -97,7 +107,7 @@ def exponentials(x: Address, e: Address, n: Int, c: Vec, k: Vec, keep: Int) -> t
 
 
 def gather_shares(s: Quad, r: Quad) -> tuple[Vec, Vec]:
-    h: Quad = less_two(s)
+    h: Quad = unbiased(s)
     h0, r0 = pair_add(h[0], r[0], h[1], r[1])
     h1, r1 = pair_add(h[2], r[2], h[3], r[3])
     return pair_add(h0, r0, h1, r1)
@@ -110,7 +120,7 @@ def shares_below(x: Address, n: Int, m: Vec, c: Vec, k: Vec) -> tuple[Vec, Vec]:
     ties: Vec = splat(0.0)
     i: Int = 0
     if n >= QUAD:
-        s: Quad = splat4(2.0)
+        s: Quad = splat4(BIAS)
         r: Quad = splat4(0.0)
         d: Quad = splat4(0.0)
         t: Quad = splat4(0.0)
@@ -120,10 +130,16 @@ def shares_below(x: Address, n: Int, m: Vec, c: Vec, k: Vec) -> tuple[Vec, Vec]:
                 stop = n
             q: Quad = splat4(0.0)
             while i + QUAD <= stop:
-                v: Quad = load4(x + i * SIZE)
-                s, q = add_share(s, q, share_below(v, m, c, k))
-                t = plus(t, equal(v, m))
-                i += QUAD
+                group: Int = i + GROUP_QUADS * QUAD
+                if group > stop:
+                    group = stop
+                g: Quad = splat4(0.0)
+                while i + QUAD <= group:
+                    v: Quad = load4(x + i * SIZE)
+                    g = plus(g, share_below(v, m, c, k))
+                    t = plus(t, equal(v, m))
+                    i += QUAD
+                s, q = add_share(s, q, g)
             r, error = two_sum(r, q)
             d = plus(d, error)
         high, low = gather_shares(s, plus(r, d))
@@ -143,7 +159,7 @@ def shares_without(x: Address, e: Address, n: Int, label: Int, c: Vec, k: Vec) -
     low: Vec = splat(0.0)
     i: Int = 0
     if n >= QUAD:
-        s: Quad = splat4(2.0)
+        s: Quad = splat4(BIAS)
         r: Quad = splat4(0.0)
         d: Quad = splat4(0.0)
         while i + QUAD <= n:
@@ -152,10 +168,16 @@ def shares_without(x: Address, e: Address, n: Int, label: Int, c: Vec, k: Vec) -
                 stop = n
             q: Quad = splat4(0.0)
             while i + QUAD <= stop:
-                v: Quad = exp_scaled(load4(x + i * SIZE), c, k)
-                store4(e + i * SIZE, v)
-                s, q = add_share(s, q, without4(v, label - i))
-                i += QUAD
+                group: Int = i + GROUP_QUADS * QUAD
+                if group > stop:
+                    group = stop
+                g: Quad = splat4(0.0)
+                while i + QUAD <= group:
+                    v: Quad = exp_scaled(load4(x + i * SIZE), c, k)
+                    store4(e + i * SIZE, v)
+                    g = plus(g, without4(v, label - i))
+                    i += QUAD
+                s, q = add_share(s, q, g)
             r, error = two_sum(r, q)
             d = plus(d, error)
         high, low = gather_shares(s, plus(r, d))

@@ -66,17 +66,20 @@ class Rows:
         padded = padded.reshape(*rows, vectors, self.lanes)
         if quads == 0:
             return self.lanes_pair(*self.vectors_pair(padded, np.zeros((2, *rows, self.lanes), self.dtype), 0))
-        s = np.full((*rows, 4, self.lanes), 2, self.dtype)
-        r = np.zeros_like(s)
-        d = np.zeros_like(s)
+        s = np.full((*rows, 4, self.lanes), row_kernels.BIAS, self.dtype)
+        r, d = np.zeros_like(s), np.zeros_like(s)
         for start in range(0, quads, row_kernels.SHARE_QUADS):
+            stop = min(start + row_kernels.SHARE_QUADS, quads)
             q = np.zeros_like(s)
-            for i in range(start, min(start + row_kernels.SHARE_QUADS, quads)):
-                s, q = self.call("add_share", s, q, padded[..., 4 * i : 4 * i + 4, :])
+            for group in range(start, stop, row_kernels.GROUP_QUADS):
+                g = np.zeros_like(s)
+                for i in range(group, min(group + row_kernels.GROUP_QUADS, stop)):
+                    g = g + padded[..., 4 * i : 4 * i + 4, :]
+                s, q = self.call("add_share", s, q, g)
             r, error = self.call("two_sum", r, q)
             d = d + error
         r = r + d
-        h = self.call("less_two", s)
+        h = self.call("unbiased", s)
         first = self.call("pair_add", h[..., 0, :], r[..., 0, :], h[..., 1, :], r[..., 1, :])
         second = self.call("pair_add", h[..., 2, :], r[..., 2, :], h[..., 3, :], r[..., 3, :])
         pair = self.call("pair_add", *first, *second)
