@@ -26,7 +26,7 @@ HALF = ("forward", "backward", "value_and_grad", "backward_from_output")
 
 
 def table(rows: list[dict], dtypes: tuple[str, ...]) -> list[str]:
-    """A line for each name: the largest ULP of each dtype over backends and sample parameters, bold beyond its bound."""
+    """A line for each name: the largest ULP of each dtype over backends and parameters, bold beyond its bound."""
     lines = ["| | " + " | ".join(dtypes) + " | worst at | bound |", "|---|" + "---:|" * (len(dtypes) + 2)]
     rows = [r for r in rows if r["dtype"] in dtypes]
     for name in sorted({r["op"] for r in rows}):
