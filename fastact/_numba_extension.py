@@ -33,8 +33,8 @@ from numba.extending import (
 
 from fastact import rows
 from fastact.activation import Activation, Method, PreluBackward, activations
+from fastact.backends.numba_cpu import rows as row_kernels
 from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
-from fastact.backends.numba_cpu.rows import SIGNATURE, kernel_function
 from fastact.backends.numba_cpu.simd import host_target
 from fastact.bind import bind
 from fastact.kinds import KINDS, body, kinds_of
@@ -381,7 +381,7 @@ def _lower_rows(method: RowMethod) -> Callable[..., Any]:
 @cache
 def _rows(method: RowMethod, arrays: tuple[types.Type, ...], dtype: types.Type) -> Callable[..., Any]:
     """The function over arrays of these types; always the same one, for Numba compiles it once."""
-    kernel = kernel_function(method._kernel, str(dtype))
+    kernel = row_kernels.kernel_function(method._kernel, str(dtype))
     # Numba tells compiled functions apart by their code, which all dtypes share
     kernel.__code__ = kernel.__code__.replace(co_name=kernel.__name__)
     run = _row_intrinsic(kernel, dtype)
@@ -451,7 +451,7 @@ def _row_intrinsic(kernel: Any, dtype: types.Type) -> Any:
                     builder.store(value, cgutils.gep_inbounds(builder, table, 0, j))
                 tables.append(builder.ptrtoint(table, i64))
             zero = ir.Constant(i64, 0)
-            _compile(context, builder, kernel, SIGNATURE, (*tables, rows, n, zero, zero))
+            _compile(context, builder, kernel, row_kernels.SIGNATURE, (*tables, rows, n, zero, zero))
             return context.get_dummy_value()
 
         return types.void(first, second, third), codegen
