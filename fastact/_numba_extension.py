@@ -60,8 +60,8 @@ class _NoFlags(list):  # type: ignore[type-arg]
 class _Exact(Emitter):
     """Emits scalars that ``@njit(fastmath=True)`` leaves alone.
 
-    It gives its flags to every instruction of the caller's module; reassociated, the splittings of the elementary
-    functions would be worth nothing.
+    It gives its flags to every instruction of the caller's module; reassociated, the elementary functions lose their
+    split constants (measured: other bits for 2,539 of 20,011 values of mish, 36 of tanh, 24 of gelu).
     """
 
     def binary(self, op: str, a: Value | float, b: Value | float) -> Value:
