@@ -33,6 +33,7 @@ SAMPLES = {"cheap": ("relu", "leaky_relu"), "costly": ("sigmoid", "gelu", "mish"
 PARALLEL_SIZES = [2**k for k in range(9, 19)]
 STREAM_SIZES = [2**k for k in range(18, 26)]
 NEVER = 2**62
+SITUATIONS = ("back to back", "after a pause")
 PAUSE = 300e-6  # longer than a worker looks for work
 ROUNDS = 9
 FILE = Path(dispatch.__file__).with_name("thresholds.json")
@@ -126,17 +127,18 @@ def measure_parallel(threads: int) -> tuple[dict[str, int], list[dict[str, Any]]
                                 times.setdefault(f"{name}, back to back", []).append(back_to_back(call))
                                 times.setdefault(f"{name}, after a pause", []).append(after_pause(call))
                     rows.append(row | {name: statistics.median(found) for name, found in times.items()})
-    limits = {}
-    for cost in SAMPLES:
-        gains: dict[int, list[float]] = {}
-        for row in rows:
-            if row["cost"] == cost:
-                # sizes of forward and backward differ: a limit of a power of two takes in all up to the next
-                size = 1 << (row["bytes"].bit_length() - 1)
-                for when in ("back to back", "after a pause"):
-                    gains.setdefault(size, []).append(row[f"one, {when}"] / row[f"all, {when}"])
-        limits[cost] = break_even({size: bench.geometric_mean(g) for size, g in gains.items()})
-    return limits, rows
+    return {cost: parallel_limit(rows, cost, SITUATIONS) for cost in SAMPLES}, rows
+
+
+def parallel_limit(rows: list[dict[str, Any]], cost: str, situations: tuple[str, ...]) -> int:
+    gains: dict[int, list[float]] = {}
+    for row in rows:
+        if row["cost"] == cost:
+            # sizes of forward and backward differ: a limit of a power of two takes in all up to the next
+            size = 1 << (row["bytes"].bit_length() - 1)
+            for when in situations:
+                gains.setdefault(size, []).append(row[f"one, {when}"] / row[f"all, {when}"])
+    return break_even({size: bench.geometric_mean(g) for size, g in gains.items()})
 
 
 def measure_stream() -> tuple[int, list[dict[str, Any]]]:
@@ -173,6 +175,10 @@ def main() -> None:
             "by": "python -m benchmarks.tune",
             "machine": bench.machine(),
             "threads": args.threads,
+            "scheduler": bench.scheduler(),
+            "break_even": {
+                when: {cost: parallel_limit(parallel_rows, cost, (when,)) for cost in SAMPLES} for when in SITUATIONS
+            },
             "parallel": parallel_rows,
             "stream": stream_rows,
         },
@@ -186,9 +192,7 @@ def main() -> None:
 
 def show(result: dict[str, Any]) -> None:
     for row in result["measured"]["parallel"]:
-        gains = ", ".join(
-            f"{when} {row[f'one, {when}'] / row[f'all, {when}']:.2f}" for when in ("back to back", "after a pause")
-        )
+        gains = ", ".join(f"{when} {row[f'one, {when}'] / row[f'all, {when}']:.2f}" for when in SITUATIONS)
         print(f"{row['op']} {row['kind']}, {row['bytes'] // 1024} KiB: threads gain {gains}")
     for row in result["measured"]["stream"]:
         gain = row["through the cache"] / row["past the cache"]
