@@ -14,7 +14,7 @@ NumPy only; Numba is imported when a kernel is first needed and is not on disk y
 from fastact import dispatch, ufuncs  # noqa: F401 - pickle looks for ufuncs in loaded modules
 from fastact._version import __version__
 from fastact.activation import Activation, activations, get
-from fastact.dispatch import explain, get_num_threads, set_num_threads, use_backend, warmup
+from fastact.dispatch import explain, get_include, get_num_threads, set_num_threads, use_backend, warmup
 from fastact.rows import (
     log_softmax,
     logsumexp,
@@ -29,6 +29,7 @@ identity = activations["identity"]
 relu = activations["relu"]
 relu6 = activations["relu6"]
 leaky_relu = activations["leaky_relu"]
+thresholded_relu = activations["thresholded_relu"]
 threshold = activations["threshold"]
 elu = activations["elu"]
 selu = activations["selu"]
@@ -82,6 +83,7 @@ __all__ = [
     "gelu",
     "gelu_tanh",
     "get",
+    "get_include",
     "get_num_threads",
     "hard_shrink",
     "hard_sigmoid",
@@ -122,6 +124,7 @@ __all__ = [
     "tanh",
     "tanh_shrink",
     "threshold",
+    "thresholded_relu",
     "use_backend",
     "warmup",
 ]

@@ -148,6 +148,27 @@ class Activation(Method):
             )
         return self._backward_from_output
 
+    def address(self, kind: str, dtype: str) -> int:
+        """The address of a C function for other programs: ``fastact_elu_f32(x, y, n, alpha)`` and its kin in ``fastact.h``.
+
+        Parameters
+        ----------
+        kind : {"forward", "backward", "backward_from_output", "value_and_grad"}
+        dtype : {"float32", "float64"}
+
+        Raises
+        ------
+        ValueError
+            If the activation has no such kind, or for another dtype.
+        RuntimeError
+            If the ahead-of-time kernels are not available; the message says why.
+        """
+        if kind not in kinds_of(self.op) or dtype not in ("float32", "float64"):
+            raise ValueError(f"{self.name} has no function for {kind!r} of {dtype!r}")
+        from fastact.backends import cython_aot
+
+        return cython_aot.embedded(self.name, kind, dtype)
+
 
 def _docstring(op: Op) -> str:
     lines = [f"{op.name}(x{''.join(f', {p.name}' for p in op.params)}) = {op.formula}", ""]

@@ -62,7 +62,7 @@ def kernels(render: Any, table: Any, kinds: Any) -> list[Any]:
     names = {"forward": ("x", "y"), "backward": ("dy x", "dx"), "backward_from_output": ("dy y", "dx"),
              "value_and_grad": ("x", "y d")}  # fmt: skip
     found = []
-    for op in table.OPS.values():
+    for op in table.kernel_rows():
         for kind in kinds.kinds_of(op):
             inputs, outputs = (tuple(n.split()) for n in names[kind])
             params = tuple(p.name for p in op.params)
@@ -100,9 +100,11 @@ def render_all(folder: Path) -> None:
         row_module = render_rows.parse(PACKAGE / "row_kernels.py", relative_to=ROOT)
         rows = render_rows.render_rows(row_bind.KERNELS, row_module, row_formulas)
         formulas = {c: render_rows.row_formulas(row_formulas, known) for c, known in sources(render).items()}
-        functions = render.embedded(loops)
+        functions = render.embedded([loop for loop in loops if loop.op in table.OPS])
         primitives = render.arities(PACKAGE / "primitives.py")
-        _write(folder / "_aot.pyx", render.render_module(loops, formulas, primitives, rows=rows))
+        module = render.render_module(loops, formulas, primitives, rows=rows)
+        built_from = render.source_hash(PACKAGE)
+        _write(folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n')
         frame = (PACKAGE / "_aot_embed.pyx.in").read_text(encoding="utf-8")
         _write(folder / "_embed.pyx", render.render_embed(functions, frame))
         _write(PACKAGE / "_embed.pxd", render.render_embed_pxd(functions))

@@ -72,7 +72,8 @@ def backend() -> str:
     'reference'
     """
     if _asked != "auto":
-        return _asked
+        # FASTACT_BACKEND is looked at here and not at import, so that `fastact info` can say what is wrong with it
+        return _checked(_asked)
     known = reasons()
     return next(name for name in backends.ORDER if known[name] is None)
 
@@ -218,7 +219,7 @@ def serving(ready: Callable[[], bool]) -> tuple[str, str]:
     wait 0.1 to 0.9 s. `warmup` compiles Numba's, which then serves from disk.
     """
     if _asked != "auto":
-        return _asked, "asked for"
+        return _checked(_asked), "asked for"
     known = reasons()
     if known["numba"] is None:
         if ready():
@@ -332,6 +333,18 @@ def warmup(
     return ready
 
 
+def get_include() -> str:
+    """The folder of ``fastact.h``, for C and C++ compilers; Cython finds ``fastact/__init__.pxd`` by itself.
+
+    Examples
+    --------
+    >>> import fastact as fa
+    >>> fa.get_include().endswith("include")
+    True
+    """
+    return str(Path(__file__).with_name("include"))
+
+
 # ---- why
 
 
@@ -345,12 +358,16 @@ def info() -> dict[str, Any]:
 
     known = reasons()
     status = _driver.status()
+    try:
+        chosen = backend()
+    except (ValueError, RuntimeError) as error:
+        chosen = f"none: {error}"
     found: dict[str, Any] = {
         "version": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
-        "backend": backend(),
+        "backend": chosen,
         "asked for": _asked,
         "backends": known,
         "isa": {name: backends.get(name).isa() for name in backends.ORDER if known[name] is None},
@@ -427,8 +444,7 @@ def _start() -> None:
     global _threads_source, _asked
     threads, _threads_source = _default_threads()
     _driver.configure(threads=threads, stream_min=STREAM_MIN_BYTES)
-    name = os.environ.get("FASTACT_BACKEND", "").strip() or "auto"
-    _asked = _checked(name)
+    _asked = os.environ.get("FASTACT_BACKEND", "").strip() or "auto"
 
 
 _start()

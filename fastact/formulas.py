@@ -9,17 +9,18 @@ overflow, underflow and rounding of float32 and float64 alike.
 from fastact.elementary.float32 import (
     exp,
     exp_nonpositive,
-    exp_parts,
-    exp_parts_sum,
     expm1_nonpositive,
+    expm1_parts,
     expm1_parts_sum,
     finite,
     gelu_tail,
     gelu_tail_grad,
     gelu_tanh_parts,
+    log1p_sum,
     log1p_unit,
     quick_gelu_parts,
     tanh,
+    tanh_sum,
     x_minus_tanh,
 )
 from fastact.primitives import copysign, fabs, fma, maximum, minimum, scalb, sqrt, where
@@ -123,16 +124,26 @@ def leaky_relu_grad_from_output(y, negative_slope):
 
 
 def threshold(x, threshold, value):
-    """x if x > threshold else value
-
-    Konda, Memisevic and Krueger, ICLR 2015 (value = 0).
-    """
+    """x if x > threshold else value"""
     return where(x <= threshold, value, x)
 
 
 def threshold_grad(x, threshold, value):
     """1 if x > threshold else 0; 0 at threshold"""
     return where(x > threshold, 1.0, where(x <= threshold, 0.0, x))
+
+
+def thresholded_relu(x, threshold):
+    """x if x > threshold else 0
+
+    Konda, Memisevic and Krueger, ICLR 2015; ONNX operator ThresholdedRelu.
+    """
+    return where(x <= threshold, 0.0, x)
+
+
+def thresholded_relu_grad(x, threshold):
+    """1 if x > threshold else 0; 0 at threshold"""
+    return threshold_grad(x, threshold, 0.0)
 
 
 def hard_sigmoid(x, alpha, beta):
@@ -337,8 +348,8 @@ def softsign(x):
 
 def softsign_grad(x):
     """1/(1 + abs(x))²"""
-    t = fabs(x)
-    return 1.0 / fma(t, t + 2.0, 1.0)
+    d = 1.0 / (1.0 + fabs(x))
+    return d * d
 
 
 def softsign_grad_from_output(y):
@@ -350,27 +361,25 @@ def softsign_grad_from_output(y):
 def squareplus(x, b):
     """(x + sqrt(x² + b))/2
 
-    Barron, Squareplus, arXiv:2112.11687. For x < 0 as (b/2)/(sqrt(x² + b) - x).
+    Barron, Squareplus, arXiv:2112.11687. For x < 0 as y = (b/2)/(sqrt(x² + b) - x), with one Newton step of
+    y² - x·y = b/4 for the last bit.
     """
     t = fabs(x)
-    near = t < 1e18
-    q = where(b == 0.0, t, where(near, sqrt(fma(x, x, b)), t))
-    d = fma(0.5, q, 0.5 * t)
-    dd = 0.5 * t - (d - 0.5 * q)
-    r = 1.0 / d
-    y = 0.25 * b * r
-    dy = r * fma(-y, dd, fma(-y, d, 0.25 * b))
-    low = where(near, y + dy, y)
-    return where(x < 0.0, where(b == 0.0, 0.0, low), d)
+    # where x² overflows or underflows, so that b counts for nothing or x for nothing
+    q = where(b == 0.0, t, maximum(where(t < 1e18, sqrt(fma(x, x, b)), t), t))
+    y = 0.5 * b / (q + t)
+    step = fma(y, t, fma(y, y, -0.25 * b)) / q
+    return where(x < 0.0, where(fabs(step) <= y, y - step, y), 0.5 * x + 0.5 * q)
 
 
 def squareplus_grad(x, b):
     """(1 + x/sqrt(x² + b))/2; 0 at 0 for b = 0"""
     t = fabs(x)
-    h = fma(x, x, b)
-    q = sqrt(h)
-    low = 0.5 * b / where(t < 1e18, fma(t, q, h), 2.0 * t * t)
-    low = where(b == 0.0, where(x == x, 0.0, x), low)
+    far = t > 1e9
+    w = fma(t, t, b)
+    d = where(far, t, fma(sqrt(w), t, w))
+    h = where(far, 0.25 * b / t, 0.5 * b) / d
+    low = where(b == 0.0, where(x == x, 0.0, x), h)
     return where(x > 0.0, 1.0 - low, low)
 
 
@@ -480,35 +489,46 @@ def celu(x, alpha):
     dz = where(fabs(z) < 3000.0, fma(-z, alpha, x) / alpha, 0.0)
     u, n = expm1_parts_sum(clip(z, -3000.0, 3000.0), dz)
     s = scalb(1.0, n)
-    return where(x > 0.0, x, alpha * where(n > 60.0, scalb(1.0 + u, n), fma(s, u, s - 1.0)))
+    # from n = 5 on the rounding of u·alpha - alpha·2^-n is small against alpha
+    far = scalb(alpha + fma(alpha, u, -alpha * scalb(1.0, -n)), n)
+    m = fma(s, u, s - 1.0)
+    near = alpha * m
+    # what rounding x/alpha, m and the product lost
+    dm = fma(s, u, s - 1.0 - m) + where(n == 0.0, z - (z + dz) + dz, 0.0)
+    near = near + fma(alpha, dm, fma(alpha, m, -near))
+    y = where(n > 4.0, far, near)
+    return where(x > 0.0, x, copysign(y, x))
 
 
 def celu_grad(x, alpha):
     """1 if x > 0 else exp(x/alpha); 1 at 0"""
     z = x / alpha
     dz = where(fabs(z) < 3000.0, fma(-z, alpha, x) / alpha, 0.0)
-    p, n = exp_parts_sum(clip(z, -3000.0, 3000.0), dz)
-    return where(x > 0.0, 1.0, scalb(p, n))
+    u, n = expm1_parts_sum(clip(z, -3000.0, 3000.0), dz)
+    return where(x > 0.0, 1.0, scalb(1.0 + u, n))
 
 
 def celu_grad_from_output(y, alpha):
-    """1 if y > 0 else 1 + y/alpha"""
-    return where(y > 0.0, 1.0, 1.0 + y / alpha)
+    """1 if y > 0 else (y + alpha)/alpha"""
+    return where(y > 0.0, 1.0, (y + alpha) / alpha)
 
 
-def sigmoid_product(x, p, n):
-    """x/(1 + e), e = p·2^n, with the rounding of 1 + e taken back; p in [0.7, 1.42], x finite."""
-    c = scalb(1.0, -n)
-    d = p + c
-    r = 1.0 / d
-    dr = r * fma(r, d - p - c, fma(-r, d, 1.0))
-    return scalb(fma(x, r, x * dr), -n)
+# logistic: with exp(-z) = (1 + u)·2^n and s = 2^-n, sigmoid(z) = s/d and 1 - sigmoid(z) = (1 + u)/d, d = s + 1 + u;
+# s + 1 is exact wherever it counts
 
 
-def sigmoid_product_grad(g, p, n):
-    """(1 + e·g)/(1 + e)², e = p·2^n: the derivative of x/(1 + exp(-v(x))) for g = 1 + x·v'(x)."""
-    c = scalb(1.0, -n)
-    return scalb(fma(p, g, c) / fma(p, fma(2.0, c, p), c * c), -n)
+def logistic_sum(s, u):
+    """s + 1 + u, rounded once; s a power of two, abs(u) < 1/2."""
+    a = s + 1.0
+    # where s + 1 is rounded to 1, s is still worth an ULP of 1 + u
+    return a + where(a == 1.0, u + s, u)
+
+
+def logistic_sum_squared(s, u):
+    """(s + 1 + u)² as (s + 1)² + u·(2(s + 1) + u), with fewer roundings than the square of the rounded sum."""
+    a = s + 1.0
+    v = where(a == 1.0, u + s, u)
+    return fma(v, fma(2.0, a, v), a * a)
 
 
 def sigmoid(x):
@@ -516,19 +536,50 @@ def sigmoid(x):
 
     Verhulst, 1845.
     """
-    p, n = exp_parts(-clip(x, -3000.0, 40.0))
-    return sigmoid_product(1.0, p, n)
+    u, n = expm1_parts(-clip(x, -1000.0, 60.0))
+    s = scalb(1.0, -n)
+    return s / logistic_sum(s, u)
 
 
 def sigmoid_grad(x):
     """s(1 - s), s = 1/(1 + exp(-x))"""
-    e = exp_nonpositive(-fabs(x))
-    return e / fma(e, e + 2.0, 1.0)
+    u, n = expm1_parts(minimum(1000.0, fabs(x)))
+    s = scalb(1.0, -n)
+    return fma(s, u, s) / logistic_sum_squared(s, u)
 
 
 def sigmoid_grad_from_output(y):
     """y(1 - y)"""
     return y * (1.0 - y)
+
+
+def tanh_grad(x):
+    """1 - tanh(x)²
+
+    As 4s(1 - s), s = 1/(1 + exp(-2x)), which keeps its relative accuracy in the tails.
+    """
+    t = fabs(x)
+    u, n = expm1_parts(minimum(1000.0, t + t))
+    s = scalb(1.0, -n)
+    d2 = logistic_sum_squared(s, u)
+    s = 4.0 * s
+    return fma(s, u, s) / d2
+
+
+def tanh_grad_from_output(y):
+    """1 - y²"""
+    return fma(-y, y, 1.0)
+
+
+def tanh_shrink(x):
+    """x - tanh(x)"""
+    return x_minus_tanh(x)
+
+
+def tanh_shrink_grad(x):
+    """tanh(x)²"""
+    y, dy = tanh_sum(fabs(x))
+    return fma(y, y, 2.0 * y * dy)
 
 
 def log_sigmoid(x):
@@ -538,8 +589,7 @@ def log_sigmoid(x):
 
 def log_sigmoid_grad(x):
     """1/(1 + exp(x))"""
-    e = exp_nonpositive(-fabs(x))
-    return where(x > 0.0, e, 1.0) / (1.0 + e)
+    return sigmoid(-x)
 
 
 def log_sigmoid_grad_from_output(y):
@@ -550,29 +600,47 @@ def log_sigmoid_grad_from_output(y):
 def softplus(x, beta):
     """log(1 + exp(beta·x))/beta
 
-    Dugas, Bengio, Bélisle, Nadeau and Garcia, NeurIPS 2000. As (max(z, 0) + log1p(exp(-abs(z))))/beta, z = beta·x.
+    Dugas, Bengio, Bélisle, Nadeau and Garcia, NeurIPS 2000. As max(x, 0) + log1p(exp(-abs(beta·x)))/beta.
     """
     t = fabs(x)
     z = beta * t
-    p, n = exp_parts_sum(-minimum(3000.0, z), -product_error(beta, t, z))
-    # log(1 + e) = e there, and e/beta may be normal where e is not
+    u, n = expm1_parts_sum(-minimum(3000.0, z), -product_error(beta, t, z))
+    # far out the logarithm is exp itself, which may be subnormal where exp/beta is not
     far = n < -60.0
-    s = where(far, p, log1p_unit(scalb(p, n))) / beta
-    return maximum(0.0, x) + scalb(s, where(far, n, 0.0))
+    y, dy = log1p_sum(u, n)
+    p = 1.0 + u
+    y = where(far, p, y)
+    dy = where(far, u - (p - 1.0), dy)
+    r = 1.0 / beta
+    h = y * r
+    dh = (fma(-h, beta, y) + dy) * r
+    n = where(far, n, 0.0)
+    return maximum(0.0, x) + scalb(dh, n) + scalb(h, n)
 
 
 def softplus_grad(x, beta):
     """1/(1 + exp(-beta·x))"""
-    t = fabs(x)
-    z = beta * t
-    p, n = exp_parts_sum(-minimum(3000.0, z), -product_error(beta, t, z))
-    e = scalb(p, n)
-    return where(x < 0.0, e, 1.0) / (1.0 + e)
+    z = beta * x
+    u, n = expm1_parts_sum(-clip(z, -1000.0, 60.0), -product_error(beta, x, z))
+    s = scalb(1.0, -n)
+    return s / logistic_sum(s, u)
 
 
 def softplus_grad_from_output(y, beta):
     """1 - exp(-beta·y)"""
     return -expm1_nonpositive(-beta * y)
+
+
+def softplus_default(x):
+    """log(1 + exp(x))"""
+    u, n = expm1_parts(-minimum(1000.0, fabs(x)))
+    y, dy = log1p_sum(u, n)
+    return maximum(0.0, x) + dy + y
+
+
+def softplus_default_grad(x):
+    """1/(1 + exp(-x))"""
+    return sigmoid(x)
 
 
 def silu(x, beta):
@@ -581,20 +649,39 @@ def silu(x, beta):
     Hendrycks and Gimpel, arXiv:1606.08415; Ramachandran, Zoph and Le, Swish, arXiv:1710.05941; -0 at -inf.
     """
     w = finite(x)
-    z = -beta * w
-    p, n = exp_parts_sum(clip(z, -3000.0, 3000.0), product_error(-beta, w, z))
-    # beyond 3000 only the sign of x is left
-    y = sigmoid_product(where(z > 3000.0, -beta, w), p, n)
-    return where(z < -60.0, x, y)
+    z = beta * w
+    u, n = expm1_parts_sum(-clip(z, -3000.0, 60.0), -product_error(beta, w, z))
+    # beyond -3000 only the sign of x is left
+    return scalb(where(z < -3000.0, -beta, x) / logistic_sum(scalb(1.0, -n), u), -n)
 
 
 def silu_grad(x, beta):
     """s + beta·x·s(1 - s), s = 1/(1 + exp(-beta·x))"""
     w = finite(x)
-    z = -beta * w
-    p, n = exp_parts_sum(clip(z, -3000.0, 3000.0), product_error(-beta, w, z))
-    y = sigmoid_product_grad(where(z > 3000.0, -3000.0, fma(beta, w, 1.0)), p, n)
-    return where(z < -42.0, 1.0, y)
+    z = beta * w
+    c = clip(z, -3000.0, 44.0)
+    u, n = expm1_parts_sum(-c, -product_error(beta, w, z))
+    return logistic_product_slope(where(c == z, fma(beta, w, 1.0), c + 1.0), u, n)
+
+
+def logistic_product_slope(h, u, n):
+    """s + (h - 1)·s(1 - s), s = 1/(1 + (1 + u)·2^n), for n >= -63"""
+    s = scalb(1.0, -n)
+    return scalb(fma(h, u, s + h) / logistic_sum_squared(s, u), -n)
+
+
+def silu_default(x):
+    """x/(1 + exp(-x))"""
+    w = maximum(-1000.0, x)
+    u, n = expm1_parts(-minimum(60.0, w))
+    return scalb(w / logistic_sum(scalb(1.0, -n), u), -n)
+
+
+def silu_default_grad(x):
+    """s + x·s(1 - s), s = 1/(1 + exp(-x))"""
+    c = clip(x, -1000.0, 44.0)
+    u, n = expm1_parts(-c)
+    return logistic_product_slope(c + 1.0, u, n)
 
 
 def quick_gelu(x):
@@ -602,16 +689,38 @@ def quick_gelu(x):
 
     Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf.
     """
-    w = maximum(-2000.0, x)
-    p, n = quick_gelu_parts(-minimum(30.0, w))
-    return where(x > 30.0, x, sigmoid_product(w, p, n))
+    w = maximum(-1000.0, x)
+    u, n = quick_gelu_parts(-minimum(30.0, w))
+    return scalb(w / logistic_sum(scalb(1.0, -n), u), -n)
 
 
 def quick_gelu_grad(x):
     """s + 1.702·x·s(1 - s), s = 1/(1 + exp(-1.702·x))"""
-    w = clip(x, -2000.0, 25.0)
-    p, n = quick_gelu_parts(-w)
-    return sigmoid_product_grad(fma(1.702, w, 1.0), p, n)
+    c = clip(x, -1000.0, 25.0)
+    u, n = quick_gelu_parts(-c)
+    return logistic_product_slope(fma(1.702, c, 1.0), u, n)
+
+
+def gelu_tanh(x):
+    """x/2·(1 + tanh(sqrt(2/pi)·(x + 0.044715·x³)))
+
+    Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf. With (1 + tanh(v/2))/2 = 1/(1 + exp(-v)).
+    """
+    w = maximum(-100.0, x)
+    u, n = gelu_tanh_parts(-minimum(8.0, w))
+    return scalb(w / logistic_sum(scalb(1.0, -n), u), -n)
+
+
+def gelu_tanh_grad(x):
+    """s + x·v'·s(1 - s), s = 1/(1 + exp(-v)), v = 2·sqrt(2/pi)·(x + 0.044715·x³)"""
+    c = clip(x, -100.0, 7.6)
+    u, n = gelu_tanh_parts(-c)
+    # 1 + x·v' with the roundings of x², of v' and of its constants (as float32) kept
+    z = c * c
+    v = fma(0.21406444907188416, z, 1.5957691669464111)
+    dv = fma(0.21406444907188416, fma(c, c, -z), fma(-2.540834209696641e-10, z, -4.534068032135963e-08))
+    dv = dv + fma(0.21406444907188416, z, 1.5957691669464111 - v)
+    return logistic_product_slope(fma(c, v, fma(c, dv, 1.0)), u, n)
 
 
 def gelu(x):
@@ -631,36 +740,14 @@ def gelu_grad(x):
     return where(x < 0.0, tail, 1.0 - tail)
 
 
-def gelu_tanh(x):
-    """x/2·(1 + tanh(sqrt(2/pi)·(x + 0.044715·x³)))
-
-    Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf. With (1 + tanh(u))/2 = 1/(1 + exp(-2u)).
-    """
-    w = maximum(-100.0, x)
-    p, n = gelu_tanh_parts(-minimum(8.0, w))
-    return where(x > 8.0, x, sigmoid_product(w, p, n))
-
-
-def gelu_tanh_grad(x):
-    """s + x·v'·s(1 - s), s = 1/(1 + exp(-v)), v = 2·sqrt(2/pi)·(x + 0.044715·x³)"""
-    w = clip(x, -100.0, 7.5)
-    p, n = gelu_tanh_parts(-w)
-    # x·v' with the roundings of x² and of v' kept
-    z = w * w
-    b = fma(0.21406444881780073, fma(w, w, -z), 1.5957691216057308)
-    v = fma(0.21406444881780073, z, b)
-    dv = fma(0.21406444881780073, z, b - v)
-    g = fma(w, v, fma(w, dv, 1.0))
-    return sigmoid_product_grad(g, p, n)
-
-
 def mish(x):
     """x·tanh(log(1 + exp(x)))
 
     Misra, BMVC 2020; -0 at -inf. With e = exp(x) and d = e² + 2e + 2 this is x·e(e + 2)/d, or x - 2x/d for x > 0.
     """
-    w = clip(x, -3000.0, 20.0)
-    p, n = exp_parts(w)
+    w = clip(x, -1000.0, 20.0)
+    u, n = expm1_parts(w)
+    p = 1.0 + u
     # e(e + 2) = a·2^n and d = e(e + 2) + 2, each with its rounding
     e = scalb(p, n)
     g = e + 2.0
@@ -673,13 +760,14 @@ def mish(x):
     dr = r * (fma(-r, d, 1.0) - r * dd)
     q = a * r
     dq = fma(a, r, -q) + fma(a, dr, da * r)
-    return where(x > 20.0, x, scalb(fma(w, q, w * dq), n))
+    return where(x > 20.0, x, copysign(scalb(fma(w, q, w * dq), n), x))
 
 
 def mish_grad(x):
     """e/d·(e + 2 + 4x(e + 1)/d), e = exp(x), d = e² + 2e + 2"""
-    w = clip(x, -3000.0, 20.0)
-    p, n = exp_parts(w)
+    w = clip(x, -1000.0, 20.0)
+    u, n = expm1_parts(w)
+    p = 1.0 + u
     e = scalb(p, n)
     g = e + 2.0
     d = fma(e, g, 2.0)
@@ -687,29 +775,6 @@ def mish_grad(x):
     a = fma(fma(e + 4.0, e, fma(4.0, w, 6.0)), e, fma(4.0, w, 4.0))
     r = 1.0 / d
     v = a * r * (r * p)
-    return scalb(fma(v, 2.0 * (fma(-r, d, 1.0) - r * dd), v), n)
+    return where(x > 20.0, 1.0, scalb(fma(v, 2.0 * (fma(-r, d, 1.0) - r * dd), v), n))
 
 
-def tanh_grad(x):
-    """1 - tanh(x)²
-
-    As 4e/(1 + e)², e = exp(-2·abs(x)), which keeps its relative accuracy in the tails.
-    """
-    e = exp_nonpositive(-2.0 * fabs(x))
-    return 4.0 * e / fma(e, e + 2.0, 1.0)
-
-
-def tanh_grad_from_output(y):
-    """1 - y²"""
-    return fma(-y, y, 1.0)
-
-
-def tanh_shrink(x):
-    """x - tanh(x)"""
-    return x_minus_tanh(x)
-
-
-def tanh_shrink_grad(x):
-    """tanh(x)²"""
-    t = tanh(x)
-    return t * t

@@ -8,6 +8,7 @@ when fastact cannot be imported: it uses the standard library alone and takes pa
 from __future__ import annotations
 
 import ast
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -564,3 +565,12 @@ def render_c_header(functions: Sequence[Embedded], frame: str) -> str:
     pointers = [f"FASTACT_POINTER void (*fastact_{f.name})({f.signature('ptrdiff_t')});" for f in functions]
     imports = [f'    FASTACT_IMPORT({f.name}, "{f.signature("ptrdiff_t")}");' for f in functions]
     return frame.replace("@POINTERS@", "\n".join(pointers)).replace("@IMPORTS@", "\n".join(imports))
+
+
+def source_hash(package: Path) -> str:
+    """A hash of every file that decides what the ahead-of-time modules compute."""
+    digest = hashlib.sha256()
+    names = ["formulas.py", "table.py", "kinds.py", "elementary/float32.py", "elementary/float64.py", "render.py"]
+    for path in [package / name for name in names] + sorted(package.glob("*row*.py")) + sorted(package.glob("_aot*.h")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

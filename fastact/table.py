@@ -133,6 +133,8 @@ _ROWS = (
        kinks=(0.0,), limits=(-_INF, _INF), piecewise_linear=True, output_needs={"negative_slope": _NONNEGATIVE}),
     Op("threshold", f.threshold, f.threshold_grad, None, (number("threshold", None), number("value", None)),
        piecewise_linear=True),
+    Op("thresholded_relu", f.thresholded_relu, f.thresholded_relu_grad, None, (number("threshold", 1.0),), kinks=(1.0,),
+       limits=(0.0, _INF), piecewise_linear=True),
     Op("elu", f.elu, f.elu_grad, f.elu_grad_from_output, (finite("alpha", 1.0),), kinks=(0.0,), limits=(-1.0, _INF),
        output_needs={"alpha": _NONNEGATIVE}),
     Op("selu", f.selu, f.selu_grad, f.selu_grad_from_output, kinks=(0.0,), limits=(_SELU_LOW, _INF)),
@@ -151,7 +153,7 @@ _ROWS = (
        ordered=("min_val", "max_val")),
     Op("tanh_shrink", f.tanh_shrink, f.tanh_shrink_grad, limits=(-_INF, _INF)),
     Op("softplus", f.softplus, f.softplus_grad, f.softplus_grad_from_output, (positive("beta", 1.0),),
-       limits=(0.0, _INF)),
+       limits=(0.0, _INF), at_default=Op("softplus_default", f.softplus_default, f.softplus_default_grad)),
     Op("softsign", f.softsign, f.softsign_grad, f.softsign_grad_from_output, limits=(-1.0, 1.0)),
     Op("soft_shrink", f.soft_shrink, f.soft_shrink_grad, None, (nonnegative("lambd", 0.5),), kinks=(-0.5, 0.5),
        limits=(-_INF, _INF), piecewise_linear=True),
@@ -159,7 +161,8 @@ _ROWS = (
        kinks=(-0.5, 0.5), limits=(-_INF, _INF), piecewise_linear=True),
     Op("shrink", f.shrink, f.shrink_grad, None, (nonnegative("lambd", 0.5), finite("bias", 0.0)), kinks=(-0.5, 0.5),
        limits=(-_INF, _INF), piecewise_linear=True),
-    Op("silu", f.silu, f.silu_grad, None, (finite("beta", 1.0),), aliases=("swish",), limits=(-0.0, _INF)),
+    Op("silu", f.silu, f.silu_grad, None, (finite("beta", 1.0),), aliases=("swish",), limits=(-0.0, _INF),
+       at_default=Op("silu_default", f.silu_default, f.silu_default_grad)),
     Op("hard_silu", f.hard_silu, f.hard_silu_grad, aliases=("hard_swish",), kinks=(-3.0, 3.0), limits=(-0.0, _INF)),
     Op("gelu", f.gelu, f.gelu_grad, limits=(-0.0, _INF)),
     Op("gelu_tanh", f.gelu_tanh, f.gelu_tanh_grad, aliases=("fast_gelu",), limits=(-0.0, _INF)),
@@ -193,7 +196,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-# ONNX's ThresholdedRelu has value = 0: `threshold` with that value
 _NAMES: dict[str, str] = {_plain(n): op.name for op in _ROWS for n in (op.name, *op.aliases)}
 
 

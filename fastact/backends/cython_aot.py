@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from fastact.render import source_hash
 
 if TYPE_CHECKING:
     from fastact.table import Op
@@ -43,9 +46,14 @@ def _choose() -> tuple[ModuleType | None, str]:
             reasons.append(f"{level}: this CPU has no {', '.join(missing)}")
             continue
         try:
-            return import_module(LEVELS[level][0]), ""
+            module = import_module(LEVELS[level][0])
         except ImportError as error:
             reasons.append(f"{level}: not built ({error})")
+            continue
+        if getattr(module, "sources", str)() != source_hash(Path(__file__).parents[1]):
+            reasons.append(f"{level}: built from other formulas than those installed; build again")
+            continue
+        return module, ""
     return None, "; ".join(reasons)
 
 
@@ -74,6 +82,16 @@ def _module() -> ModuleType:
     return module
 
 
+def embedded(op: str, kind: str, dtype: str) -> int:
+    """The address of the function ``fastact_<op>[_<kind>]_<f32|f64>`` of ``fastact.h``."""
+    reason = available()
+    if reason is not None:
+        raise RuntimeError(f"there are no functions for other programs here: {reason}")
+    from fastact import _embed
+
+    return int(_embed.address(op, kind, dtype))
+
+
 def address(op: str, kind: str, dtype: str) -> int:
     """The address of the kernel of the activation named `op`.
 
@@ -99,8 +117,3 @@ def row_kernel(name: str, dtype: str) -> int:
     if found is None:
         raise KeyError(f"{name} has no ahead-of-time row kernel for {dtype}")
     return int(found)
-
-
-def get_include() -> str:
-    """The folder of ``fastact.h``, for C and C++ compilers."""
-    return os.path.join(os.path.dirname(os.path.dirname(__file__)), "include")

@@ -17,9 +17,11 @@ infinities and signed zeros included, and its error is at most 1.5 ULP while the
 ``exp_parts_sum(x, dx)``       the same for e^(x + dx); |x| <= 3000, \\|dx\\| at most an ULP of x
 ``expm1_parts(x)``             (u, n) with e^x = (1 + u)·2^n, u in [-0.3, 0.42] to 1 ULP; |x| <= 3000
 ``expm1_parts_sum(x, dx)``     the same for e^(x + dx)
-``quick_gelu_parts(x)``        (p, n) with e^(1.702 x) = p·2^n; |x| <= 2000
-``gelu_tanh_parts(x)``         (p, n) with e^v = p·2^n, v = 2 sqrt(2/pi) (x + 0.044715 x^3); |x| <= 100
+``quick_gelu_parts(x)``        (u, n) with e^(1.702 x) = (1 + u)·2^n; |x| <= 1000
+``gelu_tanh_parts(x)``         (u, n) with e^v = (1 + u)·2^n, v = 2 sqrt(2/pi) (x + 0.044715 x^3); |x| <= 100
 ``log1p_unit(e)``              log(1 + e) for 0 <= e <= 1, e subnormal included
+``log1p_sum(u, n)``            (y, dy) with log(1 + (1 + u)·2^n) = y + dy for n <= 0, (1 + u)·2^n <= 1
+``tanh_sum(t)``                (y, dy) with tanh(t) = y + dy for t >= 0
 ``x_minus_tanh(x)``            x - tanh(x) without cancellation; 0 at 0, ±inf at ±inf
 ``gelu_tail(t)``               t·Q(t) for t >= 0, inf included (0 there), Q(t) = erfc(t/sqrt(2))/2 the normal tail
 ``gelu_tail_grad(t)``          Q(t) - t·phi(t) for t >= 0, inf included (0 there), phi the normal density

@@ -27,11 +27,11 @@ def expm1_polynomial(r):
     return fma(s, q, r)
 
 
-def exp2_polynomial(f):
-    """2^f for abs(f) <= 1/2. 2^-28.0"""
+def exp2m1_polynomial(f):
+    """2^f - 1 for abs(f) <= 1/2; its error is 2^-28.0 of 2^f"""
     q = fma(f, fma(f, 1.5243396046571433544158935546875e-4, 1.3391473330557346343994140625e-3), 9.618829004466533660888671875e-3)
     q = fma(f, fma(f, q, 5.5503584444522857666015625e-2), 0.240226447582244873046875)
-    return fma(f, fma(f, q, 0.693147182464599609375), 1.0)
+    return f * fma(f, q, 0.693147182464599609375)
 
 
 def exp_parts(x):
@@ -83,12 +83,15 @@ def expm1(x):
     return where(x == 0.0, x, y)
 
 
+def expm1_parts_near(x):
+    """(u, n) with exp(x) = (1 + u)·2^n. Max error of u: 1 ULP of 1 + u, n·1.4e-9 apart"""
+    n = rint(1.44269502162933349609375 * x)
+    return expm1_polynomial(fma(n, -0.693147182464599609375, x)), n
+
+
 def expm1_nonpositive(x):
     """e^x - 1 for x <= 0. Max error: 1.5 ULP on [-inf, 0]"""
-    c = maximum(-30.0, x)
-    n = rint(1.44269502162933349609375 * c)
-    # n >= -43: the rounding of log(2) moves the result by less than 1e-9
-    u = expm1_polynomial(fma(n, -0.693147182464599609375, c))
+    u, n = expm1_parts_near(maximum(-30.0, x))
     s = scalb(1.0, n)
     return copysign(fma(s, u, s - 1.0), x)
 
@@ -130,134 +133,169 @@ def log1p(x):
     return where(x == 0.0, x, where(u > 0.0, where(x < 1e999, y, x), special))
 
 
+def log1p_polynomial(e):
+    """(log(1 + e) - e)/e² for 0 <= e <= 1; its error is 2^-27.5 of log(1 + e)"""
+    q = fma(e, fma(e, -3.31243476830422878265380859375e-3, 2.017644606530666351318359375e-2), -5.760939419269561767578125e-2)
+    q = fma(e, fma(e, q, 0.1067469418048858642578125), -0.15351717174053192138671875)
+    q = fma(e, fma(e, q, 0.196940243244171142578125), -0.24958293139934539794921875)
+    return fma(e, fma(e, q, 0.3333047926425933837890625), -0.4999993145465850830078125)
+
+
 def log1p_unit(e):
     """log(1 + e) for 0 <= e <= 1. Max error: 1.5 ULP on [0, 1]"""
-    s = e * e
-    q = fma(e, fma(e, 5.3654224611818790435791015625e-3, -3.0068300664424896240234375e-2), 7.9208828508853912353515625e-2)
-    q = fma(e, fma(e, q, -0.13754187524318695068359375), 0.1915384829044342041015625)
-    q = fma(e, fma(e, q, -0.248572170734405517578125), 0.3332132995128631591796875)
-    return fma(s, fma(e, q, -0.499996483325958251953125), e)
+    return fma(e * e, log1p_polynomial(e), e)
+
+
+def log1p_sum(u, n):
+    """(y, dy) with log(1 + (1 + u)·2^n) = y + dy for n <= 0. Max error of y + dy: 1.5 ULP"""
+    s = scalb(1.0, n)
+    e = fma(s, u, s)
+    # what rounding e lost moves log(1 + e) by 1/(1 + e) of it; half an ULP of e at most, so 1 will do
+    g = fma(e * e, log1p_polynomial(e), fma(s, u, s - e))
+    y = e + g
+    return y, g - (y - e)
+
+
+def tanh_sum(t):
+    """(y, dy) with tanh(t) = y + dy for t >= 0. Max error of y + dy: 1.5 ULP
+
+    -m/(2 + m), m = exp(-2t) - 1, with what rounding m and 2 + m lost. A quotient of polynomials in t² costs less and misses
+    by 5 ULP near 1.
+    """
+    t = minimum(10.0, t)
+    u, n = expm1_parts_near(-(t + t))
+    s = scalb(1.0, n)
+    m = fma(-s, u, 1.0 - s)
+    dm = fma(-s, u, 1.0 - s - m)
+    d = 2.0 - m
+    r = 1.0 / d
+    y = m * r
+    return y, r * (fma(-y, d, m) + fma(y, m - (2.0 - d), dm))
 
 
 def tanh(x):
-    """tanh(x). Max error: 2 ULP on [-inf, inf]
-
-    x·P(x²)/Q(x²), 2^-24.5 on [0, 9.2].
-    """
-    t = minimum(9.2, maximum(-9.2, x))
-    w = t * t
-    p = fma(w, fma(w, 1.300271978976752507151104509830474853515625e-8, 2.0353441868792288005352020263671875e-5),
-            3.48000717349350452423095703125e-3)  # fmt: skip
-    p = fma(w, fma(w, p, 0.1336788833141326904296875), 1.0)
-    q = fma(w, fma(w, 7.6319514619171968661248683929443359375e-7, 3.2601857674308121204376220703125e-4),
-            2.58176513016223907470703125e-2)  # fmt: skip
-    q = fma(w, fma(w, q, 0.4670120179653167724609375), 1.0)
-    return t * p / q
+    """tanh(x). Max error: 2 ULP on [-inf, inf]"""
+    y, dy = tanh_sum(fabs(x))
+    return copysign(y + dy, x)
 
 
 def x_minus_tanh(x):
     """x - tanh(x). Max error: 2 ULP on [-inf, inf]
 
-    x³·P(x²)/Q(x²), 2^-24.6 on [0, 9.2]; beyond, tanh(x) is ±1.
+    x³/(3 + x²·(6/5 - ...)), 2^-24.9 for abs(x) <= 2.2, from Lambert's continued fraction, with the roundings of x³ and
+    of the denominator kept.
     """
-    t = minimum(9.2, maximum(-9.2, x))
+    w = x * x
+    q = fma(w, fma(w, 3.1229382102537783794105052947998046875e-7, -1.08777812783955596387386322021484375e-5), 2.509714104235172271728515625e-4)
+    q = fma(w, fma(w, q, -5.7112374342978000640869140625e-3), 1.19999897480010986328125)
+    d = fma(w, q, 3.0)
+    a = x * w
+    y = a / d
+    da = fma(x, w, -a) + x * fma(x, x, -w)
+    near = y + (fma(-y, d, a) + (da - y * fma(w, q, 3.0 - d))) / d
+    return where(fabs(x) > 2.2, x - tanh(x), where(fabs(x) < 1e-10, y, near))
+
+
+def erfc_tail(t):
+    """erfc(t) for t >= 0. Max error: 2 ULP on [0, inf]
+
+    exp(-t²)/(sqrt(pi)·t + N(t)/P(t)), 2^-25.6 on [0, 9.4]; so arranged, the errors of P and N fade as t grows.
+    """
+    t = minimum(11.0, t)
     w = t * t
-    p = fma(w, fma(w, 8.0753790143717196770012378692626953125e-7, 3.1535301241092383861541748046875e-4),
-            2.25261040031909942626953125e-2)  # fmt: skip
-    p = fma(w, p, 0.3333333432674407958984375)
-    q = fma(w, fma(w, 8.2193383941847632476128637790679931640625e-7, 3.3676801831461489200592041015625e-4),
-            2.6072673499584197998046875e-2)  # fmt: skip
-    q = fma(w, fma(w, q, 0.4675782620906829833984375), 1.0)
-    return where(fabs(x) > 9.2, x - copysign(1.0, x), t * (w * p) / q)
+    u, n = expm1_parts_sum(-w, -fma(t, t, -w))
+    p = fma(t, fma(t, 3.80787514150142669677734375e-2, 0.2540453374385833740234375), 0.783273637294769287109375)
+    p = fma(t, fma(t, p, 1.28724586963653564453125), 1.0)
+    q = fma(t, fma(t, 5.5351038099615830765338473022e-6, 3.35746668279170989990234375e-2), 0.22741223871707916259765625)
+    q = fma(t, fma(t, q, 0.64317226409912109375), 1.0)
+    return scalb(fma(p, u, p) / fma(1.77245390415191650390625 * t, p, q), n)
+
+
+def erf_near(x):
+    """erf(x) for abs(x) <= 1. 2^-29.3"""
+    w = x * x
+    q = fma(w, fma(w, 7.9241304774768650531768798828125e-5, -8.031835895963013172149658203125e-4), 5.190844647586345672607421875e-3)
+    q = fma(w, fma(w, q, -2.68551744520664215087890625e-2), 0.112836189568042755126953125)
+    q = fma(w, fma(w, q, -0.37612628936767578125), 0.128379166126251220703125)
+    return fma(x, q, x)
 
 
 def erf(x):
-    """erf(x). Max error: 2 ULP on [-inf, inf]
-
-    x·P(x²)/Q(x²), 2^-24.2 on [0, 3.93].
-    """
-    t = minimum(3.93, maximum(-3.93, x))
-    w = t * t
-    p = fma(w, fma(w, 2.0419620341272093355655670166015625e-6, 2.8480659238994121551513671875e-4),
-            3.7796669639647006988525390625e-3)  # fmt: skip
-    p = fma(w, fma(w, p, 5.2790381014347076416015625e-2), 0.1907853186130523681640625)
-    p = fma(w, p, 1.1283791065216064453125)
-    q = fma(w, fma(w, 3.800363992922939360141754150390625e-5, 1.16521981544792652130126953125e-3),
-            1.499753631651401519775390625e-2)  # fmt: skip
-    q = fma(w, fma(w, q, 0.11425806581974029541015625), 0.50241172313690185546875)
-    return t * p / fma(w, q, 1.0)
+    """erf(x). Max error: 1 ULP on [-inf, inf]"""
+    t = fabs(x)
+    return where(t < 1.0, erf_near(x), copysign(1.0 - erfc_tail(t), x))
 
 
 def erfc(x):
-    """1 - erf(x). Max error: 2.5 ULP on [-inf, inf]
-
-    exp(-t²)·P(t)/Q(t) for t = abs(x), 2^-26.2 on [0, 9.4].
-    """
-    t = minimum(11.0, fabs(x))
-    s = t * t
-    ds = fma(t, t, -s)
-    u, n = expm1_parts_sum(-s, -ds)
-    p = fma(t, fma(t, 3.215752542018890380859375e-2, 0.2261653244495391845703125), 0.725185930728912353515625)
-    p = fma(t, fma(t, p, 1.2322676181793212890625), 1.0)
-    q = fma(t, fma(t, 5.69969229400157928466796875e-2, 0.400897085666656494140625), 1.3133895397186279296875)
-    q = fma(t, fma(t, q, 2.3888828754425048828125), 2.3606472015380859375)
-    y = scalb(fma(p, u, p) / fma(t, q, 1.0), n)
-    return where(x < 0.0, 2.0 - y, y)
+    """1 - erf(x). Max error: 3 ULP on [-inf, inf]"""
+    y = erfc_tail(fabs(x))
+    return where(fabs(x) < 0.5, 1.0 - erf_near(x), where(x < 0.0, 2.0 - y, y))
 
 
-def gelu_exp(t):
-    """(u, n) with exp(-t²/2) = (1 + u)·2^n. Max error: 0.5 ULP of 1 + u on [0, 30]"""
-    w = t * t
-    n = rint(-0.721347510814666748046875 * w)
-    # s = t² + 2 n log(2), of which w is the rounded square
-    s = fma(n, -3.8093085999155357e-9, fma(n, 1.38629436492919921875, w)) + fma(t, t, -w)
-    q = fma(s, fma(s, 2.1535162886721082031726837158203125e-5, -2.61521083302795886993408203125e-4),
-            2.60431016795337200164794921875e-3)  # fmt: skip
+def gelu_exp_polynomial(s):
+    """exp(-s/2) - 1 for abs(s) <= log(2); its error is 2^-28.2 of exp(-s/2)"""
+    q = fma(s, fma(s, 2.1535162886721082031726837158203125e-5, -2.61521083302795886993408203125e-4), 2.60431016795337200164794921875e-3)
     q = fma(s, fma(s, q, -2.083315141499042510986328125e-2), 0.124999977648258209228515625)
-    return s * fma(s, q, -0.5), n
-
-
-def gelu_tail_numerator(t):
-    """P of erfc(t/sqrt(2))/2·exp(t²/2) = P(t)/Q(t). 2^-26.4 on [0, 13.3]"""
-    p = fma(t, fma(t, 4.0202061645686626434326171875e-3, 3.99842746555805206298828125e-2), 0.18130697309970855712890625)
-    return fma(t, fma(t, p, 0.4356866776943206787109375), 0.5)
-
-
-def gelu_tail_denominator(t):
-    """Q of erfc(t/sqrt(2))/2·exp(t²/2) = P(t)/Q(t). 2^-26.4 on [0, 13.3]"""
-    q = fma(t, fma(t, 1.007702015340328216552734375e-2, 0.1002330780029296875), 0.4643810093402862548828125)
-    return fma(t, fma(t, fma(t, q, 1.194485187530517578125), 1.66925823688507080078125), 1.0)
+    return fma(s * s, q, -0.5 * s)
 
 
 def gelu_tail(t):
-    """t·erfc(t/sqrt(2))/2 for t >= 0. Max error: 2 ULP on [0, inf]"""
+    """t·erfc(t/sqrt(2))/2 for t >= 0. Max error: 2 ULP on [0, inf]
+
+    exp(-t²/2)·a/(sqrt(2 pi)·a + N(t)), a = t·P(t), 2^-25.6 on [0, 13.3]: so arranged, the errors of P and N fade as t grows;
+    those of the denominator and of the quotient are taken back. Below 3/4, t/2 - t²·R(t²), 2^-28.3.
+    """
     t = minimum(15.0, t)
-    u, n = gelu_exp(t)
-    p = t * gelu_tail_numerator(t)
-    return scalb(fma(p, u, p) / gelu_tail_denominator(t), n)
+    w = t * t
+    n = rint(-0.721347510814666748046875 * w)
+    u = gelu_exp_polynomial(fma(n, 1.38629436492919921875, w) + fma(n, -3.8093085999155357e-9, fma(t, t, -w)))
+    p = fma(t, fma(t, 9.519687853753567e-3, 8.981858938932419e-2), 0.39163681864738464)
+    a = t * fma(t, fma(t, p, 0.9102202653884888), 1.0)
+    q = fma(t, fma(t, 2.76120090347831137478351593017578125e-6, 2.374125458300113677978515625e-2), 0.22741062939167022705078125)
+    q = fma(t, fma(t, q, 0.9095857143402099609375), 1.999998569488525390625)
+    b = 2.5066282749176025390625 * a
+    d = b + q
+    r = 1.0 / d
+    y = a * r
+    lost = r * (fma(-y, d, a) - y * (q - (d - b) + fma(2.5066282749176025390625, a, -b)))
+    far = scalb(y + fma(y, u, fma(lost, u, lost)), n)
+    q = fma(w, fma(w, 1.030688072205521166324615478515625e-4, -1.181493862532079219818115234375e-3),
+            9.9724568426609039306640625e-3)  # fmt: skip
+    # 1/sqrt(2 pi) in two parts
+    q = 0.398942291736602783203125 + fma(w, fma(w, q, -6.6490314900875091552734375e-2), -1.133517e-8)
+    return where(t < 0.75, fma(-w, q, 0.5 * t), far)
 
 
 def gelu_tail_grad(t):
-    """erfc(t/sqrt(2))/2 - t·exp(-t²/2)/sqrt(2 pi) for t >= 0. Max error: 4 ULP on [0, inf], or 2^-23"""
+    """erfc(t/sqrt(2))/2 - t·exp(-t²/2)/sqrt(2 pi) for t >= 0. Max error: 4 ULP on [0, inf], or 2^-23
+
+    exp(-t²/2)·(P(t)/Q(t) - t/sqrt(2 pi)), P/Q to 2^-26.4 on [0, 13.3].
+    """
     t = minimum(15.0, t)
-    u, n = gelu_exp(t)
-    h = fma(-0.3989422804014327, t, gelu_tail_numerator(t) / gelu_tail_denominator(t))
+    w = t * t
+    n = rint(-0.721347510814666748046875 * w)
+    u = gelu_exp_polynomial(fma(n, 1.38629436492919921875, w) + fma(n, -3.8093085999155357e-9, fma(t, t, -w)))
+    p = fma(t, fma(t, 4.0202061645686626434326171875e-3, 3.99842746555805206298828125e-2), 0.18130697309970855712890625)
+    p = fma(t, fma(t, p, 0.4356866776943206787109375), 0.5)
+    q = fma(t, fma(t, 1.007702015340328216552734375e-2, 0.1002330780029296875), 0.4643810093402862548828125)
+    q = fma(t, fma(t, fma(t, q, 1.194485187530517578125), 1.66925823688507080078125), 1.0)
+    h = fma(-0.3989422804014327, t, p / q)
     return scalb(fma(h, u, h), n)
 
 
 def quick_gelu_parts(x):
-    """(p, n) with exp(1.702·x) = p·2^n. Max error of p: 1 ULP on [-2000, 2000]"""
+    """(u, n) with exp(1.702·x) = (1 + u)·2^n. Max error of u: 1 ULP of 1 + u on [-1000, 1000]"""
     # 1.702/log(2)
     n = rint(2.4554669857025146 * x)
     f = fma(x, -2.6109498563187117e-08, fma(x, 2.4554669857025146, -n))
-    return exp2_polynomial(f), n
+    return exp2m1_polynomial(f), n
 
 
 def gelu_tanh_parts(x):
-    """(p, n) with exp(2 sqrt(2/pi) (x + 0.044715 x³)) = p·2^n. Max error of p: 1.5 ULP where abs(n) < 200"""
+    """(u, n) with exp(2 sqrt(2/pi) (x + 0.044715 x³)) = (1 + u)·2^n. Max error of u: 1 ULP of 1 + u where abs(n) < 200"""
     # the exponent over log(2) is x·(a + b x²); a is split on a grid that makes a - g exact, and g + d is a + b x²
     w = x * x
     g = fma(w, 0.10294324159622192, 2.3022079467773438)
     d = fma(fma(x, x, -w), 0.10294324159622192, fma(w, 0.10294324159622192, 2.3022079467773438 - g)) + fma(w, -2.016198541454628e-09, 2.513669699055754e-07)
     n = rint(x * g)
-    return exp2_polynomial(fma(x, d, fma(x, g, -n))), n
+    return exp2m1_polynomial(fma(x, d, fma(x, g, -n))), n

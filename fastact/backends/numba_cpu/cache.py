@@ -88,13 +88,18 @@ def ready(name: str, sources: str) -> bool:
     return path in _addresses or path.exists()
 
 
+def _digest(path: Path, code: bytes) -> bytes:
+    # of the name too: an entry renamed to another is not that kernel
+    return hashlib.sha256(path.stem.encode() + code).digest()
+
+
 def _read(path: Path) -> bytes | None:
     try:
         content = path.read_bytes()
     except OSError:
         return None
     head, digest, code = content[:8], content[8:40], content[40:]
-    if head != MAGIC or hashlib.sha256(code).digest() != digest:
+    if head != MAGIC or _digest(path, code) != digest:
         return None
     return code
 
@@ -105,7 +110,7 @@ def _write(path: Path, code: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(MAGIC + hashlib.sha256(code).digest() + code)
+                file.write(MAGIC + _digest(path, code) + code)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
