@@ -150,7 +150,7 @@ cdef struct Resolved:
     void *address           # of the kernel; null where `python` serves
     PyObject *python        # a callable over arrays in the place of a kernel
     Py_ssize_t parallel_min # elements from which on threads pay
-    Py_ssize_t chunk        # elements of a task
+    Py_ssize_t chunk        # elements of a task at most
     Resolved *older         # of the same slot
 
 
@@ -189,6 +189,7 @@ cdef struct Job:
     int64_t psteps[MAX_ARGS]
     Py_ssize_t n
     Py_ssize_t head   # elements before the outputs are aligned, where they are streamed
+    Py_ssize_t chunk  # elements of a task
     bint contiguous
     bint stream
 
@@ -308,8 +309,8 @@ cdef inline void span(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
 
 cdef void task(void *context, Py_ssize_t index) noexcept nogil:
     cdef Job *job = <Job *> context
-    cdef Py_ssize_t low = job.head + index * job.resolved.chunk
-    cdef Py_ssize_t high = low + job.resolved.chunk
+    cdef Py_ssize_t low = job.head + index * job.chunk
+    cdef Py_ssize_t high = low + job.chunk
     span(job, low, high if high < job.n else job.n)
 
 
@@ -413,7 +414,10 @@ cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *stride
         # NumPy lets an output start a little before its input: right in order only
         threads = 1 if overlapping(&job, first_out, narg) else threads_now()
         if threads > 1:
-            parallel_for(task, &job, (n - job.head + job.resolved.chunk - 1) // job.resolved.chunk, threads)
+            # a share for each thread, however short the array
+            i = (n - job.head + threads - 1) // threads
+            job.chunk = (min(i, job.resolved.chunk) + slot.granule - 1) // slot.granule * slot.granule
+            parallel_for(task, &job, (n - job.head + job.chunk - 1) // job.chunk, threads)
             return 0
     span(&job, job.head, n)
     return 0

@@ -195,6 +195,11 @@ TRUTH: dict[str, Truth] = {
         lambda x, threshold, value: _step(x > threshold),
         linear=True,
     ),
+    "thresholded_relu": Truth(
+        lambda x, threshold: np.where(x > threshold, x, 0.0),
+        lambda x, threshold: _step(x > threshold),
+        linear=True,
+    ),
     "elu": Truth(
         lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(x)),
         lambda x, alpha: np.where(x > 0, 1.0, alpha * np.exp(x)),

@@ -60,7 +60,7 @@ class Module:
     """The source of ``row_kernels.py``."""
 
     path: str
-    constants: Mapping[str, int]
+    constants: Mapping[str, int | float]
     functions: Mapping[str, ast.FunctionDef]
 
     def error(self, node: ast.AST, what: str) -> GrammarError:
@@ -71,7 +71,7 @@ def parse(path: str | Path, *, relative_to: str | Path | None = None) -> Module:
     """The constants and functions of a module of row kernels."""
     path = Path(path)
     name = str(path.relative_to(relative_to) if relative_to else path)
-    constants: dict[str, int] = {}
+    constants: dict[str, int | float] = {}
     functions: dict[str, ast.FunctionDef] = {}
     for node in ast.parse(path.read_text(encoding="utf-8"), name).body:
         if isinstance(node, ast.FunctionDef):
@@ -127,7 +127,9 @@ class _Function:
         self.maps: list[tuple[str, str]] = []  # formulas that are called, with Vec or Quad
         element = SIZES[compute]
         lanes = module.constants["VECTOR"] // element
-        self.numbers: dict[str, tuple[str, str]] = {n: (str(v), INT) for n, v in module.constants.items()}
+        self.numbers: dict[str, tuple[str, str]] = {
+            n: (repr(v), INT if type(v) is int else FLOAT) for n, v in module.constants.items()
+        }
         self.numbers |= {"LANES": (str(lanes), INT), "QUAD": (str(4 * lanes), INT), "SIZE": (str(element), INT)}
         self.numbers |= {"INF": ("INFINITY", FLOAT), "SIGN": (f"{float(instance.sign)}", FLOAT)}
 

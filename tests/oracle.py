@@ -219,6 +219,14 @@ TRUTH: dict[str, Truth] = {
         limits=lambda threshold, value: (value, np.inf),
         linear=True,
     ),
+    "thresholded_relu": Truth(
+        lambda m, x, threshold: m.where(x > threshold, x, 0 * x),
+        lambda m, x, threshold: m.where(x > threshold, 0 * x + 1, 0 * x),
+        cases=({"threshold": 1.0}, {"threshold": -2.0}),
+        kinks=lambda threshold: {threshold: 0},
+        limits=lambda threshold: (0.0, np.inf),
+        linear=True,
+    ),
     "elu": Truth(
         lambda m, x, alpha: m.where(x > 0, x, alpha * m.expm1(x)),
         lambda m, x, alpha: m.where(x > 0, 0 * x + 1, alpha * m.exp(x)),
@@ -467,6 +475,7 @@ ELEMENTARY: dict[str, Callable] = {
     "tanh": lambda m, x: m.tanh(x),
     "erf": lambda m, x: m.erf(x),
     "erfc": lambda m, x: m.erfc(x),
+    "erfc_tail": lambda m, x: m.erfc(x),
     "exp_nonpositive": lambda m, x: m.exp(x),
     "expm1_nonpositive": lambda m, x: m.expm1(x),
     "log1p_unit": lambda m, x: m.log1p(x),
