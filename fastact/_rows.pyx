@@ -82,7 +82,6 @@ cdef extern from "Python.h":
 ctypedef void (*row_kernel_fn)(void **args, int64_t *strides, int64_t rows, int64_t n, double *params, int64_t flags) noexcept nogil
 
 cdef enum:
-    MAX_IN = 2
     MASK = 2        # index of the mask among a job's arrays
     OUT = 3
     STREAM = 1      # flags of kernels
@@ -145,21 +144,14 @@ cdef struct Job:
 
 cdef void direct_rows(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
     cdef Slot *slot = job.slot
-    cdef void *args[4]
-    cdef int64_t strides[4]
+    cdef void *args[3]
+    cdef int64_t strides[3]
     cdef int j
     for j in range(slot.nin):
         args[j] = job.data[j] + low * job.outer[j]
         strides[j] = job.outer[j]
     args[slot.nin] = job.data[OUT] + low * job.outer[OUT]
     strides[slot.nin] = job.outer[OUT]
-    args[slot.nin + 1] = NULL
-    strides[slot.nin + 1] = 0
-    if job.stream:
-        args[slot.nin + 1] = fastact_scratch(job.n * slot.compute)
-        if args[slot.nin + 1] == NULL:
-            job.failed = True
-            return
     (<row_kernel_fn> job.resolved.address)(args, strides, high - low, job.n, NULL, STREAM if job.stream else 0)
 
 
@@ -171,8 +163,8 @@ cdef Py_ssize_t scratch_row(Job *job) noexcept nogil:
 cdef void packed_rows(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
     cdef Slot *slot = job.slot
     cdef Py_ssize_t row = scratch_row(job), block, rows, out_row
-    cdef void *args[4]
-    cdef int64_t strides[4]
+    cdef void *args[3]
+    cdef int64_t strides[3]
     cdef char *base
     cdef int j
     block = SCRATCH // (row * slot.compute * slot.nin)
@@ -195,8 +187,6 @@ cdef void packed_rows(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
         else:
             args[slot.nin] = args[0]
             strides[slot.nin] = strides[0]
-        args[slot.nin + 1] = NULL
-        strides[slot.nin + 1] = 0
         (<row_kernel_fn> job.resolved.address)(args, strides, rows, job.n, NULL, 0)
         if slot.reduces:
             fastact_unpacks[slot.dtype](args[1], 1, job.data[OUT] + low * job.outer[OUT], rows, 1, job.outer[OUT], slot.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -34,7 +34,8 @@ PAIRS = {"row_shift": 2, "two_sum": 2, "reciprocal": 2, "pair_add": 2, "add_shar
 
 def formulas() -> dict[str, FunctionType]:
     """The formulas of ``row_formulas``."""
-    return {n: f for n, f in vars(row_formulas).items() if inspect.isfunction(f) and f.__module__ == row_formulas.__name__}
+    found = {n: f for n, f in vars(row_formulas).items() if inspect.isfunction(f)}
+    return {n: f for n, f in found.items() if f.__module__ == row_formulas.__name__}
 
 
 def bind_rows(primitives: Mapping[str, Callable[..., Any]], dtype: str) -> dict[str, Callable[..., Any]]:
@@ -46,11 +47,10 @@ def bind_rows(primitives: Mapping[str, Callable[..., Any]], dtype: str) -> dict[
     return env
 
 
-@lru_cache(maxsize=None)
+@cache
 def row_source_hash(dtype: str) -> str:
     """A hash of every source file that decides what a row kernel of this dtype computes."""
     digest = hashlib.sha256(source_hash(dtype).encode())
-    for module in (row_formulas, row_kernels):
-        digest.update(Path(module.__file__).read_bytes())
-    digest.update(Path(__file__).read_bytes())
+    for file in (row_formulas.__file__, row_kernels.__file__, __file__):
+        digest.update(Path(str(file)).read_bytes())
     return digest.hexdigest()

@@ -30,7 +30,7 @@ def make_slots(
             *dispatch.find_row_kernel(name, compute),
             dispatch.PARALLEL_MIN_BYTES["costly"] // size,
             dispatch.CHUNK_BYTES // size,
-            _driver.status()["stream_min"],
+            _driver.status()["stream_min"] if nin == 2 else sys.maxsize,
         )
 
     slots = _rows.RowSlots(name, doc, nin, reduces, fill_in, fill, resolver, dispatch._lock)
@@ -133,7 +133,9 @@ class Backward(RowMethod):
     def __init__(self, name: str) -> None:
         super().__init__(f"{name}.backward", 2)
 
-    def __call__(self, dy: Any, y: Any, /, axis: Axis = -1, *, where: Any = True, out: Any = None, **kwargs: Any) -> Any:
+    def __call__(
+        self, dy: Any, y: Any, /, axis: Axis = -1, *, where: Any = True, out: Any = None, **kwargs: Any
+    ) -> Any:
         """The gradient by x, from the gradient `dy` by y and the output y itself; 0 where a mask does not hold.
 
         Parameters
@@ -285,7 +287,9 @@ class Loss:
 
     def _check_reduction(self, reduction: str) -> None:
         if reduction not in REDUCTIONS:
-            raise ValueError(f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}")
+            raise ValueError(
+                f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
+            )
 
     def _check_out(self, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if out is None:

@@ -51,12 +51,13 @@ def log_softmax(x):
         return (x - m) - np.log1p(e.sum(-1, keepdims=True))
 
     def row(v):
-        s = mpmath.log(mpmath.fsum(mpmath.exp(t - max(v)) for t in v)) + max(v)
-        return [t - s for t in v]
+        m = max(v)
+        rest = [mpmath.exp(t - m) for t in v]
+        rest.remove(1)
+        s = mpmath.log1p(mpmath.fsum(rest))
+        return [t - m - s for t in v]
 
-    # the sum, minus one, keeps the digits of a share of 1e-400
-    with mpmath.workdps(500):
-        return split(by_rows(row, x), x.shape)
+    return split(by_rows(row, x), x.shape)
 
 
 def logsumexp(x):

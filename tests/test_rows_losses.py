@@ -43,6 +43,15 @@ OPTIONS = {
 }
 
 
+OPTIONS_OF_PROBABILITIES = (
+    {},
+    {"weight": True},
+    {"label_smoothing": 0.2},
+    {"reduction": "none"},
+    {"weight": True, "label_smoothing": 0.2, "reduction": "sum"},
+)
+
+
 def given(options, classes, dtype):
     options = dict(options)
     if options.pop("weight", False):
@@ -74,8 +83,7 @@ def test_labels(options, dtype, backend):
 
 
 @each_float
-@pytest.mark.parametrize("options", [{}, {"weight": True}, {"label_smoothing": 0.2}, {"reduction": "none"},
-                                     {"weight": True, "label_smoothing": 0.2, "reduction": "sum"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("options", OPTIONS_OF_PROBABILITIES, ids=str)
 def test_probabilities(options, dtype, backend):
     for n in LENGTHS:
         x, _ = logits_and_labels(dtype, (7, n), n)
@@ -307,7 +315,12 @@ def test_sigmoid_cross_entropy(dtype, backend):
         for t in (rng.random(shape).astype(dtype), (rng.random(shape) < 0.5).astype(dtype)):
             weight = rng.random(shape[-1:]).astype(dtype)
             positive = (rng.random(shape[-1:]) * 3).astype(dtype)
-            for keywords in ({}, {"weight": weight}, {"pos_weight": positive}, {"weight": weight, "pos_weight": positive}):
+            for keywords in (
+                {},
+                {"weight": weight},
+                {"pos_weight": positive},
+                {"weight": weight, "pos_weight": positive},
+            ):
                 for reduction in ("mean", "sum", "none"):
                     value, grad = sigmoid_ce.value_and_grad(x, t, **keywords, reduction=reduction)
                     want, want_grad = truth.sigmoid_cross_entropy(x, t, **keywords, reduction=reduction)

@@ -64,8 +64,14 @@ class Rows:
         padded = np.zeros((*rows, vectors * self.lanes), self.dtype)
         padded[..., :n] = shares
         padded = padded.reshape(*rows, vectors, self.lanes)
-        if quads == 0:
-            return self.lanes_pair(*self.vectors_pair(padded, np.zeros((2, *rows, self.lanes), self.dtype), 0))
+        if quads < row_kernels.GROUP_QUADS or n == 4 * self.lanes * row_kernels.GROUP_QUADS:
+            g = np.zeros((*rows, 4, self.lanes), self.dtype)
+            for i in range(quads):
+                g = g + padded[..., 4 * i : 4 * i + 4, :]
+            first = self.call("two_sum", g[..., 0, :], g[..., 1, :])
+            second = self.call("two_sum", g[..., 2, :], g[..., 3, :])
+            pair = self.call("pair_add", *first, *second)
+            return self.lanes_pair(*self.vectors_pair(padded, pair, 4 * quads))
         s = np.full((*rows, 4, self.lanes), row_kernels.BIAS, self.dtype)
         r, d = np.zeros_like(s), np.zeros_like(s)
         for start in range(0, quads, row_kernels.SHARE_QUADS):
@@ -100,7 +106,8 @@ class Rows:
             return upper, (wide - upper.astype(np.float64)).astype(np.float32)
         while high.shape[-1] > 1:
             half = high.shape[-1] // 2
-            high, low = self.call("pair_add", *(v[..., part] for part in (np.s_[:half], np.s_[half:]) for v in (high, low)))
+            halves = (v[..., part] for part in (np.s_[:half], np.s_[half:]) for v in (high, low))
+            high, low = self.call("pair_add", *halves)
         return high, low
 
     def greatest(self, x: Any) -> Any:

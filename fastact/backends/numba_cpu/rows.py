@@ -125,7 +125,7 @@ class Vectors:
         def load(b: ir.IRBuilder, p: ir.Value) -> ir.Value:
             return simd.emit_load(b, vec, p)
 
-        def four(each: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Callable[[ir.IRBuilder, ir.Value], list[ir.Value]]:
+        def four(each: Callable[..., ir.Value]) -> Callable[..., list[ir.Value]]:
             return lambda b, p: [each(b, self.at(b, p, j)) for j in range(PARTS)]
 
         def store4(b: ir.IRBuilder, p: ir.Value, v: ir.Value) -> None:
@@ -134,7 +134,8 @@ class Vectors:
 
         def store_some(b: ir.IRBuilder, p: ir.Value, v: ir.Value, count: ir.Value) -> None:
             pointer = simd.pointer(b, p, self.type)
-            simd._masked(b, "store", self.type, ir.VoidType(), [v, pointer, ir.Constant(I32, self.size), self.first(b, count)])
+            args = [v, pointer, ir.Constant(I32, self.size), self.first(b, count)]
+            simd._masked(b, "store", self.type, ir.VoidType(), args)
 
         def signed_some(b: ir.IRBuilder, p: ir.Value, count: ir.Value) -> ir.Value:
             fill = ir.Constant(self.type, [-math.inf * self.sign] * self.lanes)
@@ -214,7 +215,8 @@ class Vectors:
 
             def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: Any) -> Any:
                 if is_quad:
-                    split = [self.parts(builder, v) if t == self.quad else [v] * PARTS for t, v in zip(sig.args, values)]
+                    pairs = zip(sig.args, values)
+                    split = [self.parts(builder, v) if t == self.quad else [v] * PARTS for t, v in pairs]
                     columns = list(zip(*(once(builder, [s[j] for s in split]) for j in range(PARTS))))
                     made = [context.make_tuple(builder, self.quad, list(column)) for column in columns]
                 else:
@@ -271,10 +273,9 @@ def compile_kernel(name: str, dtype: str) -> str:
             if used in formulas:
                 own[used] = env[used] = formula(used)
             else:
-                own[used] = env[used] = njit(error_model="numpy", nogil=True)(build(used))
+                own[used] = env[used] = njit(error_model="numpy", nogil=True, forceinline=True)(build(used))
         return FunctionType(functions[template].__code__, own, called)
 
     main = build(function)
     main.__qualname__ = main.__name__ = f"{name}_{dtype}"
     return cfunc(SIGNATURE, error_model="numpy", nogil=True)(main).inspect_llvm()
-
