@@ -4,7 +4,8 @@
 
 Threads: each size is timed on one thread and on all, called back to back (the workers still look for work) and after a
 pause in which they have gone to sleep, as after a matrix product. Threads pay from the size on from which they win in
-the geometric mean over activations and both situations, and at every larger size.
+the geometric mean over activations, and at every larger size: one limit for either situation, the second as a multiple
+of the first.
 
 Streaming stores (past the cache): two arrays are computed from each other in turn, so that every call reads what the
 one before has written, as layers do; timing a call alone would not charge it for a result that left the cache. They
@@ -43,6 +44,7 @@ FILE = Path(dispatch.__file__).with_name("thresholds.json")
 def forced(parallel_min: int | None = None, stream_min: int | None = None) -> Iterator[None]:
     """Calls run with these thresholds, in bytes."""
     before, stream = dict(dispatch.PARALLEL_MIN_BYTES), _driver.status()["stream_min"]
+    _driver.configure(asleep_factor=1)
     if parallel_min is not None:
         dispatch.PARALLEL_MIN_BYTES.update(dict.fromkeys(before, parallel_min))
     if stream_min is not None:
@@ -52,7 +54,7 @@ def forced(parallel_min: int | None = None, stream_min: int | None = None) -> It
         yield
     finally:
         dispatch.PARALLEL_MIN_BYTES.update(before)
-        _driver.configure(stream_min=stream)
+        _driver.configure(stream_min=stream, asleep_factor=dispatch.ASLEEP_FACTOR)
         reset()
 
 
@@ -127,7 +129,7 @@ def measure_parallel(threads: int) -> tuple[dict[str, int], list[dict[str, Any]]
                                 times.setdefault(f"{name}, back to back", []).append(back_to_back(call))
                                 times.setdefault(f"{name}, after a pause", []).append(after_pause(call))
                     rows.append(row | {name: statistics.median(found) for name, found in times.items()})
-    return {cost: parallel_limit(rows, cost, SITUATIONS) for cost in SAMPLES}, rows
+    return {cost: parallel_limit(rows, cost, ("back to back",)) for cost in SAMPLES}, rows
 
 
 def parallel_limit(rows: list[dict[str, Any]], cost: str, situations: tuple[str, ...]) -> int:
@@ -167,9 +169,12 @@ def main() -> None:
     args = parser.parse_args()
     fa.set_num_threads(args.threads)
     parallel, parallel_rows = measure_parallel(args.threads)
+    # the costly ones alone: cheap ones hardly gain from a worker that must be woken
+    asleep = parallel_limit(parallel_rows, "costly", ("after a pause",)) // parallel["costly"]
     stream, stream_rows = measure_stream()
     result = {
         "parallel_min_bytes": parallel,
+        "asleep_factor": asleep,
         "stream_min_bytes": stream,
         "measured": {
             "by": "python -m benchmarks.tune",
@@ -197,7 +202,7 @@ def show(result: dict[str, Any]) -> None:
     for row in result["measured"]["stream"]:
         gain = row["through the cache"] / row["past the cache"]
         print(f"{row['op']}, {row['bytes'] // 1024} KiB of output: streaming gains {gain:.2f}")
-    print(json.dumps({k: result[k] for k in ("parallel_min_bytes", "stream_min_bytes")}))
+    print(json.dumps({k: result[k] for k in ("parallel_min_bytes", "asleep_factor", "stream_min_bytes")}))
 
 
 if __name__ == "__main__":

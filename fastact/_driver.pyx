@@ -24,6 +24,7 @@ cdef extern from "_pool.h" nogil:
     int fastact_parallel_for(task_fn task, void *context, Py_ssize_t count, int threads)
     void fastact_pool_set_spin(long ns)
     int fastact_pool_workers()
+    int fastact_pool_awake()
     int FASTACT_THREADS
 
 
@@ -197,10 +198,12 @@ cdef struct Job:
 cdef struct Settings:
     int threads
     int omp_at_start
+    Py_ssize_t asleep_factor # so many times as much work pays for waking a worker
     Py_ssize_t stream_min   # bytes of output from which on they go past the cache
 
 cdef Settings settings
 settings.threads = 1
+settings.asleep_factor = 1
 settings.stream_min = 1 << 62
 settings.omp_at_start = fastact_omp_limit()
 fastact_pool_init()
@@ -214,6 +217,17 @@ cdef int threads_now() noexcept nogil:
     if limit != settings.omp_at_start and limit < settings.threads:
         return limit if limit > 0 else 1
     return settings.threads
+
+
+cdef int threads_for(Py_ssize_t n, Py_ssize_t parallel_min) noexcept nogil:
+    # for n elements, where threads pay from parallel_min on if the workers are awake
+    cdef int threads
+    if n < parallel_min:
+        return 1
+    threads = threads_now()
+    if threads > 1 and not fastact_pool_awake() and n // settings.asleep_factor < parallel_min:
+        return 1
+    return threads
 
 
 cdef int parallel_for(task_fn task, void *context, Py_ssize_t count, int threads) noexcept nogil:
@@ -412,7 +426,7 @@ cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *stride
                 tiles(&job, 0, job.head)
     if n >= job.resolved.parallel_min:
         # NumPy lets an output start a little before its input: right in order only
-        threads = 1 if overlapping(&job, first_out, narg) else threads_now()
+        threads = 1 if overlapping(&job, first_out, narg) else threads_for(n, job.resolved.parallel_min)
         if threads > 1:
             # a share for each thread, however short the array
             i = (n - job.head + threads - 1) // threads
@@ -687,12 +701,15 @@ fma = cnp.PyUFunc_FromFuncAndData(
 
 # ---- settings
 
-def configure(*, threads=None, stream_min=None, spin_ns=None):
-    """Set the number of threads, the bytes of output from which on stores go past the cache, the workers' patience."""
+def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None):
+    """Set the number of threads, the bytes of output from which on stores go past the cache, how many times as much work
+    pays for waking a worker, and the workers' patience."""
     if threads is not None:
         settings.threads = threads
     if stream_min is not None:
         settings.stream_min = stream_min
+    if asleep_factor is not None:
+        settings.asleep_factor = max(1, asleep_factor)
     if spin_ns is not None:
         fastact_pool_set_spin(spin_ns)
 

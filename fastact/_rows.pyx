@@ -18,7 +18,7 @@ import numpy as np
 
 from fastact import _driver
 
-from fastact._driver cimport parallel_for, threads_now
+from fastact._driver cimport parallel_for, threads_for
 
 cnp.import_array()
 cnp.import_ufunc()
@@ -287,10 +287,10 @@ cdef int run(Job *job) except -1 nogil:
             job.stream = not alias and <uintptr_t> job.data[OUT] % slot.size == 0
     job.task_rows = job.rows
     threads = 1
-    if job.rows * job.n >= job.resolved.parallel_min and job.rows > 1:
-        threads = threads_now()
+    if job.rows > 1:
+        threads = threads_for(job.rows * job.n, job.resolved.parallel_min)
         if threads > 1:
-            job.task_rows = (job.resolved.chunk + job.n - 1) // job.n
+            job.task_rows = min((job.resolved.chunk + job.n - 1) // job.n, (job.rows + threads - 1) // threads)
             if not job.direct:
                 job.task_rows = (job.task_rows + ROW_BLOCK - 1) // ROW_BLOCK * ROW_BLOCK
     parallel_for(task, job, (job.rows + job.task_rows - 1) // job.task_rows, threads)
@@ -671,10 +671,10 @@ cdef int run_loss(LossJob *job) except -1:
         return 0
     with nogil:
         job.task_rows = job.rows
-        if job.rows * n >= job.resolved.parallel_min and job.rows > 1:
-            threads = threads_now()
+        if job.rows > 1:
+            threads = threads_for(job.rows * n, job.resolved.parallel_min)
             if threads > 1:
-                job.task_rows = (job.resolved.chunk + n - 1) // n
+                job.task_rows = min((job.resolved.chunk + n - 1) // n, (job.rows + threads - 1) // threads)
         parallel_for(loss_task, job, (job.rows + job.task_rows - 1) // job.task_rows, threads)
     if job.failed:
         raise MemoryError("no memory for a row")

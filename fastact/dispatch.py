@@ -187,10 +187,12 @@ def get_num_threads() -> int:
 
 # ---- thresholds
 
-# bytes of inputs and outputs from which on threads pay, by the cost of the mathematics; and bytes of output from which on
-# stores go past the cache. Measured by `python -m benchmarks.tune`; see docs/design.md
+# bytes of inputs and outputs from which on threads pay while the workers are awake, by the cost of the mathematics; how
+# many times as many pay for waking one; bytes of output from which on stores go past the cache. Measured by
+# `python -m benchmarks.tune`; see docs/design.md
 _measured = json.loads(Path(__file__).with_name("thresholds.json").read_text(encoding="utf-8"))
 PARALLEL_MIN_BYTES: dict[str, int] = _measured["parallel_min_bytes"]
+ASLEEP_FACTOR: int = _measured["asleep_factor"]
 STREAM_MIN_BYTES: int = _measured["stream_min_bytes"]
 # a task: long enough that taking one costs nothing, short enough that a late thread does not matter
 CHUNK_BYTES = 128 * 1024
@@ -433,6 +435,8 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
         lines.append(f"threads: 1 (below {parallel_min} elements a second thread costs more than it saves)")
     else:
         lines.append(f"threads: up to {threads} (from {_threads_source})")
+        if n // ASLEEP_FACTOR < parallel_min and threads > 1:
+            lines[-1] += f"; 1 after a pause, when waking a worker pays from {ASLEEP_FACTOR * parallel_min} elements on"
     size = {"float64": 8, "float32": 4}.get(dtype, 2) * KINDS[kind][1] * n
     stream = _driver.status()["stream_min"]
     past = size >= stream
@@ -443,7 +447,7 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
 def _start() -> None:
     global _threads_source, _asked
     threads, _threads_source = _default_threads()
-    _driver.configure(threads=threads, stream_min=STREAM_MIN_BYTES)
+    _driver.configure(threads=threads, stream_min=STREAM_MIN_BYTES, asleep_factor=ASLEEP_FACTOR)
     _asked = os.environ.get("FASTACT_BACKEND", "").strip() or "auto"
 
 
