@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def isa() -> str:
     return "NumPy"
 
 
-@lru_cache(maxsize=None)
+@cache
 def primitives(dtype: str) -> dict[str, Callable[..., Any]]:
     """The primitives of formulas over arrays of float32 or float64."""
     cast = np.dtype(dtype).type
@@ -57,7 +57,7 @@ def primitives(dtype: str) -> dict[str, Callable[..., Any]]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel(op: Op, kind: str, dtype: str) -> Callable[..., tuple[Any, ...]]:
     """A callable over arrays of `dtype` that returns a tuple of outputs."""
     from fastact.kinds import body
