@@ -149,7 +149,7 @@ class Activation(Method):
         return self._backward_from_output
 
     def address(self, kind: str, dtype: str) -> int:
-        """The address of a C function for other programs: ``fastact_elu_f32(x, y, n, alpha)`` and its kin in ``fastact.h``.
+        """The address of a C function for other programs, such as ``fastact_elu_f32(x, y, n, alpha)`` of ``fastact.h``.
 
         Parameters
         ----------

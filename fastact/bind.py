@@ -176,9 +176,9 @@ class _Grammar(ast.NodeVisitor):
             self.expression(argument, local, mask=is_where and i == 0)
 
 
-_ARITY = dict(
-    where=3, minimum=2, maximum=2, fabs=1, copysign=2, sqrt=1, fma=3, rint=1, scalb=2, logb=1
-)  # fmt: skip
+# numbers of arguments
+_ARITY = {"where": 3, "minimum": 2, "maximum": 2, "fabs": 1, "copysign": 2, "sqrt": 1, "fma": 3, "rint": 1, "scalb": 2,
+          "logb": 1}  # fmt: skip
 
 
 def check_grammar(module: ModuleType | str | Path, known: Mapping[str, int] | None = None) -> list[str]:
@@ -207,7 +207,9 @@ def check_grammar(module: ModuleType | str | Path, known: Mapping[str, int] | No
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     names: dict[str, int] = dict(_ARITY)
     if known is None:
-        known = {n: f.__code__.co_argcount for t in ("float32", "float64") for n, f in _functions(elementary(t)).items()}
+        known = {
+            n: f.__code__.co_argcount for t in ("float32", "float64") for n, f in _functions(elementary(t)).items()
+        }
     names.update(known)
     names.update({n.name: len(n.args.args) for n in tree.body if isinstance(n, ast.FunctionDef)})
     check = _Grammar(str(path), names)

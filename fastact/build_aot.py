@@ -25,7 +25,15 @@ ROOT = PACKAGE.parent
 BUILD = Path("build", "aot")
 
 # -ffp-contract=off and no -ffast-math: the same bits on every level
-FLAGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-unused-function"]
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=gnu11",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-unused-function",
+]
 # the vector part of x86-64-v2, -v3, -v4, spelt out: gcc 10, which makes manylinux2014 wheels, does not know these names
 X86_LEVELS = {
     "_aot_v2": ["-msse4.2", "-mpopcnt"],
@@ -104,7 +112,9 @@ def render_all(folder: Path) -> None:
         primitives = render.arities(PACKAGE / "primitives.py")
         module = render.render_module(loops, formulas, primitives, rows=rows)
         built_from = render.source_hash(PACKAGE)
-        _write(folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n')
+        _write(
+            folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
+        )
         frame = (PACKAGE / "_aot_embed.pyx.in").read_text(encoding="utf-8")
         _write(folder / "_embed.pyx", render.render_embed(functions, frame))
         _write(PACKAGE / "_embed.pxd", render.render_embed_pxd(functions))

@@ -255,7 +255,9 @@ def make_slots(op: Op, kind: str) -> Any:
     def resolver(dtype: str) -> tuple[int | None, Callable[..., Any] | None, int, int]:
         return (*find_kernel(op, kind, dtype), *limits(op, kind, dtype))
 
-    slots = _driver.UfuncSlots(name, f"{op.formula}\n\nThe ufunc of kind '{kind}'.", nin, len(op.params), nout, resolver, _lock)
+    slots = _driver.UfuncSlots(
+        name, f"{op.formula}\n\nThe ufunc of kind '{kind}'.", nin, len(op.params), nout, resolver, _lock
+    )
     register(slots)
     if "ml_dtypes" in sys.modules:
         add_bfloat16(slots)
@@ -425,7 +427,11 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     if dtype is None:
         raise TypeError(f"{name} takes no arrays of {', '.join(str(np.asarray(a).dtype) for a in arrays)}")
     chosen, why = serving(lambda: backends.get("numba").ready(op, kind, dtype))
-    lines = [f"{name} {kind}, {n} elements of {dtype}", f"backend: {chosen} ({why})", f"isa: {backends.get(chosen).isa()}"]
+    lines = [
+        f"{name} {kind}, {n} elements of {dtype}",
+        f"backend: {chosen} ({why})",
+        f"isa: {backends.get(chosen).isa()}",
+    ]
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")
         return "\n".join(lines)
@@ -440,7 +446,9 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     size = {"float64": 8, "float32": 4}.get(dtype, 2) * KINDS[kind][1] * n
     stream = _driver.status()["stream_min"]
     past = size >= stream
-    lines.append(f"stores: {'past the cache' if past else 'through the cache'} ({size} bytes of output, limit {stream})")
+    lines.append(
+        f"stores: {'past the cache' if past else 'through the cache'} ({size} bytes of output, limit {stream})"
+    )
     return "\n".join(lines)
 
 
@@ -452,4 +460,3 @@ def _start() -> None:
 
 
 _start()
-

@@ -19,7 +19,6 @@ from fastact.elementary.float32 import (
     log1p_sum,
     log1p_unit,
     quick_gelu_parts,
-    tanh,
     tanh_sum,
     x_minus_tanh,
 )
@@ -776,5 +775,3 @@ def mish_grad(x):
     r = 1.0 / d
     v = a * r * (r * p)
     return where(x > 20.0, 1.0, scalb(fma(v, 2.0 * (fma(-r, d, 1.0) - r * dd), v), n))
-
-

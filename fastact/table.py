@@ -191,7 +191,6 @@ def kernel_rows() -> list[Op]:
     return [row for op in _ROWS for row in (op, op.at_default) if row is not None]
 
 
-
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 

@@ -19,7 +19,17 @@ ROOT = Path(__file__).parent.parent
 
 # what else is public, and is not elementwise
 OTHERS = {
-    *("Activation", "__version__", "activations", "dispatch", "explain", "get", "get_include", "get_num_threads", "set_num_threads"),
+    *(
+        "Activation",
+        "__version__",
+        "activations",
+        "dispatch",
+        "explain",
+        "get",
+        "get_include",
+        "get_num_threads",
+        "set_num_threads",
+    ),
     *("use_backend", "warmup"),
     *("softmax", "log_softmax", "softmin", "sparsemax", "logsumexp", "softmax_cross_entropy", "sigmoid_cross_entropy"),
 }

@@ -12,7 +12,7 @@ infinities and signed zeros included, and its error is at most 1.5 ULP while the
 ``erf(x)``, ``erfc(x)``        the error function and 1 - erf(x), with relative accuracy in the tail
 ``finite(x)``                  x, with the largest finite number of its sign for an infinity
 ``exp_nonpositive(x)``         e^x for x <= 0, -inf included; any value or NaN for x > 0
-``expm1_nonpositive(x)``       e^x - 1 for x <= 0, -inf included; any value or NaN for x > 0; the sign of a zero may be lost
+``expm1_nonpositive(x)``       e^x - 1 for x <= 0, -inf included; any value or NaN for x > 0; may lose the sign of 0
 ``exp_parts(x)``               (p, n) with e^x = p·2^n, n integral, p in [0.7, 1.42] to 1 ULP; |x| <= 3000
 ``exp_parts_sum(x, dx)``       the same for e^(x + dx); |x| <= 3000, \\|dx\\| at most an ULP of x
 ``expm1_parts(x)``             (u, n) with e^x = (1 + u)·2^n, u in [-0.3, 0.42] to 1 ULP; |x| <= 3000

@@ -1,21 +1,21 @@
 """SIMD vectors as Numba values.
 
-``Vec(dtype, lanes)`` is an LLVM vector in Numba code: it has ``+ - * /``, unary ``-``, comparisons (giving a `MaskType`),
-and the functions below. LLVM legalises any number of lanes for the host, so code written for 64 bytes runs
+``Vec(dtype, lanes)`` is an LLVM vector in Numba code: it has ``+ - * /``, unary ``-``, comparisons (giving a
+`MaskType`), and the functions below. LLVM legalises any number of lanes for the host, so code written for 64 bytes runs
 everywhere; `lanes_for` gives the width at which it needs no splitting.
 
 Addresses are plain integers (`intp`), as `numpy.ndarray.ctypes.data` gives them.
 
 ========================================================== ================================================
 ``load(like, address)``                                    lanes at an address, at the alignment of an element
-``load_masked(like, address, count, fill)``                the first `count` lanes, the others `fill`; no byte more is read
+``load_masked(like, address, count, fill)``                the first `count` lanes, nothing else read; the others `fill`
 ``store(address, v)``, ``store_masked(address, v, count)`` all lanes, the first `count` lanes
 ``stream(address, v)``                                     past the cache; `address` aligned to the vector
 ``broadcast(like, s)``                                     a scalar in all lanes
 ``where minimum maximum fabs copysign sqrt fma rint scalb logb`` as in formulas
 ``bits(v)``, ``from_bits(v)``                              the bit pattern as integers and back
 ``convert(like, v)``                                       to another dtype, lane by lane (widen, round to nearest even)
-``reduce_add(v)``, ``reduce_max(v)``                       over the lanes, in a fixed tree: lane i with lane i + lanes/2, …
+``reduce_add(v)``, ``reduce_max(v)``                       over the lanes, as a tree: lane i with lane i + lanes/2, …
 ``fence()``                                                after the last `stream`, before another thread may look
 ========================================================== ================================================
 
@@ -228,7 +228,9 @@ def emit_load(builder: ir.IRBuilder, vec: VecType, address: ir.Value) -> ir.Valu
     return builder.load(pointer(builder, address, type_), align=element_bytes(vec))
 
 
-def emit_store(builder: ir.IRBuilder, vec: VecType, address: ir.Value, value: ir.Value, *, stream: bool = False) -> None:
+def emit_store(
+    builder: ir.IRBuilder, vec: VecType, address: ir.Value, value: ir.Value, *, stream: bool = False
+) -> None:
     align = element_bytes(vec) * (vec.lanes if stream else 1)
     instruction = builder.store(value, pointer(builder, address, value.type), align=align)
     if stream:
@@ -335,7 +337,9 @@ def store_masked(typingctx: Any, address: Any, v: Any, count: Any) -> Any:
         address, value, count = args
         align = ir.Constant(ir.IntType(32), element_bytes(v))
         mask = _count_mask(builder, v.lanes, count)
-        _masked(builder, "store", value.type, ir.VoidType(), [value, pointer(builder, address, value.type), align, mask])
+        _masked(
+            builder, "store", value.type, ir.VoidType(), [value, pointer(builder, address, value.type), align, mask]
+        )
         return context.get_dummy_value()
 
     return types.void(types.intp, v, types.int64), codegen
