@@ -19,6 +19,7 @@ from fastact.elementary.float32 import (
     log1p_sum,
     log1p_unit,
     quick_gelu_parts,
+    tanh,  # noqa: F401 - a row's formula itself
     tanh_sum,
     x_minus_tanh,
 )
