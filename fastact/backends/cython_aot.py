@@ -89,7 +89,10 @@ def embedded(op: str, kind: str, dtype: str) -> int:
         raise RuntimeError(f"there are no functions for other programs here: {reason}")
     from fastact import _embed
 
-    return int(_embed.address(op, kind, dtype))
+    found = _embed.address(op, kind, dtype)
+    if found is None:
+        raise KeyError(f"{op} has no function for {kind} of {dtype}")
+    return found
 
 
 def address(op: str, kind: str, dtype: str) -> int:
