@@ -246,8 +246,8 @@ def _intrinsic(name: str, result: Any, expected: tuple[Any, ...], emit: Callable
     return _counted(name, len(expected), lambda typingctx, *args: (result(*expected), codegen))
 
 
-def compile_kernel(name: str, dtype: str) -> str:
-    """The optimised LLVM IR of a row kernel, its only external symbol being the C function."""
+def kernel_function(name: str, dtype: str) -> FunctionType:
+    """A row kernel as a function for Numba to compile."""
     function, sign = KERNELS[name]
     vectors = Vectors(dtype, sign)
     functions = {n: f for n, f in vars(row_kernels).items() if inspect.isfunction(f)}
@@ -278,4 +278,9 @@ def compile_kernel(name: str, dtype: str) -> str:
 
     main = build(function)
     main.__qualname__ = main.__name__ = f"{name}_{dtype}"
-    return cfunc(SIGNATURE, error_model="numpy", nogil=True)(main).inspect_llvm()
+    return main
+
+
+def compile_kernel(name: str, dtype: str) -> str:
+    """The optimised LLVM IR of a row kernel, its only external symbol being the C function."""
+    return cfunc(SIGNATURE, error_model="numpy", nogil=True)(kernel_function(name, dtype)).inspect_llvm()
