@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 
 import pytest
+
+# Python processes that tests start from the checkout must not find the package there, which has nothing built
+os.environ.setdefault("PYTHONSAFEPATH", "1")
+
 import ulp
 from cases import BACKENDS, fa
 

@@ -8,6 +8,7 @@ against numerical ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -508,7 +509,9 @@ _PRECISIONS = (128, 256, 512, 1024, 2200, 4400)
 def settle(function: Callable, x: float, parameters: dict):
     """function(MP, x) to a relative error below 2^-110, or to where it underflows in float64."""
     before = mp.mpf("nan")
-    for precision in _PRECISIONS:
+    # below that a term may be lost at two precisions in turn, which then agree: exp(x) beside 1, 1/x^2 beside 1
+    needed = 128 + 4 * abs(math.frexp(x)[1]) + 3 * min(abs(x), 800.0) if math.isfinite(x) else 0
+    for precision in [p for p in _PRECISIONS[:-2] if p >= needed] + list(_PRECISIONS[-2:]):
         with mp.workprec(precision):
             now = mp.mpf(function(MP, mp.mpf(x), **{k: mp.mpf(v) for k, v in parameters.items()}))
             settled = now != 0 and abs(now - before) <= abs(now) * mp.mpf(2) ** -110

@@ -499,7 +499,7 @@ def test_c_program(embed, tmp_path):
         pytest.skip(f"no lib{name} to link a program with")
     command = [
         *config["CC"].split(), "-Wall", "-Wextra", "-Werror", "main.c", f"-I{config['INCLUDEPY']}",
-        f"-I{cython_aot.get_include()}", f"-L{library}", f"-Wl,-rpath,{library}", f"-l{name}",
+        f"-I{fa.get_include()}", f"-L{library}", f"-Wl,-rpath,{library}", f"-l{name}",
         *config["LIBS"].split(), "-lm", "-o", "main",
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)

@@ -183,7 +183,7 @@ def test_needs_only_the_standard_library():
     tree = ast.parse(Path(render.__file__).read_text(encoding="utf-8"))
     imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert imported <= {"__future__", "ast", "math", "collections.abc", "dataclasses", "pathlib"}
+    assert imported <= {"__future__", "ast", "hashlib", "math", "collections.abc", "dataclasses", "pathlib"}
 
 
 if __name__ == "__main__":
