@@ -712,15 +712,22 @@ def gelu_tanh(x):
 
 
 def gelu_tanh_grad(x):
-    """s + x·v'·s(1 - s), s = 1/(1 + exp(-v)), v = 2·sqrt(2/pi)·(x + 0.044715·x³)"""
-    c = clip(x, -100.0, 7.6)
-    u, n = gelu_tanh_parts(-c)
-    # 1 + x·v' with the roundings of x², of v' and of its constants (as float32) kept
-    z = c * c
+    """s + x·v'·s(1 - s), s = 1/(1 + exp(-v)), v = 2·sqrt(2/pi)·(x + 0.044715·x³)
+
+    f'(x) + f'(-x) = 1; for x < 0 as s·(1 + x·v' - x·v'·s).
+    """
+    t = minimum(100.0, fabs(x))
+    u, n = gelu_tanh_parts(t)
+    s = scalb(1.0, -n)
+    # 1 - t·v' with the roundings of t², of v' and of its constants (as float32) kept
+    z = t * t
     v = fma(0.21406444907188416, z, 1.5957691669464111)
-    dv = fma(0.21406444907188416, fma(c, c, -z), fma(-2.540834209696641e-10, z, -4.534068032135963e-08))
+    dv = fma(0.21406444907188416, fma(t, t, -z), fma(-2.540834209696641e-10, z, -4.534068032135963e-08))
     dv = dv + fma(0.21406444907188416, z, 1.5957691669464111 - v)
-    return logistic_product_slope(fma(c, v, fma(c, dv, 1.0)), u, n)
+    h = fma(-t, v, fma(-t, dv, 1.0))
+    d = logistic_sum(s, u)
+    tail = scalb(fma(s, (1.0 - h) / d, h) / d, -n)
+    return where(x < 0.0, tail, 1.0 - tail)
 
 
 def gelu(x):
@@ -743,24 +750,20 @@ def gelu_grad(x):
 def mish(x):
     """x·tanh(log(1 + exp(x)))
 
-    Misra, BMVC 2020; -0 at -inf. With e = exp(x) and d = e² + 2e + 2 this is x·e(e + 2)/d, or x - 2x/d for x > 0.
+    Misra, BMVC 2020; -0 at -inf. With exp(x) = s(1 + u), s = 2^n, this is x·s·a/d with
+    a = s + 2 + u·(2s + 2 + s·u) and d = s·a + 2.
     """
     w = clip(x, -1000.0, 20.0)
     u, n = expm1_parts(w)
-    p = 1.0 + u
-    # e(e + 2) = a·2^n and d = e(e + 2) + 2, each with its rounding
-    e = scalb(p, n)
-    g = e + 2.0
-    dg = e - (g - 2.0)
-    a = p * g
-    da = fma(p, g, -a) + p * dg
-    d = fma(e, g, 2.0)
-    dd = fma(e, g, 2.0 - d) + e * dg
+    s = scalb(1.0, n)
+    g = s + 2.0
+    a = fma(u, fma(s, u, fma(2.0, s, 2.0)), g)
+    d = fma(s, a, 2.0)
     r = 1.0 / d
-    dr = r * (fma(-r, d, 1.0) - r * dd)
     q = a * r
-    dq = fma(a, r, -q) + fma(a, dr, da * r)
-    return where(x > 20.0, x, copysign(scalb(fma(w, q, w * dq), n), x))
+    # what rounding s + 2, d and the quotient lost
+    lost = fma(-q, fma(s, a, 2.0 - d), fma(-q, d, a) + (s - (g - 2.0)))
+    return where(x > 20.0, x, copysign(scalb(fma(w, q, lost * r * w), n), x))
 
 
 def mish_grad(x):
@@ -774,5 +777,9 @@ def mish_grad(x):
     dd = fma(e, g, 2.0 - d) + e * (e - (g - 2.0))
     a = fma(fma(e + 4.0, e, fma(4.0, w, 6.0)), e, fma(4.0, w, 4.0))
     r = 1.0 / d
-    v = a * r * (r * p)
-    return where(x > 20.0, 1.0, scalb(fma(v, 2.0 * (fma(-r, d, 1.0) - r * dd), v), n))
+    q = a * r
+    h = r * p
+    v = q * h
+    # what the roundings of d, twice, of r and of q lost
+    lost = fma(v, 2.0 * (fma(-r, d, 1.0) - r * dd), fma(a, r, -q) * h)
+    return where(x > 20.0, 1.0, scalb(v + lost, n))
