@@ -149,7 +149,7 @@ def level_extensions(folder: Path, package: str) -> list[Extension]:
     """A module of `package` per ISA level, of the kernels in ``folder/_aot.pyx``."""
     from Cython.Build import cythonize
 
-    cythonize([Extension("_aot", [str(folder / "_aot.pyx")])], quiet=True)
+    cythonize([Extension(package + "_aot", [str(folder / "_aot.pyx")])], quiet=True)
     for level in levels():
         _write(folder / f"{level}.c", _level_source(level))
     package_folder = os.path.relpath(PACKAGE)

@@ -5,7 +5,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from subprocesses import PACKAGE, python
+from subprocesses import copied, python
 
 from fastact import dispatch
 
@@ -64,8 +64,7 @@ def test_kernels_that_differ_in_constants_stay_apart(first):
 
 def copied_with(tmp_path, file, appended):
     """A copy of the package with a few lines more at the end of a file."""
-    shutil.copytree(PACKAGE, tmp_path / "fastact", ignore=shutil.ignore_patterns("__pycache__"))
-    source = tmp_path / "fastact" / file
+    source = copied(tmp_path) / file
     source.write_text(source.read_text() + appended)
     return tmp_path
 
