@@ -384,6 +384,7 @@ def info() -> dict[str, Any]:
     if known["numba"] is None:
         from fastact.backends.numba_cpu import cache
 
+        cache.check()
         found["cache folder"] = str(cache.folder())
         found["cache problems"] = dict(cache.problems)
         found["kernels compiled"] = cache.statistics["compiled"]

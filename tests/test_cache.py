@@ -1,12 +1,17 @@
 """The cache of compiled kernels on disk: found again, never stale, never trusted when damaged."""
 
+import os
 import platform
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 from subprocesses import copied, python
 
+import fastact as fa
 from fastact import dispatch
 
 pytestmark = pytest.mark.skipif(dispatch.reasons()["numba"] is not None, reason="only Numba kernels are cached")
@@ -97,12 +102,63 @@ def test_another_cpu_gets_its_own_code_and_the_same_bits(first, filled):
     assert report(filled, **narrower)[:3] == (first[1][0], 0, KERNELS)
 
 
-def test_folder_that_cannot_be_written(first, tmp_path):
-    obstacle = tmp_path / "file"
-    obstacle.write_text("not a folder")
-    values, compiled, loaded, _, problems = report(obstacle / "cache")
+def unwritable(how, folder):
+    """A cache folder that cannot be."""
+    if how == "no permission":
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            # root may write anywhere but there
+            return Path("/proc/fastact") if sys.platform == "linux" else pytest.skip("root may write anywhere")
+        folder.chmod(0o500)
+        return folder / "cache"
+    file = folder / "file"
+    file.write_text("not a folder")
+    return file if how == "is a file" else file / "cache"
+
+
+each_way = pytest.mark.parametrize("how", ["is a file", "below a file", "no permission"])
+
+
+@each_way
+def test_folder_that_cannot_be_written(first, tmp_path, how):
+    values, compiled, loaded, _, problems = report(unwritable(how, tmp_path))
     assert (values, compiled, loaded) == (first[1][0], KERNELS, 0)
-    assert "not writable" in problems
+    assert "not writable" in problems and "FASTACT_CACHE_DIR" in problems
+
+
+@each_way
+def test_folder_that_cannot_be_written_in_the_automatic_choice(first, tmp_path, how):
+    code = REPORT.replace('fa.use_backend("numba")', "")
+    folder = unwritable(how, tmp_path)
+    values, counts = python(code, FASTACT_CACHE_DIR=str(folder)).splitlines()
+    assert values == first[1][0]
+    # known before anything was to be written
+    assert "not writable" in counts
+
+
+@each_way
+def test_warmup_says_that_nothing_is_kept(tmp_path, how):
+    code = "from fastact.cli import main; raise SystemExit(main(['warmup', 'relu', '--kinds', 'forward']))"
+    done = python(code, FASTACT_CACHE_DIR=str(unwritable(how, tmp_path)), check=False)
+    assert done.returncode == 1 and "1 kernels ready" in done.stdout
+    assert "nothing is kept" in done.stderr and "not writable" in done.stderr
+
+
+@pytest.mark.parametrize("answer", [RuntimeError("no home"), "~/.cache/fastact"], ids=["error", "relative"])
+def test_user_without_a_home(monkeypatch, answer):
+    """What platformdirs does then, in newer and older versions."""
+
+    def user_cache_dir(*args, **kwargs):
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    monkeypatch.setattr("platformdirs.user_cache_dir", user_cache_dir)
+    monkeypatch.delenv("FASTACT_CACHE_DIR", raising=False)
+    info = dispatch.info()
+    assert info["cache problems"].pop(info["cache folder"]).startswith("no home folder")
+    with fa.use_backend("numba"):
+        fa.warmup(["elu"], ["forward"])
+        assert fa.elu(np.float32(1.0)) == 1.0
 
 
 def test_damaged_entries_are_ignored_and_replaced(first, filled):

@@ -21,6 +21,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 MAGIC = b"fastact1"
+NOWHERE = Path(os.devnull, "fastact")  # for a user without a home: can be neither read nor written
 problems: dict[str, str] = {}  # folder -> why nothing can be kept there
 statistics = {"compiled": 0, "loaded": 0}
 _addresses: dict[Path, int] = {}
@@ -35,7 +36,26 @@ def folder() -> Path:
         return Path(chosen)
     from platformdirs import user_cache_dir
 
-    return Path(user_cache_dir("fastact", appauthor=False))
+    try:
+        found = Path(user_cache_dir("fastact", appauthor=False))
+    except RuntimeError:
+        return NOWHERE
+    return found if found.is_absolute() else NOWHERE
+
+
+def check() -> None:
+    """Notes in `problems` why nothing can be kept, if that is so."""
+    problems.pop(str(folder()), None)
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder()).close()
+    except OSError as error:
+        _note(folder(), error)
+
+
+def _note(where: Path, error: OSError) -> None:
+    reason = "no home folder" if where == NOWHERE else f"not writable: {error.strerror or error}"
+    problems[str(where)] = f"{reason}; FASTACT_CACHE_DIR can name another folder"
 
 
 @lru_cache(maxsize=1)
@@ -116,7 +136,7 @@ def _write(path: Path, code: bytes) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        problems[str(path.parent)] = f"not writable: {error.strerror or error}"
+        _note(path.parent, error)
 
 
 def emit_object(text: str, symbol: str) -> bytes:
