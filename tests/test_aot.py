@@ -478,6 +478,8 @@ def test_without_a_good_stamp_the_sources_are_read(built, stamp):
 
 def test_this_build_left_a_stamp():
     """Without one every first call would read and hash the sources."""
+    if cython_aot.available() is not None:
+        pytest.skip(cython_aot.available())
     stamp = json.loads((Path(fa.__file__).parent / "_aot_stamp.json").read_text())
     assert list(stamp["files"]) == [
         path.relative_to(Path(fa.__file__).parent).as_posix() for path in render.source_files(Path(fa.__file__).parent)
