@@ -76,8 +76,11 @@ def _choose() -> tuple[ModuleType | None, str]:
             continue
         try:
             module = import_module(LEVELS[level][0])
+        except ModuleNotFoundError:
+            reasons.append(f"{level}: not built")
+            continue
         except ImportError as error:
-            reasons.append(f"{level}: not built ({error})")
+            reasons.append(f"{level}: {error}")
             continue
         if not _current(module):
             reasons.append(f"{level}: built from other formulas than those installed; build again")
