@@ -379,6 +379,7 @@ def info() -> dict[str, Any]:
         "threads": status["threads_now"],
         "threads from": _threads_source,
         "threading": status["threading"],
+        "limits of threadpoolctl": "seen" if status["openmp"] else "not seen: built without OpenMP",
         "stream from bytes": status["stream_min"],
     }
     if known["numba"] is None:
