@@ -83,8 +83,7 @@ def _choose() -> tuple[ModuleType | None, str]:
             reasons.append(f"{level}: {error}")
             continue
         if not _current(module):
-            reasons.append(f"{level}: built from other formulas than those installed; build again")
-            continue
+            return None, f"{level}: built from other formulas than those installed; build again"
         return module, ""
     if any("not built" in reason for reason in reasons):
         reasons.append("to have them, install fastact again with gcc >= 10 or clang, without FASTACT_NO_AOT")
