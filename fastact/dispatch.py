@@ -383,11 +383,11 @@ def info() -> dict[str, Any]:
         "stream from bytes": status["stream_min"],
     }
     if known["numba"] is None:
-        from fastact.backends.numba_cpu import cache
+        from fastact.backends.numba_cpu import cache, folder
 
-        cache.check()
-        found["cache folder"] = str(cache.folder())
-        found["cache problems"] = dict(cache.problems)
+        folder.check()
+        found["cache folder"] = str(folder.folder())
+        found["cache problems"] = dict(folder.problems)
         found["kernels compiled"] = cache.statistics["compiled"]
         found["kernels from disk"] = cache.statistics["loaded"]
     return found

@@ -13,6 +13,7 @@ from subprocesses import copied, python
 
 import fastact as fa
 from fastact import dispatch
+from fastact.backends.numba_cpu import folder
 
 pytestmark = pytest.mark.skipif(dispatch.reasons()["numba"] is not None, reason="only Numba kernels are cached")
 
@@ -143,17 +144,20 @@ def test_warmup_says_that_nothing_is_kept(tmp_path, how):
     assert "nothing is kept" in done.stderr and "not writable" in done.stderr
 
 
-@pytest.mark.parametrize("answer", [RuntimeError("no home"), "~/.cache/fastact"], ids=["error", "relative"])
-def test_user_without_a_home(monkeypatch, answer):
-    """What platformdirs does then, in newer and older versions."""
-
-    def user_cache_dir(*args, **kwargs):
-        if isinstance(answer, str):
-            return answer
-        raise answer
-
-    monkeypatch.setattr("platformdirs.user_cache_dir", user_cache_dir)
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+def test_folder_of_the_user(monkeypatch):
     monkeypatch.delenv("FASTACT_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/scratch")
+    assert folder.folder() == Path("/var/scratch/fastact")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert folder.folder() == Path("/home/ada/.cache/fastact")
+
+
+def test_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("FASTACT_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it does then
     info = dispatch.info()
     assert info["cache problems"].pop(info["cache folder"]).startswith("no home folder")
     with fa.use_backend("numba"):

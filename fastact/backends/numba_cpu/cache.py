@@ -15,47 +15,18 @@ import os
 import tempfile
 import threading
 from functools import lru_cache
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from fastact.backends.numba_cpu.folder import folder, note
+
 MAGIC = b"fastact1"
-NOWHERE = Path(os.devnull, "fastact")  # for a user without a home: can be neither read nor written
-problems: dict[str, str] = {}  # folder -> why nothing can be kept there
 statistics = {"compiled": 0, "loaded": 0}
 _addresses: dict[Path, int] = {}
 _engines: list[llvm.ExecutionEngine] = []  # they own the code
 _lock = threading.RLock()
-
-
-def folder() -> Path:
-    """`FASTACT_CACHE_DIR`, or the user's cache folder of the platform."""
-    chosen = os.environ.get("FASTACT_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    from platformdirs import user_cache_dir
-
-    try:
-        found = Path(user_cache_dir("fastact", appauthor=False))
-    except RuntimeError:
-        return NOWHERE
-    return found if found.is_absolute() else NOWHERE
-
-
-def check() -> None:
-    """Notes in `problems` why nothing can be kept, if that is so."""
-    problems.pop(str(folder()), None)
-    try:
-        folder().mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder()).close()
-    except OSError as error:
-        _note(folder(), error)
-
-
-def _note(where: Path, error: OSError) -> None:
-    reason = "no home folder" if where == NOWHERE else f"not writable: {error.strerror or error}"
-    problems[str(where)] = f"{reason}; FASTACT_CACHE_DIR can name another folder"
 
 
 @lru_cache(maxsize=1)
@@ -74,9 +45,20 @@ def _backend_hash() -> str:
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     for package in ("numba", "llvmlite"):
-        digest.update(metadata.version(package).encode())
+        digest.update(_version(package))
     digest.update("|".join(host()).encode())
     return digest.hexdigest()
+
+
+def _version(package: str) -> bytes:
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None
+    file = Path(spec.origin).with_name("_version.py")
+    if file.exists():
+        return file.read_bytes()
+    from importlib import metadata  # its import takes 15 ms
+
+    return metadata.version(package).encode()
 
 
 def _machine() -> llvm.TargetMachine:
@@ -136,7 +118,7 @@ def _write(path: Path, code: bytes) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        _note(path.parent, error)
+        note(path.parent, error)
 
 
 def emit_object(text: str, symbol: str) -> bytes:
