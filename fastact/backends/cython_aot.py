@@ -86,7 +86,7 @@ def _choose() -> tuple[ModuleType | None, str]:
             return None, f"{level}: built from other formulas than those installed; build again"
         return module, ""
     if any("not built" in reason for reason in reasons):
-        reasons.append("to have them, install fastact again with gcc >= 10 or clang, without FASTACT_NO_AOT")
+        reasons.append("to have them, install fastact again with gcc or clang, without FASTACT_NO_AOT")
     return None, "; ".join(reasons)
 
 
