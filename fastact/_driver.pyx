@@ -15,6 +15,8 @@ cimport numpy as cnp
 
 import numpy as np
 
+from fastact.messages import no_loop, unsupported
+
 cnp.import_array()
 cnp.import_ufunc()
 
@@ -476,7 +478,7 @@ for _name in ("float32", "float64", "float16"):
     KIND_OF[type(np.dtype(_name))] = _name
 for _char in np.typecodes["AllInteger"] + "?":
     KIND_OF[type(np.dtype(_char))] = "integer"
-cdef object PyFloat = None
+cdef tuple PYTHON_NUMBERS = ("_PyFloatDType", "_PyLongDType")
 
 
 cdef str common(list given):
@@ -487,8 +489,8 @@ cdef str common(list given):
             continue
         kind = KIND_OF.get(cls)
         if kind is None:
-            if cls.__name__ in ("_PyFloatDType", "_PyLongDType"):
-                continue  # Python numbers take the dtype of the arrays (NEP 50)
+            if cls.__name__ in PYTHON_NUMBERS:
+                continue  # they take the dtype of the arrays (NEP 50)
             return None
         strong.add("float64" if kind == "integer" else kind)
     if not strong or "float64" in strong:
@@ -498,12 +500,20 @@ cdef str common(list given):
     return strong.pop()
 
 
+cdef int refuse(str ufunc, list given, list asked) except -1:
+    # for DType classes of inputs, or those asked for by dtype= or signature=; Python numbers have no say
+    if common(given) is None:
+        arrays = [cls for cls in given if cls is not None and cls.__name__ not in PYTHON_NUMBERS]
+        raise TypeError(unsupported(f"ufunc {ufunc!r}", arrays))
+    raise TypeError(no_loop(f"ufunc {ufunc!r}", asked))
+
+
 cdef int promote(PyObject *ufunc, PyObject **op_dtypes, PyObject **signature, PyObject **new_dtypes) except -1:
     cdef PyUFuncObject *u = <PyUFuncObject *> ufunc
     cdef int j
     cdef list asked = [<object> signature[j] for j in range(u.nargs) if signature[j] != NULL]
     cdef str name
-    given = [<object> op_dtypes[j] if op_dtypes[j] != NULL else None for j in range(u.nin)]
+    cdef list given = [<object> op_dtypes[j] if op_dtypes[j] != NULL else None for j in range(u.nin)]
     if asked:
         name = KIND_OF.get(asked[0])
         if name == "integer" or any(cls is not asked[0] for cls in asked):
@@ -513,11 +523,7 @@ cdef int promote(PyObject *ufunc, PyObject **op_dtypes, PyObject **signature, Py
     else:
         name = common(given)
     if name is None:
-        kinds = ", ".join(getattr(c, "__name__", "?").replace("DType", "").lower() for c in given)
-        raise TypeError(
-            f"ufunc {u.name.decode()!r} is not supported for the input types ({kinds}): it takes real floating-point "
-            "arrays (float16, bfloat16, float32, float64), and integers and booleans as float64"
-        )
+        refuse(u.name.decode(), given, asked)
     cls = CLASS_OF[name]
     for j in range(u.nargs):
         Py_INCREF(cls)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastact import _driver
 
-from fastact._driver cimport parallel_for, threads_for
+from fastact._driver cimport parallel_for, refuse, threads_for
 
 cnp.import_array()
 cnp.import_ufunc()
@@ -382,11 +382,7 @@ cdef int promote(PyObject *ufunc, PyObject **op_dtypes, PyObject **signature, Py
     if asked and name is not None:
         name = next((n for n, cls in CLASSES.items() if all(a is cls for a in asked)), None)
     if name is None:
-        kinds = ", ".join(getattr(c, "__name__", "?").replace("DType", "").lower() for c in given)
-        raise TypeError(
-            f"ufunc {u.name.decode()!r} is not supported for the input types ({kinds}): it takes real floating-point "
-            "arrays (float16, bfloat16, float32, float64), and integers and booleans as float64"
-        )
+        refuse(u.name.decode(), given, asked)
     for j in range(u.nargs):
         cls = BOOL if masked and j == slot.nin else CLASSES[name]
         Py_INCREF(cls)

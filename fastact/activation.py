@@ -8,23 +8,25 @@ import numpy as np
 
 from fastact import _driver, dispatch
 from fastact.kinds import KINDS, kinds_of
+from fastact.messages import at, first, shown
 from fastact.table import OPS, Op, Param, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def check_parameter(op: Op, param: Param, value: Any) -> None:
-    """`TypeError` if it is not a real number or an array of them, `ValueError` outside its domain."""
+def checked(op: Op, param: Param, value: Any) -> Any:
+    """The value as a float or an array; `TypeError` for what is no real number, `ValueError` outside its domain."""
     if type(value) is not float:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-            raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {value!r}")
-        good = np.all(param.valid(array))
-    else:
-        good = param.valid(value)
-    if not good:
-        raise ValueError(f"{op.name}: {param.name} must be {param.domain}, not {value!r}")
+            raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")
+        value = array
+    good = param.valid(value)
+    if not np.all(good):
+        bad = first(~np.asarray(good))
+        raise ValueError(f"{op.name}: {param.name} must be {param.domain}, not {np.asarray(value)[bad]}{at(bad)}")
+    return value
 
 
 @_driver.enable_vectorcall
@@ -48,10 +50,7 @@ class Method(_driver.Callable):
         )
 
     def _check(self, given: Mapping[str, Any]) -> None:
-        for param in self.op.params:
-            if param.name in given:
-                check_parameter(self.op, param, given[param.name])
-        values = {p.name: given.get(p.name, p.default) for p in self.op.params}
+        values = {p.name: checked(self.op, p, given[p.name]) if p.name in given else p.default for p in self.op.params}
         self.op.check_together(values)
         if self.kind == "backward_from_output":
             self.op.check_from_output(values)

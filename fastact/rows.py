@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import _driver, _rows, dispatch
+from fastact.messages import at, first, shown, unsupported
 
 Axis = int | tuple[int, ...] | None
 
@@ -50,6 +53,34 @@ def add_bfloat16(slots: Any) -> None:
         slots.add_bfloat16(dtype)
 
 
+def _integer(what: str, value: Any, kinds: str = "an integer") -> int:
+    # NumPy's axes take no booleans either
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{what} must be {kinds}, not {type(value).__name__}")
+
+
+def _broadcast(what: str, array: NDArray[Any], shape: tuple[int, ...], to: str) -> NDArray[Any]:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{what} of shape {array.shape} does not broadcast to {to} of {shape}") from None
+
+
+def _check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], casting: Any = "same_kind") -> None:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name}: out must be an array, not {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"{name}: out has shape {out.shape}, the result {shape}")
+    if not np.can_cast(dtype, out.dtype, casting):
+        raise TypeError(f"{name}: cannot write a result of {dtype} to out of {out.dtype} with casting {casting!r}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name}: out is read-only")
+
+
 class RowMethod:
     """A function of arrays along an axis: a NumPy gufunc, and what its signature cannot say."""
 
@@ -73,27 +104,39 @@ class RowMethod:
 
     def _along(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         slots = self._slots or self.slots
-        if where is True and not kwargs and axis == -1:
+        if where is True and not kwargs and type(axis) is int and axis == -1:
             result = slots.direct(arrays, out)
             if result is not None:
                 return result
-        where = None if where is True or where is None else self._mask(arrays[0], where)
-        if not (axis is None or isinstance(axis, tuple)):
+        what, kinds = f"{self.name}: axis", "an integer, a tuple of integers or None"
+        if isinstance(axis, tuple):
+            axis = tuple(_integer(what, i, kinds) for i in axis)
+        elif axis is not None:
+            axis = _integer(what, axis, kinds)
+        where = None if where is True or where is None else self._mask(arrays, where)
+        if isinstance(axis, int):
             return slots.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
 
-    def _mask(self, x: Any, where: Any) -> Any:
+    def _mask(self, arrays: tuple[Any, ...], where: Any) -> Any:
         if not hasattr(where, "dtype"):
             where = np.asarray(where)
         if where.dtype != np.bool_:
             raise TypeError(f"{self.name}: where must be a mask of booleans, not {where.dtype}")
-        shape = np.shape(x)
-        return np.broadcast_to(where, shape) if isinstance(where, np.ndarray) and where.shape != shape else where
+        shape = np.shape(arrays[0]) if len(arrays) == 1 else np.broadcast_shapes(*map(np.shape, arrays))
+        if not isinstance(where, np.ndarray) or where.shape == shape:
+            return where
+        return _broadcast(f"{self.name}: where", where, shape, "arrays")
 
     def _along_many(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         # the axes go last, as one
-        keepdims = kwargs.pop("keepdims", False)
+        if isinstance(out, tuple):
+            if len(out) != 1:
+                raise ValueError(f"{self.name}: out must be one array, not {len(out)}")
+            out = out[0]
+        keepdims = kwargs.pop("keepdims", False) if self._reduces else False
         arrays = tuple(np.asanyarray(a) for a in arrays)
+        _compute_dtype(self.name, *arrays)
         if where is not None:
             arrays += (where,)
         arrays = tuple(np.broadcast_arrays(*arrays, subok=True)) if len(arrays) > 1 else arrays
@@ -111,13 +154,12 @@ class RowMethod:
             if keepdims:
                 result = np.reshape(result, tuple(1 if i in axes else n for i, n in enumerate(shape)))
         else:
-            result = result.reshape(*lead, *(shape[i] for i in axes)).transpose(np.argsort(order))
+            result = np.reshape(result, (*lead, *(shape[i] for i in axes))).transpose(np.argsort(order))
         if out is None:
             return result
-        out = out[0] if isinstance(out, tuple) else out
-        if np.shape(out) != np.shape(result):
-            raise ValueError(f"{self.name}: out has shape {np.shape(out)}, the result {np.shape(result)}")
-        np.copyto(out, result, casting=kwargs.get("casting", "same_kind"))
+        casting = kwargs.get("casting", "same_kind")
+        _check_out(self.name, out, np.shape(result), result.dtype, casting)
+        np.copyto(out, result, casting=casting)
         return out
 
     def __repr__(self) -> str:
@@ -253,11 +295,7 @@ def _compute_dtype(name: str, *arrays: Any) -> tuple[str, str]:
         _driver.register_bfloat16(np.dtype(ml_dtypes.bfloat16))
         dtype = _driver.computing_dtype([a.dtype for a in arrays])
     if dtype is None:
-        kinds = ", ".join(str(a.dtype) for a in arrays)
-        raise TypeError(
-            f"{name} is not supported for the input types ({kinds}): it takes real floating-point arrays "
-            "(float16, bfloat16, float32, float64), and integers and booleans as float64"
-        )
+        raise TypeError(unsupported(name, [type(a.dtype) for a in arrays]))
     return dtype, "float64" if dtype == "float64" else "float32"
 
 
@@ -290,18 +328,6 @@ class Loss:
             raise ValueError(
                 f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
             )
-
-    def _check_out(self, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        if out is None:
-            return
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"{self.name}: out must be an array, not {type(out).__name__}")
-        if out.shape != shape:
-            raise ValueError(f"{self.name}: out has shape {out.shape}, the gradient {shape}")
-        if not np.can_cast(dtype, out.dtype, "same_kind"):
-            raise TypeError(f"{self.name}: cannot write a gradient of {dtype} to out of {out.dtype}")
-        if not out.flags.writeable:
-            raise ValueError(f"{self.name}: out is read-only")
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"
@@ -388,30 +414,30 @@ class SoftmaxCrossEntropy(Loss):
         reduction: str, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         self._check_reduction(reduction)
+        if not isinstance(smoothing, numbers.Real):
+            raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
         if not 0.0 <= smoothing <= 1.0:
-            raise ValueError(f"{self.name}: label_smoothing must be in [0, 1], not {smoothing!r}")
+            raise ValueError(f"{self.name}: label_smoothing must be in [0, 1], not {smoothing}")
         x, y = np.asarray(logits), np.asarray(labels)
-        axis = np.lib.array_utils.normalize_axis_index(axis, x.ndim)
         indices = y.dtype.kind in "iu"
-        rows_shape = x.shape[:axis] + x.shape[axis + 1 :]
-        classes = x.shape[axis]
         name, compute = _compute_dtype(self.name, x) if indices else _compute_dtype(self.name, x, y)
         result_dtype = _numpy_dtype(name, x, y)
-        if y.shape != (rows_shape if indices else x.shape):
-            what = "class indices" if indices else "probabilities"
-            raise ValueError(
-                f"{self.name}: labels of {y.dtype} are {what} and need the shape {rows_shape if indices else x.shape}, "
-                f"not {y.shape}"
-            )
-        if not indices and ignore_index is not None:
-            raise ValueError(f"{self.name}: ignore_index needs labels that are class indices")
+        axis = np.lib.array_utils.normalize_axis_index(_integer(f"{self.name}: axis", axis), x.ndim)
+        rows_shape = x.shape[:axis] + x.shape[axis + 1 :]
+        classes = x.shape[axis]
+        self._check_labels_shape(y, rows_shape if indices else x.shape, x.shape if indices else rows_shape, indices)
+        if ignore_index is not None:
+            ignore_index = _integer(f"{self.name}: ignore_index", ignore_index)
+            if not indices:
+                raise ValueError(f"{self.name}: ignore_index needs labels that are class indices")
         if weight is not None:
             weight = np.asarray(weight)
             _compute_dtype(f"{self.name}: weight", weight)
             if weight.shape != (classes,):
                 raise ValueError(f"{self.name}: weight has shape {weight.shape}, and there are {classes} classes")
             weight = _contiguous(weight, compute)
-        self._check_out(out, x.shape, result_dtype)
+        if out is not None:
+            _check_out(self.name, out, x.shape, result_dtype)
         if indices:
             y = self._checked_labels(y, classes, ignore_index)
 
@@ -461,13 +487,25 @@ class SoftmaxCrossEntropy(Loss):
             np.copyto(out, dx, casting="same_kind")
         return out
 
+    def _check_labels_shape(
+        self, y: NDArray[Any], need: tuple[int, ...], other: tuple[int, ...], indices: bool
+    ) -> None:
+        if y.shape == need:
+            return
+        what, others = ("class indices", "probabilities are floats")
+        if not indices:
+            what, others = ("probabilities", "class indices are integers")
+        hint = f" ({others})" if y.shape == other else ""
+        raise ValueError(f"{self.name}: labels of {y.dtype} are {what} and need the shape {need}, not {y.shape}{hint}")
+
     def _checked_labels(self, labels: NDArray[Any], classes: int, ignore_index: int | None) -> NDArray[np.int64]:
         ignored = labels == ignore_index if ignore_index is not None else np.zeros(labels.shape, bool)
         bad = ((labels < 0) | (labels >= classes)) & ~ignored
         if bad.any():
-            at = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
-            where = f" at position {at[0] if len(at) == 1 else at}" if at else ""
-            raise IndexError(f"{self.name}: label {int(labels[at])}{where} is out of range for {classes} classes")
+            index = first(bad)
+            raise IndexError(
+                f"{self.name}: label {int(labels[index])}{at(index)} is out of range for {classes} classes"
+            )
         return np.ascontiguousarray(np.where(ignored, -1, labels), dtype=np.int64)
 
     def _targets(
@@ -539,17 +577,14 @@ class SigmoidCrossEntropy(Loss):
         result_dtype = _numpy_dtype(name, x, t)
         if t.shape != x.shape:
             raise ValueError(f"{self.name}: targets have shape {t.shape}, logits {x.shape}")
-        self._check_out(out, x.shape, result_dtype)
+        if out is not None:
+            _check_out(self.name, out, x.shape, result_dtype)
         factors = []
         for what, given in (("weight", weight), ("pos_weight", pos_weight)):
             if given is not None:
                 given = np.asarray(given)
                 _compute_dtype(f"{self.name}: {what}", given)
-                try:
-                    given = _contiguous(np.broadcast_to(given, x.shape), compute)
-                except ValueError:
-                    message = f"{self.name}: {what} of shape {given.shape} does not broadcast to logits of {x.shape}"
-                    raise ValueError(message) from None
+                given = _contiguous(_broadcast(f"{self.name}: {what}", given, x.shape, "logits"), compute)
             factors.append(given)
         rows, t = _contiguous(x, compute), _contiguous(t, compute)
         dx = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastact import formulas as f
+from fastact.messages import shown
 
 Formula = Callable[..., Any]
 
@@ -101,15 +102,16 @@ class Op:
         if self.ordered is not None:
             low, high = self.ordered
             if not _all(values[low] < values[high]):
-                given = f"{values[low]!r} and {values[high]!r}"
+                given = f"{shown(values[low])} and {shown(values[high])}"
                 raise ValueError(f"{self.name}: {low} must be less than {high}, not {given}")
 
     def check_from_output(self, values: Mapping[str, Any]) -> None:
         """`ValueError` where, for these parameters, the derivative is no function of the output."""
         for name, (domain, valid) in (self.output_needs or {}).items():
             if not _all(valid(values[name])):
+                given = shown(values[name])
                 raise ValueError(
-                    f"{self.name}.backward_from_output: {name} must be {domain}, not {values[name]!r}; use backward"
+                    f"{self.name}.backward_from_output: {name} must be {domain}, not {given}; use backward"
                 )
 
 
