@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastact import _driver, dispatch
 from fastact.kinds import KINDS, kinds_of
-from fastact.messages import at, first, shown
+from fastact.messages import at, first, shown, unsupported
+from fastact.rows import FUNCTIONS
 from fastact.table import OPS, Op, Param, resolve
 
 if TYPE_CHECKING:
@@ -60,8 +62,28 @@ class Method(_driver.Callable):
         """The `numpy.ufunc` itself: arrays, then parameters, all by position; it checks no parameter's domain."""
         return self.slots.ufunc
 
-    def _describe(self) -> tuple[Op, str]:
-        return self.op, self.kind
+    def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
+        if self.variants is not None and self.variants[0] in kwargs:
+            chosen = self.variants[1].get(kwargs[self.variants[0]])
+            if chosen is not None:
+                return chosen._plan(arrays, kwargs)
+        given = [kwargs[p.name] for p in self.op.params if p.name in kwargs]
+        op = self.at_default.op if isinstance(self.at_default, Method) and not given else self.op
+        inputs = (*arrays, *given)
+        # Python numbers take the dtype of the arrays
+        dtypes = [np.asarray(a).dtype for a in inputs if type(a) not in (int, float)]
+        dtype = _driver.computing_dtype(dtypes) if arrays else "float32"
+        if dtype is None:
+            raise TypeError(unsupported(self.__name__, map(type, dtypes)))
+        n = math.prod(np.broadcast_shapes(*map(np.shape, inputs))) if arrays else 0
+        return dispatch.Plan(
+            call=f"{self.op.name} {self.kind}",
+            size=f"{n} elements of {dtype}",
+            elements=n,
+            ready=lambda numba: numba.ready(op, self.kind, dtype),
+            parallel_min=dispatch.limits(op, self.kind, dtype)[0],
+            written=dispatch.itemsize(dtype) * KINDS[self.kind][1] * n,
+        )
 
     def __repr__(self) -> str:
         return f"<fastact.{self.__name__}>"
@@ -209,8 +231,10 @@ def get(name: str) -> Activation:
 
     Raises
     ------
+    TypeError
+        If `name` is not a string.
     ValueError
-        For an unknown name; the message has the nearest ones.
+        For an unknown name; the message has the nearest ones. Also for a function over an axis, such as softmax.
 
     Examples
     --------
@@ -218,4 +242,7 @@ def get(name: str) -> Activation:
     >>> fa.get("LeakyRelu")
     <fastact.leaky_relu>
     """
-    return activations[resolve(name)]
+    found = resolve(name, FUNCTIONS)
+    if found in FUNCTIONS:
+        raise ValueError(f"{found} works over an axis, not on each element; it is fastact.{found}")
+    return activations[found]

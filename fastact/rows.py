@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,20 +28,20 @@ def make_slots(
     """The gufuncs of a row function, its kernels found when first needed; with ``nin=0`` the kernels alone."""
 
     def resolver(dtype: str) -> tuple[int | None, Callable[..., Any] | None, int, int, int]:
-        compute = "float64" if dtype == "float64" else "float32"
-        size = np.dtype(compute).itemsize * 2
-        return (
-            *dispatch.find_row_kernel(name, compute),
-            dispatch.PARALLEL_MIN_BYTES["costly"] // size,
-            dispatch.CHUNK_BYTES // size,
-            _driver.status()["stream_min"] if nin == 2 else sys.maxsize,
-        )
+        compute = dispatch.row_dtype(dtype)
+        stream_min = _driver.status()["stream_min"] if _streams(nin) else sys.maxsize
+        return (*dispatch.find_row_kernel(name, compute), *dispatch.row_limits(compute), stream_min)
 
     slots = _rows.RowSlots(name, doc, nin, reduces, fill_in, fill, resolver, dispatch._lock)
     dispatch.register(slots)
     if nin and "ml_dtypes" in sys.modules:
         add_bfloat16(slots)
     return slots
+
+
+def _streams(nin: int) -> bool:
+    # only gradients of two arrays ever go past the cache (``row_kernels``)
+    return nin == 2
 
 
 def add_bfloat16(slots: Any) -> None:
@@ -81,6 +82,21 @@ def _check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
         raise ValueError(f"{name}: out is read-only")
 
 
+def _row_plan(
+    call: str, kernel: str, dtype: str, elements: int, rows: int | None, streams: bool = False
+) -> dispatch.Plan:
+    compute = dispatch.row_dtype(dtype)
+    return dispatch.Plan(
+        call=call,
+        size=f"{elements} elements of {dtype}" + (f" in {rows} row{'s' * (rows != 1)}" if rows is not None else ""),
+        elements=elements,
+        ready=lambda numba: numba.row_ready(kernel, compute),
+        parallel_min=dispatch.row_limits(compute)[0],
+        written=dispatch.itemsize(dtype) * elements if streams else None,
+        alone="a row is not divided" if rows == 1 else "",
+    )
+
+
 class RowMethod:
     """A function of arrays along an axis: a NumPy gufunc, and what its signature cannot say."""
 
@@ -89,6 +105,7 @@ class RowMethod:
         self._kernel = name.replace(".", "_")
         self._nin, self._reduces, self._fill_in, self._fill = nin, reduces, fill_in, fill
         self._slots: Any = None
+        self.kernels: dict[str, tuple[str, ...]] = {"forward": (self._kernel,)}
 
     @property
     def slots(self) -> Any:
@@ -162,6 +179,19 @@ class RowMethod:
         np.copyto(out, result, casting=casting)
         return out
 
+    def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
+        function: Any = self
+        given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        arrays = [np.asarray(a) for a in args[: self._nin]]
+        dtype = _compute_dtype(self.name, *arrays)[0] if arrays else "float32"
+        shape = np.broadcast_shapes(*(a.shape for a in arrays)) if arrays else (0, 0)
+        axis = given.get("axis", -1)
+        axes = np.lib.array_utils.normalize_axis_tuple(range(len(shape)) if axis is None else axis, len(shape))
+        rows = math.prod(n for i, n in enumerate(shape) if i not in axes)
+        name, _, method = self.name.partition(".")
+        call = f"{name} {method or 'forward'}"
+        return _row_plan(call, self._kernel, dtype, math.prod(shape), rows, _streams(self._nin))
+
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"
 
@@ -212,6 +242,7 @@ class RowFunction(RowMethod):
         super().__init__(name, 1, fill_in=-math.inf if name != "softmin" else math.inf, fill=fill)
         self.formula = formula
         self.backward = Backward(name)
+        self.kernels["backward"] = (self.backward._kernel,)
         masked = "-inf" if fill else "0"
         self.__doc__ = f"""{name}(x, axis=-1) = {formula}
 
@@ -296,7 +327,12 @@ def _compute_dtype(name: str, *arrays: Any) -> tuple[str, str]:
         dtype = _driver.computing_dtype([a.dtype for a in arrays])
     if dtype is None:
         raise TypeError(unsupported(name, [type(a.dtype) for a in arrays]))
-    return dtype, "float64" if dtype == "float64" else "float32"
+    return dtype, dispatch.row_dtype(dtype)
+
+
+def _loss_dtype(name: str, x: NDArray[Any], t: NDArray[Any]) -> tuple[str, str]:
+    # class indices, and probabilities given as 0 and 1 or False and True, have no say
+    return _compute_dtype(name, *((x,) if t.dtype.kind in "iub" else (x, t)))
 
 
 def _contiguous(array: NDArray[Any], dtype: str) -> NDArray[Any]:
@@ -313,6 +349,8 @@ class Loss:
     """What the losses have in common: reductions, and where results go."""
 
     name: str
+    arrays: tuple[str, str]  # the names of its first two arguments
+    kernels: dict[str, tuple[str, ...]]
 
     def __init__(self) -> None:
         self.__name__ = self.__qualname__ = self.name
@@ -328,6 +366,22 @@ class Loss:
             raise ValueError(
                 f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
             )
+
+    def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "forward") -> dispatch.Plan:
+        function: Any = self if kind == "forward" else getattr(self, kind)
+        given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        x, t = (None if given.get(name) is None else np.asarray(given[name]) for name in self.arrays)
+        dtype = "float32" if x is None else _loss_dtype(self.name, x, x if t is None else t)[0]
+        elements, rows = (0, 0) if x is None else (x.size, self._rows(x, given))
+        return _row_plan(f"{self.name} {kind}", self._kernel(t, given), dtype, elements, rows)
+
+    def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
+        # the kernel of a call with these targets and keywords
+        raise NotImplementedError
+
+    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> int | None:
+        # None: every element by itself
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"
@@ -387,6 +441,16 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     name = "softmax_cross_entropy"
+    arrays = ("logits", "labels")
+    kernels = dict.fromkeys(("forward", "value_and_grad"), ("cross_entropy", "cross_entropy_of_shares"))
+
+    def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
+        of_labels = (t is None or t.dtype.kind in "iu") and not given.get("label_smoothing")
+        return "cross_entropy" if of_labels else "cross_entropy_of_shares"
+
+    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> int:
+        axis = np.lib.array_utils.normalize_axis_index(given.get("axis", -1), x.ndim)
+        return math.prod(n for i, n in enumerate(x.shape) if i != axis)
 
     def __call__(
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
@@ -420,7 +484,7 @@ class SoftmaxCrossEntropy(Loss):
             raise ValueError(f"{self.name}: label_smoothing must be in [0, 1], not {smoothing}")
         x, y = np.asarray(logits), np.asarray(labels)
         indices = y.dtype.kind in "iu"
-        name, compute = _compute_dtype(self.name, x) if indices else _compute_dtype(self.name, x, y)
+        name, compute = _loss_dtype(self.name, x, y)
         result_dtype = _numpy_dtype(name, x, y)
         axis = np.lib.array_utils.normalize_axis_index(_integer(f"{self.name}: axis", axis), x.ndim)
         rows_shape = x.shape[:axis] + x.shape[axis + 1 :]
@@ -555,6 +619,14 @@ class SigmoidCrossEntropy(Loss):
     """
 
     name = "sigmoid_cross_entropy"
+    arrays = ("logits", "targets")
+    kernels = dict.fromkeys(("forward", "value_and_grad"), ("sigmoid_cross_entropy",))
+
+    def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
+        return "sigmoid_cross_entropy"
+
+    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> None:
+        return None
 
     def __call__(
         self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
@@ -573,7 +645,7 @@ class SigmoidCrossEntropy(Loss):
     ) -> tuple[Any, Any]:
         self._check_reduction(reduction)
         x, t = np.asarray(logits), np.asarray(targets)
-        name, compute = _compute_dtype(self.name, *((x,) if t.dtype.kind in "iub" else (x, t)))
+        name, compute = _loss_dtype(self.name, x, t)
         result_dtype = _numpy_dtype(name, x, t)
         if t.shape != x.shape:
             raise ValueError(f"{self.name}: targets have shape {t.shape}, logits {x.shape}")
@@ -638,7 +710,12 @@ logsumexp = LogSumExp()
 softmax_cross_entropy = SoftmaxCrossEntropy()
 sigmoid_cross_entropy = SigmoidCrossEntropy()
 
+FUNCTIONS: dict[str, RowMethod | Loss] = {
+    f.name: f
+    for f in (softmax, log_softmax, softmin, sparsemax, logsumexp, softmax_cross_entropy, sigmoid_cross_entropy)
+}
+
 
 def _unpickle(name: str) -> Any:
     function, _, method = name.partition(".")
-    return getattr(globals()[function], method) if method else globals()[function]
+    return getattr(FUNCTIONS[function], method) if method else FUNCTIONS[function]

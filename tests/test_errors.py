@@ -334,8 +334,14 @@ def test_unknown_name_tells_the_nearest():
         fa.get("sigmod")
     with pytest.raises(ValueError, match="gelu"):
         fa.get("gleu")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="there are"):
         fa.get("")
+    with pytest.raises(ValueError, match="over an axis"):
+        fa.get("softmax")
+    with pytest.raises(ValueError, match="softmax"):
+        fa.get("sofmax")
+    with pytest.raises(TypeError, match="NoneType"):
+        fa.get(None)
 
 
 @pytest.mark.parametrize(("alias", "name"), oracle.ALIASES.items())
