@@ -136,7 +136,7 @@ class RowMethod:
         return self._along_many(arrays, axis, where, out, kwargs)
 
     def _mask(self, arrays: tuple[Any, ...], where: Any) -> Any:
-        if not hasattr(where, "dtype"):
+        if not hasattr(where, "dtype") or isinstance(where, np.generic):
             where = np.asarray(where)
         if where.dtype != np.bool_:
             raise TypeError(f"{self.name}: where must be a mask of booleans, not {where.dtype}")
@@ -173,7 +173,7 @@ class RowMethod:
         else:
             result = np.reshape(result, (*lead, *(shape[i] for i in axes))).transpose(np.argsort(order))
         if out is None:
-            return result
+            return result if ndim else result[()]
         casting = kwargs.get("casting", "same_kind")
         _check_out(self.name, out, np.shape(result), result.dtype, casting)
         np.copyto(out, result, casting=casting)
@@ -306,6 +306,14 @@ class LogSumExp(RowMethod):
         super().__init__("logsumexp", 1, reduces=True, fill_in=-math.inf, fill=-math.inf)
         self.formula = "log(sum(exp(x)))"
 
+    @property
+    def backward(self) -> Backward:
+        """`AttributeError`: the gradient is no function of the output."""
+        raise AttributeError(
+            "logsumexp has no backward: its gradient is not a function of its output; it is dy*softmax(x, axis), "
+            "dy with the axis kept"
+        )
+
     def __call__(
         self, x: Any, /, axis: Axis = -1, keepdims: bool = False, *, where: Any = True, out: Any = None, **kwargs: Any
     ) -> Any:
@@ -336,7 +344,8 @@ def _loss_dtype(name: str, x: NDArray[Any], t: NDArray[Any]) -> tuple[str, str]:
 
 
 def _contiguous(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    return np.ascontiguousarray(array, dtype=dtype)
+    array = np.asarray(array, dtype, order="C")
+    return array if array.flags.aligned else array.copy()
 
 
 def _numpy_dtype(name: str, *arrays: NDArray[Any]) -> np.dtype[Any]:
@@ -366,6 +375,31 @@ class Loss:
             raise ValueError(
                 f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
             )
+
+    @staticmethod
+    def _buffer(out: Any, like: NDArray[Any], same: tuple[Any, ...], others: tuple[Any, ...] = ()) -> NDArray[Any]:
+        # where a kernel writes the gradient: to out, if that is laid out for it and nothing there is still to be read;
+        # `same` are read element by element as it is written, `others` at any time
+        def apart(a: Any) -> bool:
+            return a is None or not np.may_share_memory(out, a)
+
+        if (
+            out is not None
+            and out.dtype == like.dtype
+            and out.flags.carray
+            and all(apart(a) or a.ctypes.data == out.ctypes.data for a in same)
+            and all(apart(a) for a in others)
+        ):
+            return out
+        return np.empty(like.shape, like.dtype)
+
+    @staticmethod
+    def _delivered(dx: NDArray[Any], out: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+        if out is None:
+            return dx.astype(dtype, copy=False)
+        if not (out.ctypes.data == dx.ctypes.data and out.dtype == dx.dtype and out.strides == dx.strides):
+            np.copyto(out, dx, casting="same_kind")
+        return out
 
     def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "forward") -> dispatch.Plan:
         function: Any = self if kind == "forward" else getattr(self, kind)
@@ -473,6 +507,8 @@ class SoftmaxCrossEntropy(Loss):
                 return done
         return self._general(logits, labels, axis, weight, ignore_index, label_smoothing, reduction, out, True)
 
+    # neither overflow nor underflow in what is rounded to the result's dtype is news
+    @np.errstate(all="ignore")
     def _general(
         self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
         reduction: str, out: Any, grad: bool,
@@ -507,7 +543,11 @@ class SoftmaxCrossEntropy(Loss):
 
         rows = _contiguous(np.moveaxis(x, axis, -1), compute)
         loss = np.zeros(rows_shape, compute)
-        dx = self._buffer(rows, x, out, axis) if grad else None
+        of_labels = indices and not smoothing
+        targets = None if of_labels else self._targets(y, classes, weight, smoothing, compute, indices)
+        dx = None
+        if grad:
+            dx = self._buffer(out if axis == x.ndim - 1 else None, rows, (rows, targets), (weight,))
         if indices:
             counted = y >= 0
             number = int(np.count_nonzero(counted))
@@ -517,10 +557,9 @@ class SoftmaxCrossEntropy(Loss):
             count = float(loss.size)
         factor = _divided(1.0, count) if reduction == "mean" else 1.0
         if classes and rows.size:
-            if indices and not smoothing:
+            if of_labels:
                 _rows.cross_entropy(self._slots("cross_entropy"), rows, y, weight, loss, dx, factor)
             else:
-                targets = self._targets(y, classes, weight, smoothing, compute, indices)
                 _rows.cross_entropy_of_shares(self._slots("cross_entropy_of_shares"), rows, targets, loss, dx, factor)
                 if indices and number < y.size:
                     loss[~counted] = 0
@@ -534,22 +573,6 @@ class SoftmaxCrossEntropy(Loss):
         if dx is None:
             return value, None
         return value, self._delivered(np.moveaxis(dx, -1, axis), out, result_dtype)
-
-    def _buffer(self, rows: NDArray[Any], x: NDArray[Any], out: Any, axis: int) -> NDArray[Any]:
-        # the gradient is written where it belongs if it can be: to out, where that is laid out like the rows
-        if out is None or axis != x.ndim - 1 or out.dtype != rows.dtype or not out.flags.c_contiguous:
-            return np.empty_like(rows)
-        if np.may_share_memory(out, rows) and out.ctypes.data != rows.ctypes.data:
-            return np.empty_like(rows)
-        return out
-
-    @staticmethod
-    def _delivered(dx: NDArray[Any], out: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-        if out is None:
-            return dx.astype(dtype, copy=False)
-        if not (out.ctypes.data == dx.ctypes.data and out.dtype == dx.dtype and out.strides == dx.strides):
-            np.copyto(out, dx, casting="same_kind")
-        return out
 
     def _check_labels_shape(
         self, y: NDArray[Any], need: tuple[int, ...], other: tuple[int, ...], indices: bool
@@ -570,7 +593,8 @@ class SoftmaxCrossEntropy(Loss):
             raise IndexError(
                 f"{self.name}: label {int(labels[index])}{at(index)} is out of range for {classes} classes"
             )
-        return np.ascontiguousarray(np.where(ignored, -1, labels), dtype=np.int64)
+        # a copy: the gradient may be written over the labels
+        return np.where(ignored, -1, labels).astype(np.int64, order="C")
 
     def _targets(
         self, y: NDArray[Any], classes: int, weight: Any, smoothing: float, compute: str, indices: bool
@@ -640,6 +664,7 @@ class SigmoidCrossEntropy(Loss):
         """The loss and its gradient by the logits, in one pass over them; in place if ``out=logits``."""
         return self._run(logits, targets, weight, pos_weight, reduction, out, True)
 
+    @np.errstate(all="ignore")
     def _run(
         self, logits: Any, targets: Any, weight: Any, pos_weight: Any, reduction: str, out: Any, grad: bool
     ) -> tuple[Any, Any]:
@@ -659,13 +684,7 @@ class SigmoidCrossEntropy(Loss):
                 given = _contiguous(_broadcast(f"{self.name}: {what}", given, x.shape, "logits"), compute)
             factors.append(given)
         rows, t = _contiguous(x, compute), _contiguous(t, compute)
-        dx = None
-        if grad:
-            direct = out is not None and out.dtype == rows.dtype and out.flags.c_contiguous and not any(
-                a is not None and a.ctypes.data != out.ctypes.data and np.may_share_memory(out, a)
-                for a in (rows, t, *factors)
-            )  # fmt: skip
-            dx = out if direct else np.empty(x.shape, compute)
+        dx = self._buffer(out, rows, (rows, t, *factors)) if grad else None
         losses = np.empty(x.shape, compute) if reduction == "none" else None
         sums = np.zeros(-(-x.size // LOSS_ROW), compute)
         factor = _divided(1.0, x.size) if reduction == "mean" else 1.0
@@ -677,7 +696,7 @@ class SigmoidCrossEntropy(Loss):
         else:
             total = _rows.pairwise(sums)
             value = result_dtype.type(total if reduction == "sum" else _divided(total, x.size))
-        return value, None if dx is None else SoftmaxCrossEntropy._delivered(dx, out, result_dtype)
+        return value, None if dx is None else self._delivered(dx, out, result_dtype)
 
 
 softmax = RowFunction(
