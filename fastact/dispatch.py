@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -275,8 +274,6 @@ def make_slots(op: Op, kind: str) -> Any:
         name, f"{op.formula}\n\nThe ufunc of kind '{kind}'.", nin, len(op.params), nout, resolver, _lock
     )
     register(slots)
-    if "ml_dtypes" in sys.modules:
-        add_bfloat16(slots)
     return slots
 
 
@@ -284,17 +281,6 @@ def register(slots: Any) -> None:
     """Have `slots.reset()` called when another backend is chosen."""
     with _lock:
         _slots.append(slots)
-
-
-def add_bfloat16(slots: Any) -> None:
-    """Give a ufunc its loop for ml_dtypes.bfloat16."""
-    import ml_dtypes
-    import numpy as np
-
-    dtype = np.dtype(ml_dtypes.bfloat16)
-    with _lock:
-        _driver.register_bfloat16(dtype)
-        slots.add_bfloat16(dtype)
 
 
 def _function(name: str) -> Any:

@@ -24,7 +24,7 @@ LOSS_ROW = 2048
 
 def make_slots(
     name: str, doc: str = "", nin: int = 0, reduces: bool = False, fill_in: float = 0.0, fill: float = 0.0
-) -> Any:
+) -> _rows.RowSlots:
     """The gufuncs of a row function, its kernels found when first needed; with ``nin=0`` the kernels alone."""
 
     def resolver(dtype: str) -> tuple[int | None, Callable[..., Any] | None, int, int, int]:
@@ -34,24 +34,12 @@ def make_slots(
 
     slots = _rows.RowSlots(name, doc, nin, reduces, fill_in, fill, resolver, dispatch._lock)
     dispatch.register(slots)
-    if nin and "ml_dtypes" in sys.modules:
-        add_bfloat16(slots)
     return slots
 
 
 def _streams(nin: int) -> bool:
     # only gradients of two arrays ever go past the cache (``row_kernels``)
     return nin == 2
-
-
-def add_bfloat16(slots: Any) -> None:
-    """Give the gufuncs their loops for ml_dtypes.bfloat16."""
-    import ml_dtypes
-
-    dtype = np.dtype(ml_dtypes.bfloat16)
-    with dispatch._lock:
-        _driver.register_bfloat16(dtype)
-        slots.add_bfloat16(dtype)
 
 
 def _integer(what: str, value: Any, kinds: str = "an integer") -> int:
@@ -104,11 +92,12 @@ class RowMethod:
         self.__name__ = self.__qualname__ = self.name = name
         self._kernel = name.replace(".", "_")
         self._nin, self._reduces, self._fill_in, self._fill = nin, reduces, fill_in, fill
-        self._slots: Any = None
+        self._slots: _rows.RowSlots | None = None
         self.kernels: dict[str, tuple[str, ...]] = {"forward": (self._kernel,)}
 
     @property
-    def slots(self) -> Any:
+    def slots(self) -> _rows.RowSlots:
+        """The gufuncs and their kernels, made when first needed."""
         if self._slots is None:
             doc = f"{self.name} along the last axis; keyword axis chooses another."
             self._slots = make_slots(self._kernel, doc, self._nin, self._reduces, self._fill_in, self._fill)
@@ -328,11 +317,6 @@ REDUCTIONS = ("mean", "sum", "none")
 def _compute_dtype(name: str, *arrays: Any) -> tuple[str, str]:
     """The dtype of a loss and its gradient, and the one it is computed in."""
     dtype = _driver.computing_dtype([a.dtype for a in arrays])
-    if dtype is None and all(a.dtype.name in (*_driver.DTYPES,) or a.dtype.kind in "iub" for a in arrays):
-        import ml_dtypes
-
-        _driver.register_bfloat16(np.dtype(ml_dtypes.bfloat16))
-        dtype = _driver.computing_dtype([a.dtype for a in arrays])
     if dtype is None:
         raise TypeError(unsupported(name, [type(a.dtype) for a in arrays]))
     return dtype, dispatch.row_dtype(dtype)
@@ -363,9 +347,9 @@ class Loss:
 
     def __init__(self) -> None:
         self.__name__ = self.__qualname__ = self.name
-        self._made: dict[str, Any] = {}
+        self._made: dict[str, _rows.RowSlots] = {}
 
-    def _slots(self, kernel: str) -> Any:
+    def _slots(self, kernel: str) -> _rows.RowSlots:
         if kernel not in self._made:
             self._made[kernel] = make_slots(kernel)
         return self._made[kernel]
@@ -664,6 +648,13 @@ class SigmoidCrossEntropy(Loss):
         """The loss and its gradient by the logits, in one pass over them; in place if ``out=logits``."""
         return self._run(logits, targets, weight, pos_weight, reduction, out, True)
 
+    def _factors(self, what: str, given: Any, shape: tuple[int, ...], compute: str) -> NDArray[Any] | None:
+        if given is None:
+            return None
+        given = np.asarray(given)
+        _compute_dtype(f"{self.name}: {what}", given)
+        return _contiguous(_broadcast(f"{self.name}: {what}", given, shape, "logits"), compute)
+
     @np.errstate(all="ignore")
     def _run(
         self, logits: Any, targets: Any, weight: Any, pos_weight: Any, reduction: str, out: Any, grad: bool
@@ -676,21 +667,16 @@ class SigmoidCrossEntropy(Loss):
             raise ValueError(f"{self.name}: targets have shape {t.shape}, logits {x.shape}")
         if out is not None:
             _check_out(self.name, out, x.shape, result_dtype)
-        factors = []
-        for what, given in (("weight", weight), ("pos_weight", pos_weight)):
-            if given is not None:
-                given = np.asarray(given)
-                _compute_dtype(f"{self.name}: {what}", given)
-                given = _contiguous(_broadcast(f"{self.name}: {what}", given, x.shape, "logits"), compute)
-            factors.append(given)
+        weights = self._factors("weight", weight, x.shape, compute)
+        positive = self._factors("pos_weight", pos_weight, x.shape, compute)
         rows, t = _contiguous(x, compute), _contiguous(t, compute)
-        dx = self._buffer(out, rows, (rows, t, *factors)) if grad else None
+        dx = self._buffer(out, rows, (rows, t, weights, positive)) if grad else None
         losses = np.empty(x.shape, compute) if reduction == "none" else None
         sums = np.zeros(-(-x.size // LOSS_ROW), compute)
         factor = _divided(1.0, x.size) if reduction == "mean" else 1.0
         if x.size:
             slots = self._slots("sigmoid_cross_entropy")
-            _rows.sigmoid_cross_entropy(slots, rows, t, *factors, sums, dx, losses, LOSS_ROW, factor)
+            _rows.sigmoid_cross_entropy(slots, rows, t, weights, positive, sums, dx, losses, LOSS_ROW, factor)
         if losses is not None:
             value = losses.astype(result_dtype, copy=False)[()]
         else:
