@@ -9,7 +9,8 @@ from subprocesses import PACKAGE, python
 
 from fastact import dispatch
 
-pytestmark = pytest.mark.skipif(dispatch.reasons()["numba"] is not None, reason="only Numba kernels are cached")
+WHY_NOT = dispatch.reasons()["numba"]
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=f"only Numba kernels are cached: {WHY_NOT}")
 
 # five kernels of different kinds, dtypes and formulas, some of which differ in constants alone
 REPORT = """

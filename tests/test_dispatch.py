@@ -169,7 +169,7 @@ def test_explain_refuses_what_the_call_would():
 
 def test_warmup_leaves_nothing_to_compile():
     if "numba" not in present():
-        pytest.skip("only Numba compiles")
+        pytest.skip(f"only Numba compiles: {fa.dispatch.reasons()['numba']}")
     with fa.use_backend("numba"):
         assert fa.warmup(["mish", "hardtanh"], ["forward", "backward"], ["float32", "float64"]) == 8
         before = fa.info()["kernels compiled"], fa.info()["kernels from disk"]
@@ -182,7 +182,7 @@ def test_warmup_leaves_nothing_to_compile():
 
 def test_warmup_of_functions_over_an_axis():
     if "numba" not in present():
-        pytest.skip("only Numba compiles")
+        pytest.skip(f"only Numba compiles: {fa.dispatch.reasons()['numba']}")
     x, labels = np.ones((2, 3), np.float32), np.array([0, 1])
     with fa.use_backend("numba"):
         assert fa.warmup("LogSoftmax") == 2
