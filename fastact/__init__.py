@@ -14,7 +14,7 @@ NumPy only; Numba is imported when a kernel is first needed and is not on disk y
 from fastact import dispatch, ufuncs  # noqa: F401 - pickle looks for ufuncs in loaded modules
 from fastact._version import __version__
 from fastact.activation import Activation, activations, get
-from fastact.dispatch import explain, get_include, get_num_threads, set_num_threads, use_backend, warmup
+from fastact.dispatch import explain, get_include, get_num_threads, info, set_num_threads, use_backend, warmup
 from fastact.rows import (
     log_softmax,
     logsumexp,
@@ -91,6 +91,7 @@ __all__ = [
     "hard_swish",
     "hard_tanh",
     "identity",
+    "info",
     "leaky_relu",
     "linear",
     "log_sigmoid",

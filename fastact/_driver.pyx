@@ -13,9 +13,16 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+from fastact._numpy_api cimport (
+    NPY_METH_NO_FLOATINGPOINT_ERRORS, NPY_METH_strided_loop, PyArray_NewFromDescr, PyArrayMethod_Context,
+    PyArrayMethod_Spec, PyCapsule_New, PyType_Slot, PyUFunc_AddLoopFromSpec, PyUFunc_AddPromoter, PyUFuncObject,
+)
+
 import sys
 
 import numpy as np
+
+from fastact.messages import no_loop, unsupported
 
 cnp.import_array()
 cnp.import_ufunc()
@@ -68,49 +75,15 @@ cdef extern from *:
     void fastact_restore_flags(fastact_flags flags) nogil
 
 
-cdef extern from "numpy/dtype_api.h":
-    ctypedef struct PyArrayMethod_Context:
-        PyObject *caller
-        PyObject **descriptors
-    ctypedef struct PyType_Slot:
-        int slot
-        void *pfunc
-    ctypedef struct PyArrayMethod_Spec:
-        const char *name
-        int nin
-        int nout
-        int casting
-        int flags
-        void *dtypes
-        PyType_Slot *slots
-    int NPY_METH_strided_loop
-    int NPY_METH_NO_FLOATINGPOINT_ERRORS
-
-
-cdef extern from "numpy/ufuncobject.h":
-    int PyUFunc_AddLoopFromSpec(PyObject *ufunc, PyArrayMethod_Spec *spec) except -1
-    int PyUFunc_AddPromoter(PyObject *ufunc, PyObject *DType_tuple, PyObject *promoter) except -1
-    ctypedef struct PyUFuncObject:
-        void **data
-        int nin
-        int nout
-        int nargs
-        const char *name
-
-
 cdef extern from "numpy/arrayobject.h":
     object PyArray_SimpleNew(int nd, const cnp.npy_intp *dims, int type_number)
     bint PyArray_ISCARRAY(cnp.ndarray array)
     bint PyArray_ISCARRAY_RO(cnp.ndarray array)
     bint PyArray_CompareLists(const cnp.npy_intp *a, const cnp.npy_intp *b, int n)
     int PyArray_FailUnlessWriteable(cnp.ndarray array, const char *name) except -1
-    # steals the reference to the descriptor
-    object PyArray_NewFromDescr(void *subtype, void *descr, int nd, const cnp.npy_intp *dims,
-                                const cnp.npy_intp *strides, void *data, int flags, void *obj)
 
 
 cdef extern from "Python.h":
-    PyObject *PyCapsule_New(void *pointer, const char *name, void *destructor)
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
     object PyVectorcall_Call(object callable_, PyObject *args, PyObject *kwargs)
     ctypedef struct PyTypeObject:
@@ -165,15 +138,6 @@ cdef struct Resolved:
 
 
 cdef extern from *:
-    """
-    #if defined(__GNUC__)
-    #define load_pointer(where) __atomic_load_n(where, __ATOMIC_ACQUIRE)
-    #define store_pointer(where, what) __atomic_store_n(where, what, __ATOMIC_RELEASE)
-    #else
-    #define load_pointer(where) (*(where))
-    #define store_pointer(where, what) (*(where) = (what))
-    #endif
-    """
     Resolved *load_pointer(Resolved **where) nogil
     void store_pointer(Resolved **where, Resolved *what) nogil
 
@@ -489,12 +453,26 @@ loops[3] = <void *> loop_3
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
-cdef dict KIND_OF = {}  # DType class -> one of DTYPES, "integer", or None
+cdef dict KIND_OF = {}  # DType class -> one of DTYPES, or "integer"
 for _name in ("float32", "float64", "float16"):
     KIND_OF[type(np.dtype(_name))] = _name
 for _char in np.typecodes["AllInteger"] + "?":
     KIND_OF[type(np.dtype(_char))] = "integer"
-cdef object PyFloat = None
+cdef dict CLASS_OF = {name: cls for cls, name in KIND_OF.items() if name != "integer"}
+cdef tuple PYTHON_NUMBERS = ("_PyFloatDType", "_PyLongDType")
+
+
+cdef str kind_of(cls):
+    cdef str kind = KIND_OF.get(cls)
+    if kind is None and getattr(cls.type, "__name__", "") == "bfloat16":
+        # ml_dtypes', known once it comes along: nobody need have imported it before
+        KIND_OF[cls] = kind = "bfloat16"
+        CLASS_OF[kind] = cls
+    return kind
+
+
+cdef object class_of(str dtype):
+    return CLASS_OF[dtype]
 
 
 cdef str common(list given):
@@ -503,10 +481,10 @@ cdef str common(list given):
     for cls in given:
         if cls is None:
             continue
-        kind = KIND_OF.get(cls)
+        kind = kind_of(cls)
         if kind is None:
-            if cls.__name__ in ("_PyFloatDType", "_PyLongDType"):
-                continue  # Python numbers take the dtype of the arrays (NEP 50)
+            if cls.__name__ in PYTHON_NUMBERS:
+                continue  # they take the dtype of the arrays (NEP 50)
             return None
         strong.add("float64" if kind == "integer" else kind)
     if not strong or "float64" in strong:
@@ -516,34 +494,39 @@ cdef str common(list given):
     return strong.pop()
 
 
+cdef str loop_dtype(str ufunc, list given, list asked):
+    # the dtype of the loop for inputs of these DType classes, where dtype= or signature= ask for some
+    cdef str name = common(given)
+    if name is None:
+        arrays = [cls for cls in given if cls is not None and cls.__name__ not in PYTHON_NUMBERS]
+        raise TypeError(unsupported(f"ufunc {ufunc!r}", arrays))
+    if asked:
+        name = kind_of(asked[0])
+        if name is None or name == "integer" or any(cls is not asked[0] for cls in asked):
+            raise TypeError(no_loop(f"ufunc {ufunc!r}", asked))
+    return name
+
+
 cdef int promote(PyObject *ufunc, PyObject **op_dtypes, PyObject **signature, PyObject **new_dtypes) except -1:
     cdef PyUFuncObject *u = <PyUFuncObject *> ufunc
     cdef int j
+    cdef list given = [<object> op_dtypes[j] if op_dtypes[j] != NULL else None for j in range(u.nin)]
     cdef list asked = [<object> signature[j] for j in range(u.nargs) if signature[j] != NULL]
-    cdef str name
-    given = [<object> op_dtypes[j] if op_dtypes[j] != NULL else None for j in range(u.nin)]
-    if asked:
-        name = KIND_OF.get(asked[0])
-        if name == "integer" or any(cls is not asked[0] for cls in asked):
-            name = None
-        if name is not None and common(given) is None:
-            name = None
-    else:
-        name = common(given)
-    if name is None:
-        kinds = ", ".join(getattr(c, "__name__", "?").replace("DType", "").lower() for c in given)
-        raise TypeError(
-            f"ufunc {u.name.decode()!r} is not supported for the input types ({kinds}): it takes real floating-point "
-            "arrays (float16, bfloat16, float32, float64), and integers and booleans as float64"
-        )
+    cdef str name = loop_dtype(u.name.decode(), given, asked)
+    if name == "bfloat16":
+        (<UfuncSlots> (<Slot *> u.data[0]).ufunc_slots).add_bfloat16()
     cls = CLASS_OF[name]
     for j in range(u.nargs):
-        Py_INCREF(cls)
-        new_dtypes[j] = <PyObject *> cls
+        set_class(u, j, cls, op_dtypes, new_dtypes)
     return 0
 
 
-cdef dict CLASS_OF = {name: cls for cls, name in KIND_OF.items() if name != "integer"}
+cdef void set_class(PyUFuncObject *u, int j, object cls, PyObject **op_dtypes, PyObject **new_dtypes):
+    # an output left open fits any loop; NumPy gives up where a promoter changes nothing, though it added the loop
+    new_dtypes[j] = NULL
+    if j < u.nin or op_dtypes[j] != <PyObject *> cls:
+        Py_INCREF(cls)
+        new_dtypes[j] = <PyObject *> cls
 
 
 # ---- building ufuncs
@@ -625,11 +608,12 @@ cdef class UfuncSlots:
         spec.slots = slots
         return PyUFunc_AddLoopFromSpec(<PyObject *> self.ufunc, &spec)
 
-    def add_bfloat16(self, dtype):
-        """Add the loop of ml_dtypes.bfloat16; once."""
-        if self.dtypes[3] is None:
-            self.dtypes[3] = dtype
-            self.add_loop(3)
+    cdef int add_bfloat16(self) except -1:
+        with self.lock:
+            if self.dtypes[3] is None:
+                self.dtypes[3] = np.dtype(CLASS_OF["bfloat16"].type)
+                self.add_loop(3)
+        return 0
 
     cdef Resolved *resolve(self, int dtype) except NULL:
         # ask for the kernel of a dtype and keep it
@@ -675,12 +659,6 @@ cdef class UfuncSlots:
         """The address of the kernel in use, 0 where there is none."""
         cdef Resolved *found = self.slots[DTYPES.index(dtype)].resolved
         return <uintptr_t> found.address if found != NULL else 0
-
-
-def register_bfloat16(dtype):
-    """Let ufuncs take ml_dtypes.bfloat16 (its NumPy dtype)."""
-    KIND_OF[type(dtype)] = "bfloat16"
-    CLASS_OF["bfloat16"] = type(dtype)
 
 
 # ---- fma as a ufunc, for the reference backend
@@ -840,17 +818,7 @@ cdef class Callable:
         if given:
             self.check(given)
             params = [given.get(name, default) for name, default in zip(self.names, self.defaults)]
-        arrays = arrays[:self.narrays]
-        for array in arrays:
-            if cnp.PyArray_Check(array) and cnp.PyArray_TYPE(<cnp.ndarray> array) >= 256:
-                need_bfloat16(self.slots_, array.dtype)
-        return self.ufunc_(*arrays, *params, **kwargs)
-
-
-cdef need_bfloat16(UfuncSlots slots, dtype):
-    if slots.dtypes[3] is None and dtype.name == "bfloat16":
-        register_bfloat16(dtype)
-        slots.add_bfloat16(dtype)
+        return self.ufunc_(*arrays[:self.narrays], *params, **kwargs)
 
 
 cdef int dtype_index(PyObject **arrays, Py_ssize_t n) noexcept:
@@ -955,7 +923,7 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
         return call_unpacked(self, args, n, kwnames)
     dtype = dtype_index(args, n)
     if dtype < 0:
-        # not all of one dtype that NumPy has: bfloat16 may need its loop first
+        # not all of one dtype that defaults are there for
         return call_unpacked(self, args, n, kwnames)
     if plain:
         result = call_plain(

@@ -18,7 +18,11 @@ import numpy as np
 
 from fastact import _driver
 
-from fastact._driver cimport parallel_for, threads_for
+from fastact._driver cimport class_of, loop_dtype, parallel_for, set_class, threads_for
+from fastact._numpy_api cimport (
+    NPY_METH_NO_FLOATINGPOINT_ERRORS, NPY_METH_strided_loop, PyArray_NewFromDescr, PyArrayMethod_Context,
+    PyArrayMethod_Spec, PyCapsule_New, PyType_Slot, PyUFunc_AddLoopFromSpec, PyUFunc_AddPromoter, PyUFuncObject,
+)
 
 cnp.import_array()
 cnp.import_ufunc()
@@ -34,49 +38,9 @@ cdef extern from "_rows.h" nogil:
     void fastact_mask_f64(void *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const char *, Py_ssize_t, Py_ssize_t, double)
 
 
-cdef extern from "numpy/dtype_api.h":
-    ctypedef struct PyArrayMethod_Context:
-        PyObject *caller
-        PyObject **descriptors
-    ctypedef struct PyType_Slot:
-        int slot
-        void *pfunc
-    ctypedef struct PyArrayMethod_Spec:
-        const char *name
-        int nin
-        int nout
-        int casting
-        int flags
-        void *dtypes
-        PyType_Slot *slots
-    int NPY_METH_strided_loop
-    int NPY_METH_NO_FLOATINGPOINT_ERRORS
-
-
-cdef extern from "numpy/ufuncobject.h":
-    int PyUFunc_AddLoopFromSpec(PyObject *ufunc, PyArrayMethod_Spec *spec) except -1
-    int PyUFunc_AddPromoter(PyObject *ufunc, PyObject *DType_tuple, PyObject *promoter) except -1
-    ctypedef struct PyUFuncObject:
-        void **data
-        int nin
-        int nout
-        int nargs
-        const char *name
-
-
-cdef extern from "numpy/arrayobject.h":
-    # steals the reference to the descriptor
-    object PyArray_NewFromDescr(void *subtype, void *descr, int nd, const cnp.npy_intp *dims,
-                                const cnp.npy_intp *strides, void *data, int flags, void *obj)
-
-
 cdef extern from "<fenv.h>" nogil:
     int feclearexcept(int)
     int FE_ALL_EXCEPT
-
-
-cdef extern from "Python.h":
-    PyObject *PyCapsule_New(void *pointer, const char *name, void *destructor)
 
 
 ctypedef void (*row_kernel_fn)(void **args, int64_t *strides, int64_t rows, int64_t n, double *params, int64_t flags) noexcept nogil
@@ -101,15 +65,6 @@ cdef struct Resolved:
 
 
 cdef extern from *:
-    """
-    #if defined(__GNUC__)
-    #define load_pointer(where) __atomic_load_n(where, __ATOMIC_ACQUIRE)
-    #define store_pointer(where, what) __atomic_store_n(where, what, __ATOMIC_RELEASE)
-    #else
-    #define load_pointer(where) (*(where))
-    #define store_pointer(where, what) (*(where) = (what))
-    #endif
-    """
     Resolved *load_pointer(Resolved **where) nogil
     void store_pointer(Resolved **where, Resolved *what) nogil
 
@@ -351,22 +306,6 @@ loops[1][0], loops[1][1], loops[1][2], loops[1][3] = <void *> masked_0, <void *>
 
 DTYPES = _driver.DTYPES
 cdef object BOOL = type(np.dtype(np.bool_))
-cdef dict CLASSES = {name: type(np.dtype(name)) for name in DTYPES if name != "bfloat16"}
-
-
-cdef str computing(list classes):
-    # the dtype in which inputs of these DType classes compute, or None; Python numbers have no say
-    cdef list given = []
-    for cls in classes:
-        if cls.__name__ in ("_PyFloatDType", "_PyLongDType"):
-            continue
-        if cls.type is None or (not issubclass(cls.type, np.generic)):
-            return None
-        try:
-            given.append(np.dtype(cls.type))
-        except TypeError:
-            return None
-    return _driver.computing_dtype(given)
 
 
 cdef int promote(PyObject *ufunc, PyObject **op_dtypes, PyObject **signature, PyObject **new_dtypes) except -1:
@@ -374,23 +313,14 @@ cdef int promote(PyObject *ufunc, PyObject **op_dtypes, PyObject **signature, Py
     cdef Slot *slot = <Slot *> u.data[0]
     cdef int j
     cdef bint masked = u.nin > slot.nin
-    cdef str name
-    cdef list given = [<object> op_dtypes[j] for j in range(slot.nin) if op_dtypes[j] != NULL]
+    cdef list given = [<object> op_dtypes[j] if op_dtypes[j] != NULL else None for j in range(slot.nin)]
     cdef list asked = [<object> signature[j] for j in range(u.nargs)
                        if signature[j] != NULL and not (masked and j == slot.nin)]
-    name = computing(given)
-    if asked and name is not None:
-        name = next((n for n, cls in CLASSES.items() if all(a is cls for a in asked)), None)
-    if name is None:
-        kinds = ", ".join(getattr(c, "__name__", "?").replace("DType", "").lower() for c in given)
-        raise TypeError(
-            f"ufunc {u.name.decode()!r} is not supported for the input types ({kinds}): it takes real floating-point "
-            "arrays (float16, bfloat16, float32, float64), and integers and booleans as float64"
-        )
+    cdef str name = loop_dtype(u.name.decode(), given, asked)
+    if name == "bfloat16":
+        (<RowSlots> slot.owner).add_bfloat16()
     for j in range(u.nargs):
-        cls = BOOL if masked and j == slot.nin else CLASSES[name]
-        Py_INCREF(cls)
-        new_dtypes[j] = <PyObject *> cls
+        set_class(u, j, BOOL if masked and j == slot.nin else class_of(name), op_dtypes, new_dtypes)
     return 0
 
 
@@ -485,14 +415,13 @@ cdef class RowSlots:
         spec.slots = slots
         return PyUFunc_AddLoopFromSpec(<PyObject *> ufunc, &spec)
 
-    def add_bfloat16(self, dtype):
-        """Add the loops of ml_dtypes.bfloat16; once."""
-        CLASSES["bfloat16"] = type(dtype)
-        if self.dtypes[3] is None:
-            self.dtypes[3] = dtype
-            if self.ufunc is not None:
+    cdef int add_bfloat16(self) except -1:
+        with self.lock:
+            if self.dtypes[3] is None:
+                self.dtypes[3] = np.dtype(class_of("bfloat16").type)
                 self.add_loop(self.ufunc, 3, False)
                 self.add_loop(self.masked, 3, True)
+        return 0
 
     cdef Resolved *resolve(self, int dtype) except NULL:
         # locked until it is stored, or a backend chosen meanwhile would be overwritten by the one before
@@ -597,22 +526,11 @@ cdef class RowSlots:
             result = self.direct(arrays, out)
             if result is not None:
                 return result
-        for array in arrays:
-            if cnp.PyArray_Check(array) and cnp.PyArray_TYPE(<cnp.ndarray> array) >= 256:
-                need_bfloat16(self, array.dtype)
         if out is not None:
             kwargs["out"] = out
         if where is not None:
             return self.masked(*arrays, where, axis=axis, **kwargs)
         return self.ufunc(*arrays, axis=axis, **kwargs)
-
-
-cdef int need_bfloat16(RowSlots slots, object dtype) except -1:
-    if slots.dtypes[3] is None and dtype.name == "bfloat16":
-        with slots.lock:
-            _driver.register_bfloat16(dtype)
-            slots.add_bfloat16(dtype)
-    return 0
 
 
 cdef inline bint same_layout(object other, cnp.ndarray x, int number):

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastact import _driver, dispatch
 from fastact.kinds import KINDS, kinds_of
+from fastact.messages import at, first, shown, unsupported
+from fastact.rows import FUNCTIONS
 from fastact.table import OPS, Op, Param, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def check_parameter(op: Op, param: Param, value: Any) -> None:
-    """`TypeError` if it is not a real number or an array of them, `ValueError` outside its domain."""
+def checked(op: Op, param: Param, value: Any) -> Any:
+    """The value as a float or an array; `TypeError` for what is no real number, `ValueError` outside its domain."""
     if type(value) is not float:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-            raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {value!r}")
-        good = np.all(param.valid(array))
-    else:
-        good = param.valid(value)
-    if not good:
-        raise ValueError(f"{op.name}: {param.name} must be {param.domain}, not {value!r}")
+            raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")
+        value = array
+    good = param.valid(value)
+    if not np.all(good):
+        bad = first(~np.asarray(good))
+        raise ValueError(f"{op.name}: {param.name} must be {param.domain}, not {np.asarray(value)[bad]}{at(bad)}")
+    return value
 
 
 @_driver.enable_vectorcall
@@ -48,10 +52,7 @@ class Method(_driver.Callable):
         )
 
     def _check(self, given: Mapping[str, Any]) -> None:
-        for param in self.op.params:
-            if param.name in given:
-                check_parameter(self.op, param, given[param.name])
-        values = {p.name: given.get(p.name, p.default) for p in self.op.params}
+        values = {p.name: checked(self.op, p, given[p.name]) if p.name in given else p.default for p in self.op.params}
         self.op.check_together(values)
         if self.kind == "backward_from_output":
             self.op.check_from_output(values)
@@ -61,8 +62,28 @@ class Method(_driver.Callable):
         """The `numpy.ufunc` itself: arrays, then parameters, all by position; it checks no parameter's domain."""
         return self.slots.ufunc
 
-    def _describe(self) -> tuple[Op, str]:
-        return self.op, self.kind
+    def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
+        if self.variants is not None and self.variants[0] in kwargs:
+            chosen = self.variants[1].get(kwargs[self.variants[0]])
+            if chosen is not None:
+                return chosen._plan(arrays, kwargs)
+        given = [kwargs[p.name] for p in self.op.params if p.name in kwargs]
+        op = self.at_default.op if isinstance(self.at_default, Method) and not given else self.op
+        inputs = (*arrays, *given)
+        # Python numbers take the dtype of the arrays
+        dtypes = [np.asarray(a).dtype for a in inputs if type(a) not in (int, float)]
+        dtype = _driver.computing_dtype(dtypes) if arrays else "float32"
+        if dtype is None:
+            raise TypeError(unsupported(self.__name__, map(type, dtypes)))
+        n = math.prod(np.broadcast_shapes(*map(np.shape, inputs))) if arrays else 0
+        return dispatch.Plan(
+            call=f"{self.op.name} {self.kind}",
+            size=f"{n} elements of {dtype}",
+            elements=n,
+            ready=lambda numba: numba.ready(op, self.kind, dtype),
+            parallel_min=dispatch.limits(op, self.kind, dtype)[0],
+            written=dispatch.itemsize(dtype) * KINDS[self.kind][1] * n,
+        )
 
     def __repr__(self) -> str:
         return f"<fastact.{self.__name__}>"
@@ -210,8 +231,10 @@ def get(name: str) -> Activation:
 
     Raises
     ------
+    TypeError
+        If `name` is not a string.
     ValueError
-        For an unknown name; the message has the nearest ones.
+        For an unknown name; the message has the nearest ones. Also for a function over an axis, such as softmax.
 
     Examples
     --------
@@ -219,4 +242,7 @@ def get(name: str) -> Activation:
     >>> fa.get("LeakyRelu")
     <fastact.leaky_relu>
     """
-    return activations[resolve(name)]
+    found = resolve(name, FUNCTIONS)
+    if found in FUNCTIONS:
+        raise ValueError(f"{found} works over an axis, not on each element; it is fastact.{found}")
+    return activations[found]

@@ -20,7 +20,8 @@ import fastact as fa
 from fastact import bench, demo, dispatch, verify
 from fastact._driver import DTYPES
 from fastact.kinds import KINDS
-from fastact.table import OPS, Op
+from fastact.rows import FUNCTIONS
+from fastact.table import OPS, Op, resolve
 
 # the least step of a curve that a plot shows as a jump
 JUMP = 1e-3
@@ -39,8 +40,14 @@ def activation(text: str) -> Op:
         return OPS[fa.get(text).name]
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"{text!r} works over an axis, not on each element") from None
+
+
+def function(text: str) -> str:
+    """The name of an activation, a function over an axis or a loss."""
+    try:
+        return resolve(text, FUNCTIONS)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def demo_activation(text: str) -> Op:
@@ -220,9 +227,8 @@ def jumps(function: Callable[[Any], Any], x: Any) -> list[float]:
 
 
 def run_warmup(args: argparse.Namespace) -> int:
-    chosen = [op.name for op in args.names] or None
     start = time.perf_counter()
-    ready = dispatch.warmup(chosen, args.kinds, args.dtypes)
+    ready = dispatch.warmup(args.names or None, args.kinds, args.dtypes)
     seconds = time.perf_counter() - start
     found = dispatch.info()
     if args.json:
@@ -283,7 +289,7 @@ def build_parser() -> Parser:
     p.add_argument("--range", type=float, nargs=2, default=(-6.0, 6.0), metavar=("LOW", "HIGH"), help="default: -6 6")
 
     p = command("warmup", run_warmup, "compile kernels ahead, so that no later call waits for one")
-    p.add_argument("names", type=activation, nargs="*", metavar="NAME", help="activations, default: all")
+    p.add_argument("names", type=function, nargs="*", metavar="NAME", help="activations, softmax, losses; default: all")
     p.add_argument("--kinds", type=some_of(KINDS), metavar="KIND,KIND", help=f"of {', '.join(KINDS)}; default: all")
     p.add_argument(
         "--dtypes",

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastact import _driver, backends
@@ -205,11 +205,26 @@ def cost(op: Op) -> str:
     return "cheap" if op.piecewise_linear else "costly"
 
 
+def itemsize(dtype: str) -> int:
+    """Bytes of an element."""
+    return {"float64": 8, "float32": 4}.get(dtype, 2)
+
+
 def limits(op: Op, kind: str, dtype: str) -> tuple[int, int]:
     """Elements from which on threads are used, and elements of a task."""
-    size = {"float64": 8, "float32": 4}.get(dtype, 2)
-    per_element = size * sum(KINDS[kind])
+    per_element = itemsize(dtype) * sum(KINDS[kind])
     return PARALLEL_MIN_BYTES[cost(op)] // per_element, CHUNK_BYTES // per_element
+
+
+def row_dtype(dtype: str) -> str:
+    """What a row function of float32, float64, float16 or bfloat16 computes in."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def row_limits(compute: str) -> tuple[int, int]:
+    """As `limits`, of a row function that computes in float32 or float64."""
+    per_element = itemsize(compute) * 2
+    return PARALLEL_MIN_BYTES["costly"] // per_element, CHUNK_BYTES // per_element
 
 
 # ---- kernels
@@ -260,8 +275,6 @@ def make_slots(op: Op, kind: str) -> Any:
         name, f"{op.formula}\n\nThe ufunc of kind '{kind}'.", nin, len(op.params), nout, resolver, _lock
     )
     register(slots)
-    if "ml_dtypes" in sys.modules:
-        add_bfloat16(slots)
     return slots
 
 
@@ -271,32 +284,39 @@ def register(slots: Any) -> None:
         _slots.append(slots)
 
 
-def add_bfloat16(slots: Any) -> None:
-    """Give a ufunc its loop for ml_dtypes.bfloat16."""
-    import ml_dtypes
-    import numpy as np
+def _function(name: str) -> Any:
+    from fastact.activation import activations
+    from fastact.rows import FUNCTIONS
+    from fastact.table import resolve
 
-    dtype = np.dtype(ml_dtypes.bfloat16)
-    with _lock:
-        _driver.register_bfloat16(dtype)
-        slots.add_bfloat16(dtype)
+    found = resolve(name, FUNCTIONS)
+    return FUNCTIONS.get(found) or activations[found]
+
+
+def _some(given: str | Iterable[str] | None, known: Iterable[str], what: str) -> list[str]:
+    known = list(known)
+    found = known if given is None else [given] if isinstance(given, str) else list(given)
+    for name in found:
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}; there are {', '.join(known)}")
+    return found
 
 
 def warmup(
-    names: Iterable[str] | None = None,
-    kinds: Iterable[str] | None = None,
-    dtypes: Iterable[str] = ("float32",),
+    names: str | Iterable[str] | None = None,
+    kinds: str | Iterable[str] | None = None,
+    dtypes: str | Iterable[str] = ("float32",),
 ) -> int:
     """Compile kernels ahead, so that no later call waits for one.
 
     Parameters
     ----------
-    names : iterable of str, optional
-        Activations; by default all.
-    kinds : iterable of str, optional
-        Of 'forward', 'backward', 'backward_from_output', 'value_and_grad'; by default all that an activation has.
-    dtypes : iterable of str
-        Of 'float32', 'float64', 'float16', 'bfloat16'.
+    names : str or iterable of str, optional
+        Activations, functions over an axis and losses; by default all.
+    kinds : str or iterable of str, optional
+        Of 'forward', 'backward', 'backward_from_output', 'value_and_grad'; by default all that a function has.
+    dtypes : str or iterable of str
+        Of 'float32', 'float64', 'float16', 'bfloat16'. Functions over an axis compute the last two in float32.
 
     Returns
     -------
@@ -311,31 +331,37 @@ def warmup(
     Examples
     --------
     >>> import fastact as fa
-    >>> fa.warmup(["relu"], ["forward"])
+    >>> fa.warmup("relu", "forward")
     1
+    >>> fa.warmup(["softmax", "softmax_cross_entropy"])  # value and gradient; of class indices and of probabilities
+    4
     """
-    from fastact.table import OPS, resolve
+    from fastact.activation import activations
+    from fastact.rows import FUNCTIONS
 
-    ops = list(OPS.values()) if names is None else [OPS[resolve(n)] for n in names]
-    kinds = list(kinds) if kinds is not None else None
-    dtypes = list(dtypes)
-    for given, known, what in ((kinds or [], KINDS, "kind"), (dtypes, _driver.DTYPES, "dtype")):
-        for value in given:
-            if value not in known:
-                raise ValueError(f"unknown {what} {value!r}; there are {', '.join(known)}")
+    if names is None:
+        functions = [*activations.values(), *FUNCTIONS.values()]
+    else:
+        functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
+    kinds, dtypes = _some(kinds, KINDS, "kind"), _some(dtypes, _driver.DTYPES, "dtype")
     chosen = backends.get(backend())
-    ready = 0
+    elementwise: dict[tuple[Op, str, str], None] = {}
+    rows: dict[tuple[str, str], None] = {}
+    for function in functions:
+        for kind, dtype in ((k, d) for k in kinds for d in dtypes):
+            if hasattr(function, "op"):
+                ops = [op for op in (function.op, function.op.at_default) if op is not None and kind in kinds_of(op)]
+                elementwise.update(((op, kind, dtype), None) for op in ops)
+            else:
+                rows.update(((kernel, row_dtype(dtype)), None) for kernel in function.kernels.get(kind, ()))
     with _lock:
-        for op in ops:
-            for row in (op, op.at_default):
-                for kind in kinds_of(row) if row is not None else ():
-                    if kinds is None or kind in kinds:
-                        for dtype in dtypes:
-                            chosen.kernel(row, kind, dtype)
-                            ready += 1
+        for op, kind, dtype in elementwise:
+            chosen.kernel(op, kind, dtype)
+        for kernel, dtype in rows:
+            chosen.row_kernel(kernel, dtype)
         for slots in _slots:
             slots.reset()
-    return ready
+    return len(elementwise) + len(rows)
 
 
 def get_include() -> str:
@@ -393,19 +419,41 @@ def info() -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A call, as far as `explain` tells of it."""
+
+    call: str  # such as "elu backward"
+    size: str  # such as "4 elements of float32"
+    elements: int
+    ready: Callable[[ModuleType], bool]  # whether the Numba backend has its kernel on disk
+    parallel_min: int  # elements from which on threads pay
+    written: int | None  # bytes of output; None where they never go past the cache
+    alone: str = ""  # why threads cannot share it
+
+
 def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     """Which kernel a call would run, on how many threads and which instruction set, and why.
 
     Parameters
     ----------
-    function : Activation or one of its methods
-        ``fa.elu`` or ``fa.elu.backward``.
+    function : activation, function over an axis, loss, one of their methods, or a name
+        ``fa.elu``, ``fa.softmax.backward``, ``"elu"``, ``"softmax.backward"``.
     *arrays : array_like
+        As for the call.
+    **kwargs
         As for the call.
 
     Returns
     -------
     str
+
+    Raises
+    ------
+    TypeError
+        If `function` is none of these, or does not take such arrays.
+    ValueError
+        For an unknown name, or shapes that do not fit.
 
     Examples
     --------
@@ -416,43 +464,50 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     backend: reference (asked for)
     isa: NumPy
     threads: 1 (the reference runs in the calling thread)
+    >>> print(fa.explain("softmax", np.zeros((3, 4))).splitlines()[0])
+    softmax forward, 12 elements of float64 in 3 rows
     """
-    import numpy as np
-
-    describe = getattr(function, "_describe", None)
-    if describe is None:
-        raise TypeError(f"explain takes an activation or one of its methods, not {type(function).__name__}")
-    op, kind = describe()
-    name = op.name
-    broadcast = np.broadcast(*arrays) if arrays else None
-    n = broadcast.size if broadcast is not None else 0
-    dtype = _driver.computing_dtype([np.asarray(a).dtype for a in arrays]) if arrays else "float32"
-    if dtype is None:
-        raise TypeError(f"{name} takes no arrays of {', '.join(str(np.asarray(a).dtype) for a in arrays)}")
-    chosen, why = serving(lambda: backends.get("numba").ready(op, kind, dtype))
-    lines = [
-        f"{name} {kind}, {n} elements of {dtype}",
-        f"backend: {chosen} ({why})",
-        f"isa: {backends.get(chosen).isa()}",
-    ]
+    plan = _plan(function, arrays, kwargs)
+    chosen, why = serving(lambda: plan.ready(backends.get("numba")))
+    lines = [f"{plan.call}, {plan.size}", f"backend: {chosen} ({why})", f"isa: {backends.get(chosen).isa()}"]
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")
         return "\n".join(lines)
-    parallel_min, _ = limits(op, kind, dtype)
-    threads = get_num_threads()
-    if n < parallel_min:
-        lines.append(f"threads: 1 (below {parallel_min} elements a second thread costs more than it saves)")
+    threads, n = get_num_threads(), plan.elements
+    if n < plan.parallel_min:
+        lines.append(f"threads: 1 (below {plan.parallel_min} elements a second thread costs more than it saves)")
+    elif plan.alone:
+        lines.append(f"threads: 1 ({plan.alone})")
     else:
         lines.append(f"threads: up to {threads} (from {_threads_source})")
-        if n // ASLEEP_FACTOR < parallel_min and threads > 1:
-            lines[-1] += f"; 1 after a pause, when waking a worker pays from {ASLEEP_FACTOR * parallel_min} elements on"
-    size = {"float64": 8, "float32": 4}.get(dtype, 2) * KINDS[kind][1] * n
-    stream = _driver.status()["stream_min"]
-    past = size >= stream
-    lines.append(
-        f"stores: {'past the cache' if past else 'through the cache'} ({size} bytes of output, limit {stream})"
-    )
+        if n // ASLEEP_FACTOR < plan.parallel_min and threads > 1:
+            enough = ASLEEP_FACTOR * plan.parallel_min
+            lines[-1] += f"; 1 after a pause, when waking a worker pays from {enough} elements on"
+    if plan.written is None:
+        lines.append("stores: through the cache (this function never stores past it)")
+    else:
+        stream = _driver.status()["stream_min"]
+        way = "past the cache" if plan.written >= stream else "through the cache"
+        lines.append(f"stores: {way} ({plan.written} bytes of output, limit {stream})")
     return "\n".join(lines)
+
+
+def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+    if isinstance(function, str):
+        name, _, method = function.partition(".")
+        function = _function(name)
+        if method:
+            known = [k for k in KINDS if k != "forward" and hasattr(function, k)]
+            if method not in known:
+                raise ValueError(f"{name} has no method {method!r}; it has {', '.join(known) or 'none'}")
+            function = getattr(function, method)
+    # the value_and_grad of a loss is a plain method
+    owner = getattr(function, "__self__", None)
+    if owner is not None and hasattr(owner, "_plan") and function.__name__ == "value_and_grad":
+        return owner._plan(arrays, kwargs, "value_and_grad")
+    if not hasattr(function, "_plan"):
+        raise TypeError(f"explain takes an activation, a row function or one of their methods, not {function!r}")
+    return function._plan(arrays, kwargs)
 
 
 def _start() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import numbers
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastact import _driver, _rows, dispatch
+from fastact.messages import at, first, shown, unsupported
 
 Axis = int | tuple[int, ...] | None
 
@@ -20,34 +24,65 @@ LOSS_ROW = 2048
 
 def make_slots(
     name: str, doc: str = "", nin: int = 0, reduces: bool = False, fill_in: float = 0.0, fill: float = 0.0
-) -> Any:
+) -> _rows.RowSlots:
     """The gufuncs of a row function, its kernels found when first needed; with ``nin=0`` the kernels alone."""
 
     def resolver(dtype: str) -> tuple[int | None, Callable[..., Any] | None, int, int, int]:
-        compute = "float64" if dtype == "float64" else "float32"
-        size = np.dtype(compute).itemsize * 2
-        return (
-            *dispatch.find_row_kernel(name, compute),
-            dispatch.PARALLEL_MIN_BYTES["costly"] // size,
-            dispatch.CHUNK_BYTES // size,
-            _driver.status()["stream_min"] if nin == 2 else sys.maxsize,
-        )
+        compute = dispatch.row_dtype(dtype)
+        stream_min = _driver.status()["stream_min"] if _streams(nin) else sys.maxsize
+        return (*dispatch.find_row_kernel(name, compute), *dispatch.row_limits(compute), stream_min)
 
     slots = _rows.RowSlots(name, doc, nin, reduces, fill_in, fill, resolver, dispatch._lock)
     dispatch.register(slots)
-    if nin and "ml_dtypes" in sys.modules:
-        add_bfloat16(slots)
     return slots
 
 
-def add_bfloat16(slots: Any) -> None:
-    """Give the gufuncs their loops for ml_dtypes.bfloat16."""
-    import ml_dtypes
+def _streams(nin: int) -> bool:
+    # only gradients of two arrays ever go past the cache (``row_kernels``)
+    return nin == 2
 
-    dtype = np.dtype(ml_dtypes.bfloat16)
-    with dispatch._lock:
-        _driver.register_bfloat16(dtype)
-        slots.add_bfloat16(dtype)
+
+def _integer(what: str, value: Any, kinds: str = "an integer") -> int:
+    # NumPy's axes take no booleans either
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{what} must be {kinds}, not {type(value).__name__}")
+
+
+def _broadcast(what: str, array: NDArray[Any], shape: tuple[int, ...], to: str) -> NDArray[Any]:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{what} of shape {array.shape} does not broadcast to {to} of {shape}") from None
+
+
+def _check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], casting: Any = "same_kind") -> None:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name}: out must be an array, not {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"{name}: out has shape {out.shape}, the result {shape}")
+    if not np.can_cast(dtype, out.dtype, casting):
+        raise TypeError(f"{name}: cannot write a result of {dtype} to out of {out.dtype} with casting {casting!r}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name}: out is read-only")
+
+
+def _row_plan(
+    call: str, kernel: str, dtype: str, elements: int, rows: int | None, streams: bool = False
+) -> dispatch.Plan:
+    compute = dispatch.row_dtype(dtype)
+    return dispatch.Plan(
+        call=call,
+        size=f"{elements} elements of {dtype}" + (f" in {rows} row{'s' * (rows != 1)}" if rows is not None else ""),
+        elements=elements,
+        ready=lambda numba: numba.row_ready(kernel, compute),
+        parallel_min=dispatch.row_limits(compute)[0],
+        written=dispatch.itemsize(dtype) * elements if streams else None,
+        alone="a row is not divided" if rows == 1 else "",
+    )
 
 
 class RowMethod:
@@ -57,10 +92,12 @@ class RowMethod:
         self.__name__ = self.__qualname__ = self.name = name
         self._kernel = name.replace(".", "_")
         self._nin, self._reduces, self._fill_in, self._fill = nin, reduces, fill_in, fill
-        self._slots: Any = None
+        self._slots: _rows.RowSlots | None = None
+        self.kernels: dict[str, tuple[str, ...]] = {"forward": (self._kernel,)}
 
     @property
-    def slots(self) -> Any:
+    def slots(self) -> _rows.RowSlots:
+        """The gufuncs and their kernels, made when first needed."""
         if self._slots is None:
             doc = f"{self.name} along the last axis; keyword axis chooses another."
             self._slots = make_slots(self._kernel, doc, self._nin, self._reduces, self._fill_in, self._fill)
@@ -73,27 +110,39 @@ class RowMethod:
 
     def _along(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         slots = self._slots or self.slots
-        if where is True and not kwargs and axis == -1:
+        if where is True and not kwargs and type(axis) is int and axis == -1:
             result = slots.direct(arrays, out)
             if result is not None:
                 return result
-        where = None if where is True or where is None else self._mask(arrays[0], where)
-        if not (axis is None or isinstance(axis, tuple)):
+        what, kinds = f"{self.name}: axis", "an integer, a tuple of integers or None"
+        if isinstance(axis, tuple):
+            axis = tuple(_integer(what, i, kinds) for i in axis)
+        elif axis is not None:
+            axis = _integer(what, axis, kinds)
+        where = None if where is True or where is None else self._mask(arrays, where)
+        if isinstance(axis, int):
             return slots.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
 
-    def _mask(self, x: Any, where: Any) -> Any:
-        if not hasattr(where, "dtype"):
+    def _mask(self, arrays: tuple[Any, ...], where: Any) -> Any:
+        if not hasattr(where, "dtype") or isinstance(where, np.generic):
             where = np.asarray(where)
         if where.dtype != np.bool_:
             raise TypeError(f"{self.name}: where must be a mask of booleans, not {where.dtype}")
-        shape = np.shape(x)
-        return np.broadcast_to(where, shape) if isinstance(where, np.ndarray) and where.shape != shape else where
+        shape = np.shape(arrays[0]) if len(arrays) == 1 else np.broadcast_shapes(*map(np.shape, arrays))
+        if not isinstance(where, np.ndarray) or where.shape == shape:
+            return where
+        return _broadcast(f"{self.name}: where", where, shape, "arrays")
 
     def _along_many(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         # the axes go last, as one
-        keepdims = kwargs.pop("keepdims", False)
+        if isinstance(out, tuple):
+            if len(out) != 1:
+                raise ValueError(f"{self.name}: out must be one array, not {len(out)}")
+            out = out[0]
+        keepdims = kwargs.pop("keepdims", False) if self._reduces else False
         arrays = tuple(np.asanyarray(a) for a in arrays)
+        _compute_dtype(self.name, *arrays)
         if where is not None:
             arrays += (where,)
         arrays = tuple(np.broadcast_arrays(*arrays, subok=True)) if len(arrays) > 1 else arrays
@@ -111,14 +160,26 @@ class RowMethod:
             if keepdims:
                 result = np.reshape(result, tuple(1 if i in axes else n for i, n in enumerate(shape)))
         else:
-            result = result.reshape(*lead, *(shape[i] for i in axes)).transpose(np.argsort(order))
+            result = np.reshape(result, (*lead, *(shape[i] for i in axes))).transpose(np.argsort(order))
         if out is None:
-            return result
-        out = out[0] if isinstance(out, tuple) else out
-        if np.shape(out) != np.shape(result):
-            raise ValueError(f"{self.name}: out has shape {np.shape(out)}, the result {np.shape(result)}")
-        np.copyto(out, result, casting=kwargs.get("casting", "same_kind"))
+            return result if ndim else result[()]
+        casting = kwargs.get("casting", "same_kind")
+        _check_out(self.name, out, np.shape(result), result.dtype, casting)
+        np.copyto(out, result, casting=casting)
         return out
+
+    def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
+        function: Any = self
+        given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        arrays = [np.asarray(a) for a in args[: self._nin]]
+        dtype = _compute_dtype(self.name, *arrays)[0] if arrays else "float32"
+        shape = np.broadcast_shapes(*(a.shape for a in arrays)) if arrays else (0, 0)
+        axis = given.get("axis", -1)
+        axes = np.lib.array_utils.normalize_axis_tuple(range(len(shape)) if axis is None else axis, len(shape))
+        rows = math.prod(n for i, n in enumerate(shape) if i not in axes)
+        name, _, method = self.name.partition(".")
+        call = f"{name} {method or 'forward'}"
+        return _row_plan(call, self._kernel, dtype, math.prod(shape), rows, _streams(self._nin))
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"
@@ -170,6 +231,7 @@ class RowFunction(RowMethod):
         super().__init__(name, 1, fill_in=-math.inf if name != "softmin" else math.inf, fill=fill)
         self.formula = formula
         self.backward = Backward(name)
+        self.kernels["backward"] = (self.backward._kernel,)
         masked = "-inf" if fill else "0"
         self.__doc__ = f"""{name}(x, axis=-1) = {formula}
 
@@ -233,6 +295,14 @@ class LogSumExp(RowMethod):
         super().__init__("logsumexp", 1, reduces=True, fill_in=-math.inf, fill=-math.inf)
         self.formula = "log(sum(exp(x)))"
 
+    @property
+    def backward(self) -> Backward:
+        """`AttributeError`: the gradient is no function of the output."""
+        raise AttributeError(
+            "logsumexp has no backward: its gradient is not a function of its output; it is dy*softmax(x, axis), "
+            "dy with the axis kept"
+        )
+
     def __call__(
         self, x: Any, /, axis: Axis = -1, keepdims: bool = False, *, where: Any = True, out: Any = None, **kwargs: Any
     ) -> Any:
@@ -247,22 +317,19 @@ REDUCTIONS = ("mean", "sum", "none")
 def _compute_dtype(name: str, *arrays: Any) -> tuple[str, str]:
     """The dtype of a loss and its gradient, and the one it is computed in."""
     dtype = _driver.computing_dtype([a.dtype for a in arrays])
-    if dtype is None and all(a.dtype.name in (*_driver.DTYPES,) or a.dtype.kind in "iub" for a in arrays):
-        import ml_dtypes
-
-        _driver.register_bfloat16(np.dtype(ml_dtypes.bfloat16))
-        dtype = _driver.computing_dtype([a.dtype for a in arrays])
     if dtype is None:
-        kinds = ", ".join(str(a.dtype) for a in arrays)
-        raise TypeError(
-            f"{name} is not supported for the input types ({kinds}): it takes real floating-point arrays "
-            "(float16, bfloat16, float32, float64), and integers and booleans as float64"
-        )
-    return dtype, "float64" if dtype == "float64" else "float32"
+        raise TypeError(unsupported(name, [type(a.dtype) for a in arrays]))
+    return dtype, dispatch.row_dtype(dtype)
+
+
+def _loss_dtype(name: str, x: NDArray[Any], t: NDArray[Any]) -> tuple[str, str]:
+    # class indices, and probabilities given as 0 and 1 or False and True, have no say
+    return _compute_dtype(name, *((x,) if t.dtype.kind in "iub" else (x, t)))
 
 
 def _contiguous(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    return np.ascontiguousarray(array, dtype=dtype)
+    array = np.asarray(array, dtype, order="C")
+    return array if array.flags.aligned else array.copy()
 
 
 def _numpy_dtype(name: str, *arrays: NDArray[Any]) -> np.dtype[Any]:
@@ -275,12 +342,14 @@ class Loss:
     """What the losses have in common: reductions, and where results go."""
 
     name: str
+    arrays: tuple[str, str]  # the names of its first two arguments
+    kernels: dict[str, tuple[str, ...]]
 
     def __init__(self) -> None:
         self.__name__ = self.__qualname__ = self.name
-        self._made: dict[str, Any] = {}
+        self._made: dict[str, _rows.RowSlots] = {}
 
-    def _slots(self, kernel: str) -> Any:
+    def _slots(self, kernel: str) -> _rows.RowSlots:
         if kernel not in self._made:
             self._made[kernel] = make_slots(kernel)
         return self._made[kernel]
@@ -291,17 +360,46 @@ class Loss:
                 f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
             )
 
-    def _check_out(self, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    @staticmethod
+    def _buffer(out: Any, like: NDArray[Any], same: tuple[Any, ...], others: tuple[Any, ...] = ()) -> NDArray[Any]:
+        # where a kernel writes the gradient: to out, if that is laid out for it and nothing there is still to be read;
+        # `same` are read element by element as it is written, `others` at any time
+        def apart(a: Any) -> bool:
+            return a is None or not np.may_share_memory(out, a)
+
+        if (
+            out is not None
+            and out.dtype == like.dtype
+            and out.flags.carray
+            and all(apart(a) or a.ctypes.data == out.ctypes.data for a in same)
+            and all(apart(a) for a in others)
+        ):
+            return out
+        return np.empty(like.shape, like.dtype)
+
+    @staticmethod
+    def _delivered(dx: NDArray[Any], out: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         if out is None:
-            return
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"{self.name}: out must be an array, not {type(out).__name__}")
-        if out.shape != shape:
-            raise ValueError(f"{self.name}: out has shape {out.shape}, the gradient {shape}")
-        if not np.can_cast(dtype, out.dtype, "same_kind"):
-            raise TypeError(f"{self.name}: cannot write a gradient of {dtype} to out of {out.dtype}")
-        if not out.flags.writeable:
-            raise ValueError(f"{self.name}: out is read-only")
+            return dx.astype(dtype, copy=False)
+        if not (out.ctypes.data == dx.ctypes.data and out.dtype == dx.dtype and out.strides == dx.strides):
+            np.copyto(out, dx, casting="same_kind")
+        return out
+
+    def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "forward") -> dispatch.Plan:
+        function: Any = self if kind == "forward" else getattr(self, kind)
+        given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        x, t = (None if given.get(name) is None else np.asarray(given[name]) for name in self.arrays)
+        dtype = "float32" if x is None else _loss_dtype(self.name, x, x if t is None else t)[0]
+        elements, rows = (0, 0) if x is None else (x.size, self._rows(x, given))
+        return _row_plan(f"{self.name} {kind}", self._kernel(t, given), dtype, elements, rows)
+
+    def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
+        # the kernel of a call with these targets and keywords
+        raise NotImplementedError
+
+    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> int | None:
+        # None: every element by itself
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"
@@ -361,6 +459,16 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     name = "softmax_cross_entropy"
+    arrays = ("logits", "labels")
+    kernels = dict.fromkeys(("forward", "value_and_grad"), ("cross_entropy", "cross_entropy_of_shares"))
+
+    def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
+        of_labels = (t is None or t.dtype.kind in "iu") and not given.get("label_smoothing")
+        return "cross_entropy" if of_labels else "cross_entropy_of_shares"
+
+    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> int:
+        axis = np.lib.array_utils.normalize_axis_index(given.get("axis", -1), x.ndim)
+        return math.prod(n for i, n in enumerate(x.shape) if i != axis)
 
     def __call__(
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
@@ -383,41 +491,47 @@ class SoftmaxCrossEntropy(Loss):
                 return done
         return self._general(logits, labels, axis, weight, ignore_index, label_smoothing, reduction, out, True)
 
+    # neither overflow nor underflow in what is rounded to the result's dtype is news
+    @np.errstate(all="ignore")
     def _general(
         self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
         reduction: str, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         self._check_reduction(reduction)
+        if not isinstance(smoothing, numbers.Real):
+            raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
         if not 0.0 <= smoothing <= 1.0:
-            raise ValueError(f"{self.name}: label_smoothing must be in [0, 1], not {smoothing!r}")
+            raise ValueError(f"{self.name}: label_smoothing must be in [0, 1], not {smoothing}")
         x, y = np.asarray(logits), np.asarray(labels)
-        axis = np.lib.array_utils.normalize_axis_index(axis, x.ndim)
         indices = y.dtype.kind in "iu"
+        name, compute = _loss_dtype(self.name, x, y)
+        result_dtype = _numpy_dtype(name, x, y)
+        axis = np.lib.array_utils.normalize_axis_index(_integer(f"{self.name}: axis", axis), x.ndim)
         rows_shape = x.shape[:axis] + x.shape[axis + 1 :]
         classes = x.shape[axis]
-        name, compute = _compute_dtype(self.name, x) if indices else _compute_dtype(self.name, x, y)
-        result_dtype = _numpy_dtype(name, x, y)
-        if y.shape != (rows_shape if indices else x.shape):
-            what = "class indices" if indices else "probabilities"
-            raise ValueError(
-                f"{self.name}: labels of {y.dtype} are {what} and need the shape {rows_shape if indices else x.shape}, "
-                f"not {y.shape}"
-            )
-        if not indices and ignore_index is not None:
-            raise ValueError(f"{self.name}: ignore_index needs labels that are class indices")
+        self._check_labels_shape(y, rows_shape if indices else x.shape, x.shape if indices else rows_shape, indices)
+        if ignore_index is not None:
+            ignore_index = _integer(f"{self.name}: ignore_index", ignore_index)
+            if not indices:
+                raise ValueError(f"{self.name}: ignore_index needs labels that are class indices")
         if weight is not None:
             weight = np.asarray(weight)
             _compute_dtype(f"{self.name}: weight", weight)
             if weight.shape != (classes,):
                 raise ValueError(f"{self.name}: weight has shape {weight.shape}, and there are {classes} classes")
             weight = _contiguous(weight, compute)
-        self._check_out(out, x.shape, result_dtype)
+        if out is not None:
+            _check_out(self.name, out, x.shape, result_dtype)
         if indices:
             y = self._checked_labels(y, classes, ignore_index)
 
         rows = _contiguous(np.moveaxis(x, axis, -1), compute)
         loss = np.zeros(rows_shape, compute)
-        dx = self._buffer(rows, x, out, axis) if grad else None
+        of_labels = indices and not smoothing
+        targets = None if of_labels else self._targets(y, classes, weight, smoothing, compute, indices)
+        dx = None
+        if grad:
+            dx = self._buffer(out if axis == x.ndim - 1 else None, rows, (rows, targets), (weight,))
         if indices:
             counted = y >= 0
             number = int(np.count_nonzero(counted))
@@ -427,10 +541,9 @@ class SoftmaxCrossEntropy(Loss):
             count = float(loss.size)
         factor = _divided(1.0, count) if reduction == "mean" else 1.0
         if classes and rows.size:
-            if indices and not smoothing:
+            if of_labels:
                 _rows.cross_entropy(self._slots("cross_entropy"), rows, y, weight, loss, dx, factor)
             else:
-                targets = self._targets(y, classes, weight, smoothing, compute, indices)
                 _rows.cross_entropy_of_shares(self._slots("cross_entropy_of_shares"), rows, targets, loss, dx, factor)
                 if indices and number < y.size:
                     loss[~counted] = 0
@@ -445,30 +558,27 @@ class SoftmaxCrossEntropy(Loss):
             return value, None
         return value, self._delivered(np.moveaxis(dx, -1, axis), out, result_dtype)
 
-    def _buffer(self, rows: NDArray[Any], x: NDArray[Any], out: Any, axis: int) -> NDArray[Any]:
-        # the gradient is written where it belongs if it can be: to out, where that is laid out like the rows
-        if out is None or axis != x.ndim - 1 or out.dtype != rows.dtype or not out.flags.c_contiguous:
-            return np.empty_like(rows)
-        if np.may_share_memory(out, rows) and out.ctypes.data != rows.ctypes.data:
-            return np.empty_like(rows)
-        return out
-
-    @staticmethod
-    def _delivered(dx: NDArray[Any], out: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-        if out is None:
-            return dx.astype(dtype, copy=False)
-        if not (out.ctypes.data == dx.ctypes.data and out.dtype == dx.dtype and out.strides == dx.strides):
-            np.copyto(out, dx, casting="same_kind")
-        return out
+    def _check_labels_shape(
+        self, y: NDArray[Any], need: tuple[int, ...], other: tuple[int, ...], indices: bool
+    ) -> None:
+        if y.shape == need:
+            return
+        what, others = ("class indices", "probabilities are floats")
+        if not indices:
+            what, others = ("probabilities", "class indices are integers")
+        hint = f" ({others})" if y.shape == other else ""
+        raise ValueError(f"{self.name}: labels of {y.dtype} are {what} and need the shape {need}, not {y.shape}{hint}")
 
     def _checked_labels(self, labels: NDArray[Any], classes: int, ignore_index: int | None) -> NDArray[np.int64]:
         ignored = labels == ignore_index if ignore_index is not None else np.zeros(labels.shape, bool)
         bad = ((labels < 0) | (labels >= classes)) & ~ignored
         if bad.any():
-            at = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
-            where = f" at position {at[0] if len(at) == 1 else at}" if at else ""
-            raise IndexError(f"{self.name}: label {int(labels[at])}{where} is out of range for {classes} classes")
-        return np.ascontiguousarray(np.where(ignored, -1, labels), dtype=np.int64)
+            index = first(bad)
+            raise IndexError(
+                f"{self.name}: label {int(labels[index])}{at(index)} is out of range for {classes} classes"
+            )
+        # a copy: the gradient may be written over the labels
+        return np.where(ignored, -1, labels).astype(np.int64, order="C")
 
     def _targets(
         self, y: NDArray[Any], classes: int, weight: Any, smoothing: float, compute: str, indices: bool
@@ -517,6 +627,14 @@ class SigmoidCrossEntropy(Loss):
     """
 
     name = "sigmoid_cross_entropy"
+    arrays = ("logits", "targets")
+    kernels = dict.fromkeys(("forward", "value_and_grad"), ("sigmoid_cross_entropy",))
+
+    def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
+        return "sigmoid_cross_entropy"
+
+    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> None:
+        return None
 
     def __call__(
         self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
@@ -530,47 +648,41 @@ class SigmoidCrossEntropy(Loss):
         """The loss and its gradient by the logits, in one pass over them; in place if ``out=logits``."""
         return self._run(logits, targets, weight, pos_weight, reduction, out, True)
 
+    def _factors(self, what: str, given: Any, shape: tuple[int, ...], compute: str) -> NDArray[Any] | None:
+        if given is None:
+            return None
+        given = np.asarray(given)
+        _compute_dtype(f"{self.name}: {what}", given)
+        return _contiguous(_broadcast(f"{self.name}: {what}", given, shape, "logits"), compute)
+
+    @np.errstate(all="ignore")
     def _run(
         self, logits: Any, targets: Any, weight: Any, pos_weight: Any, reduction: str, out: Any, grad: bool
     ) -> tuple[Any, Any]:
         self._check_reduction(reduction)
         x, t = np.asarray(logits), np.asarray(targets)
-        name, compute = _compute_dtype(self.name, *((x,) if t.dtype.kind in "iub" else (x, t)))
+        name, compute = _loss_dtype(self.name, x, t)
         result_dtype = _numpy_dtype(name, x, t)
         if t.shape != x.shape:
             raise ValueError(f"{self.name}: targets have shape {t.shape}, logits {x.shape}")
-        self._check_out(out, x.shape, result_dtype)
-        factors = []
-        for what, given in (("weight", weight), ("pos_weight", pos_weight)):
-            if given is not None:
-                given = np.asarray(given)
-                _compute_dtype(f"{self.name}: {what}", given)
-                try:
-                    given = _contiguous(np.broadcast_to(given, x.shape), compute)
-                except ValueError:
-                    message = f"{self.name}: {what} of shape {given.shape} does not broadcast to logits of {x.shape}"
-                    raise ValueError(message) from None
-            factors.append(given)
+        if out is not None:
+            _check_out(self.name, out, x.shape, result_dtype)
+        weights = self._factors("weight", weight, x.shape, compute)
+        positive = self._factors("pos_weight", pos_weight, x.shape, compute)
         rows, t = _contiguous(x, compute), _contiguous(t, compute)
-        dx = None
-        if grad:
-            direct = out is not None and out.dtype == rows.dtype and out.flags.c_contiguous and not any(
-                a is not None and a.ctypes.data != out.ctypes.data and np.may_share_memory(out, a)
-                for a in (rows, t, *factors)
-            )  # fmt: skip
-            dx = out if direct else np.empty(x.shape, compute)
+        dx = self._buffer(out, rows, (rows, t, weights, positive)) if grad else None
         losses = np.empty(x.shape, compute) if reduction == "none" else None
         sums = np.zeros(-(-x.size // LOSS_ROW), compute)
         factor = _divided(1.0, x.size) if reduction == "mean" else 1.0
         if x.size:
             slots = self._slots("sigmoid_cross_entropy")
-            _rows.sigmoid_cross_entropy(slots, rows, t, *factors, sums, dx, losses, LOSS_ROW, factor)
+            _rows.sigmoid_cross_entropy(slots, rows, t, weights, positive, sums, dx, losses, LOSS_ROW, factor)
         if losses is not None:
             value = losses.astype(result_dtype, copy=False)[()]
         else:
             total = _rows.pairwise(sums)
             value = result_dtype.type(total if reduction == "sum" else _divided(total, x.size))
-        return value, None if dx is None else SoftmaxCrossEntropy._delivered(dx, out, result_dtype)
+        return value, None if dx is None else self._delivered(dx, out, result_dtype)
 
 
 softmax = RowFunction(
@@ -603,7 +715,12 @@ logsumexp = LogSumExp()
 softmax_cross_entropy = SoftmaxCrossEntropy()
 sigmoid_cross_entropy = SigmoidCrossEntropy()
 
+FUNCTIONS: dict[str, RowMethod | Loss] = {
+    f.name: f
+    for f in (softmax, log_softmax, softmin, sparsemax, logsumexp, softmax_cross_entropy, sigmoid_cross_entropy)
+}
+
 
 def _unpickle(name: str) -> Any:
     function, _, method = name.partition(".")
-    return getattr(globals()[function], method) if method else globals()[function]
+    return getattr(FUNCTIONS[function], method) if method else FUNCTIONS[function]

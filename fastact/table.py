@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastact import formulas as f
+from fastact.messages import shown
 
 Formula = Callable[..., Any]
 
@@ -101,15 +102,16 @@ class Op:
         if self.ordered is not None:
             low, high = self.ordered
             if not _all(values[low] < values[high]):
-                given = f"{values[low]!r} and {values[high]!r}"
+                given = f"{shown(values[low])} and {shown(values[high])}"
                 raise ValueError(f"{self.name}: {low} must be less than {high}, not {given}")
 
     def check_from_output(self, values: Mapping[str, Any]) -> None:
         """`ValueError` where, for these parameters, the derivative is no function of the output."""
         for name, (domain, valid) in (self.output_needs or {}).items():
             if not _all(valid(values[name])):
+                given = shown(values[name])
                 raise ValueError(
-                    f"{self.name}.backward_from_output: {name} must be {domain}, not {values[name]!r}; use backward"
+                    f"{self.name}.backward_from_output: {name} must be {domain}, not {given}; use backward"
                 )
 
 
@@ -198,8 +200,8 @@ def _plain(name: str) -> str:
 _NAMES: dict[str, str] = {_plain(n): op.name for op in _ROWS for n in (op.name, *op.aliases)}
 
 
-def resolve(name: str) -> str:
-    """The name of the row that `name` means, in any spelling of PyTorch, JAX, Keras or ONNX.
+def resolve(name: str, others: Iterable[str] = ()) -> str:
+    """The name of the row that `name` means, in any spelling of PyTorch, JAX, Keras or ONNX; `others` are names, too.
 
     Raises
     ------
@@ -210,16 +212,19 @@ def resolve(name: str) -> str:
 
     Examples
     --------
-    >>> resolve("LeakyReLU"), resolve("hardswish")
-    ('leaky_relu', 'hard_silu')
+    >>> resolve("LeakyReLU"), resolve("hardswish"), resolve("LogSoftmax", ["log_softmax"])
+    ('leaky_relu', 'hard_silu', 'log_softmax')
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of an activation is a string, not {type(name).__name__}")
-    found = _NAMES.get(_plain(name))
+    names = {**_NAMES, **{_plain(n): n for n in others}}
+    found = names.get(_plain(name))
     if found is None:
         import difflib
 
-        near = [_NAMES[n] for n in difflib.get_close_matches(_plain(name), _NAMES, n=3, cutoff=0.5)]
-        hint = f"; the nearest are {', '.join(dict.fromkeys(near))}" if near else f"; there are {', '.join(OPS)}"
-        raise ValueError(f"unknown activation {name!r}{hint}")
+        near = [names[n] for n in difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.5)]
+        hint = (
+            f"the nearest are {', '.join(dict.fromkeys(near))}" if near else f"there are {', '.join((*OPS, *others))}"
+        )
+        raise ValueError(f"unknown activation {name!r}; {hint}")
     return found

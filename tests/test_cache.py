@@ -15,7 +15,8 @@ import fastact as fa
 from fastact import dispatch
 from fastact.backends.numba_cpu import folder
 
-pytestmark = pytest.mark.skipif(dispatch.reasons()["numba"] is not None, reason="only Numba kernels are cached")
+WHY_NOT = dispatch.reasons()["numba"]
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=f"only Numba kernels are cached: {WHY_NOT}")
 
 # five kernels of different kinds, dtypes and formulas, some of which differ in constants alone
 REPORT = """

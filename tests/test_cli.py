@@ -151,6 +151,13 @@ def test_warmup(capsys):
     assert "4 kernels ready" in capsys.readouterr().out
     assert run("warmup", "relu", "--kinds", "forward", "--json") == 0
     assert json.loads(capsys.readouterr().out)["kernels"] == 1
+    assert run("warmup", "softmax", "LogSumExp", "--dtypes", "float16") == 0
+    assert "3 kernels ready" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["plot", "verify"])
+def test_what_is_not_elementwise(capsys, command):
+    assert "over an axis" in refused(capsys, command, "softmax")
 
 
 @pytest.mark.parametrize("command", ["info", "demo", "bench", "verify", "plot", "warmup"])

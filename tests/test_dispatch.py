@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import fastact as fa
+from fastact.kinds import kinds_of
+from fastact.row_bind import KERNELS
+from fastact.table import kernel_rows
 
 X = np.linspace(-3, 3, 1 << 20, dtype=np.float32)
 
@@ -77,30 +80,137 @@ def test_explain_says_why_a_better_backend_is_passed_over(monkeypatch):
     assert f"numba: {'NUMBA_DISABLE_JIT is set' if find_spec('numba') else 'numba is not installed'}" in text
 
 
-@pytest.mark.parametrize("bad", [np.tanh, "elu", None])
-def test_explain_refuses_what_is_no_activation(bad):
-    with pytest.raises(TypeError):
+def test_explain_tells_of_the_kernel_that_the_call_runs(monkeypatch):
+    """With its parameters, in the dtype that they give."""
+    asked = []
+    numba = fa.dispatch.backends.get("numba")
+    monkeypatch.setattr(numba, "ready", lambda op, kind, dtype: asked.append((op.name, kind, dtype)) or True)
+    monkeypatch.setattr(numba, "row_ready", lambda name, dtype: asked.append((name, dtype)) or True)
+    monkeypatch.setattr(numba, "available", lambda: None)
+    monkeypatch.setattr(numba, "isa", lambda: "any")
+    x = X[:6].reshape(2, 3)
+    with fa.use_backend("auto"):
+        for call, expected in (
+            ((fa.silu, x), ("silu_default", "forward", "float32")),
+            ((fa.prelu, x, 0.5), ("prelu", "forward", "float32")),
+            ((fa.prelu.backward, x, x, np.float64([0.5])), ("prelu", "backward", "float64")),
+            ((fa.softmax, x), ("softmax", "float32")),
+            ((fa.softmax.backward, x.astype(np.float16), x.astype(np.float16)), ("softmax_backward", "float32")),
+            ((fa.logsumexp, x.astype(int), None), ("logsumexp", "float64")),
+            ((fa.softmax_cross_entropy, x, [0, 1]), ("cross_entropy", "float32")),
+            ((fa.softmax_cross_entropy.value_and_grad, x, x), ("cross_entropy_of_shares", "float32")),
+            ((fa.sigmoid_cross_entropy, x, x > 0), ("sigmoid_cross_entropy", "float32")),
+        ):
+            fa.explain(*call)
+            assert asked.pop() == expected
+        fa.explain(fa.silu, x, beta=1.0)
+        assert asked.pop() == ("silu", "forward", "float32")
+        fa.explain(fa.gelu, x, approximate="tanh")
+        assert asked.pop() == ("gelu_tanh", "forward", "float32")
+        fa.explain(fa.softmax_cross_entropy, x, [0, 1], label_smoothing=0.1)
+        assert asked.pop() == ("cross_entropy_of_shares", "float32")
+
+
+def test_explain_tells_of_rows(threads):
+    threads(2)
+    name = next(b for b in ("numba", "cython", "reference") if b in present())
+    x = X.reshape(1024, 1024)
+    with fa.use_backend(name):
+        assert "softmax forward, 1048576 elements of float32 in 1024 rows" in fa.explain(fa.softmax, x)
+        assert "in 1 row\n" in fa.explain(fa.softmax, x, axis=None)
+        assert "in 512 rows" in fa.explain(fa.log_softmax, x[:2].reshape(2, 512, 2), (0, 2))
+        assert "softmin backward, 8 elements of float64 in 4 rows" in fa.explain(
+            fa.softmin.backward, np.ones((2, 4)), [0, 0, 0, 0], axis=0
+        )
+        assert "logsumexp forward, 6 elements of float16 in 3 rows" in fa.explain(
+            fa.logsumexp, np.ones((3, 2), np.float16)
+        )
+        loss = fa.explain(fa.softmax_cross_entropy.value_and_grad, x, np.zeros(1024, int))
+        assert "softmax_cross_entropy value_and_grad, 1048576 elements of float32 in 1024 rows" in loss
+        if name != "reference":
+            assert "up to 2" in fa.explain(fa.softmax, x)
+            assert "threads: 1 (a row is not divided)" in fa.explain(fa.softmax, x, axis=None)
+            assert "threads: 1 (below" in fa.explain(fa.softmax, x[:1, :8])
+            assert "never" in fa.explain(fa.softmax, x)
+            assert "bytes of output" in fa.explain(fa.softmax.backward, x, x)
+
+
+def test_explain_takes_names():
+    for name, function in {**fa.activations, **fa.rows.FUNCTIONS}.items():
+        assert fa.explain(name) == fa.explain(function)
+        for kind in ("backward", "backward_from_output", "value_and_grad"):
+            if hasattr(function, kind):
+                assert fa.explain(f"{name}.{kind}") == fa.explain(getattr(function, kind))
+    assert fa.explain("LogSoftmax") == fa.explain(fa.log_softmax)
+    with pytest.raises(ValueError, match="softmax"):
+        fa.explain("sofmax")
+    with pytest.raises(ValueError, match="no method 'backward_from_output'; it has backward, value_and_grad"):
+        fa.explain("gelu.backward_from_output")
+    with pytest.raises(ValueError, match="value_and_grad"):
+        fa.explain("softmax_cross_entropy.backward")
+
+
+@pytest.mark.parametrize("bad", [np.tanh, None, fa.elu.address, fa.softmax.ufunc])
+def test_explain_refuses_what_is_no_function_of_fastact(bad):
+    with pytest.raises(TypeError, match="explain takes"):
         fa.explain(bad, X[:2])
 
 
 def test_explain_refuses_what_the_call_would():
-    with pytest.raises(TypeError):
-        fa.explain(fa.elu, X[:2].astype(complex))
-    with pytest.raises(ValueError):
-        fa.explain(fa.elu.backward, X[:2], X[:3])
+    for function in (fa.elu, fa.softmax, fa.logsumexp):
+        with pytest.raises(TypeError, match="complex"):
+            fa.explain(function, X[:2].astype(complex))
+    for function in (fa.elu, fa.softmax):
+        with pytest.raises(ValueError):
+            fa.explain(function.backward, X[:2], X[:3])
+    with pytest.raises(np.exceptions.AxisError):
+        fa.explain(fa.softmax, X[:2], axis=1)
+    with pytest.raises(TypeError, match="temperature"):
+        fa.explain(fa.softmax_cross_entropy, X[:2], 0, temperature=2)
 
 
 def test_warmup_leaves_nothing_to_compile():
     if "numba" not in present():
-        pytest.skip("only Numba compiles")
+        pytest.skip(f"only Numba compiles: {fa.dispatch.reasons()['numba']}")
     with fa.use_backend("numba"):
         assert fa.warmup(["mish", "hardtanh"], ["forward", "backward"], ["float32", "float64"]) == 8
-        before = fa.dispatch.info()["kernels compiled"], fa.dispatch.info()["kernels from disk"]
+        before = fa.info()["kernels compiled"], fa.info()["kernels from disk"]
         for dtype in (np.float32, np.float64):
             for activation in (fa.mish, fa.hard_tanh):
                 activation(np.ones(3, dtype))
                 activation.backward(np.ones(3, dtype), np.ones(3, dtype))
-        assert (fa.dispatch.info()["kernels compiled"], fa.dispatch.info()["kernels from disk"]) == before
+        assert (fa.info()["kernels compiled"], fa.info()["kernels from disk"]) == before
+
+
+def test_warmup_of_functions_over_an_axis():
+    if "numba" not in present():
+        pytest.skip(f"only Numba compiles: {fa.dispatch.reasons()['numba']}")
+    x, labels = np.ones((2, 3), np.float32), np.array([0, 1])
+    with fa.use_backend("numba"):
+        assert fa.warmup("LogSoftmax") == 2
+        assert fa.warmup(["softmax", "logsumexp"], "forward", ["float32", "float16"]) == 2
+        assert fa.warmup(["softmax_cross_entropy", "sigmoid_cross_entropy"], ["value_and_grad"]) == 3
+        assert fa.warmup("softmax", "value_and_grad") == 0
+        before = fa.info()["kernels compiled"], fa.info()["kernels from disk"]
+        fa.log_softmax.backward(x, fa.log_softmax(x))
+        fa.logsumexp(x.astype(np.float16))
+        for smoothing in (0.0, 0.1):
+            fa.softmax_cross_entropy.value_and_grad(x, labels, label_smoothing=smoothing)
+        fa.sigmoid_cross_entropy(x, x)
+        assert (fa.info()["kernels compiled"], fa.info()["kernels from disk"]) == before
+
+
+def test_every_row_kernel_belongs_to_a_function():
+    known = {kernel for f in fa.rows.FUNCTIONS.values() for kernels in f.kernels.values() for kernel in kernels}
+    assert known == set(KERNELS)
+
+
+@pytest.mark.parametrize("backend_name", ["cython", "reference"])
+def test_warmup_where_nothing_is_compiled(backend_name):
+    if backend_name not in present():
+        pytest.skip(fa.dispatch.reasons()[backend_name])
+    with fa.use_backend(backend_name):
+        assert fa.warmup() == len(KERNELS) + sum(len(kinds_of(op)) for op in kernel_rows())
 
 
 @pytest.mark.parametrize("bad", [{"names": ["mush"]}, {"kinds": ["sideways"]}, {"dtypes": ["int8"]}])
@@ -110,7 +220,7 @@ def test_warmup_names_what_it_does_not_know(bad):
 
 
 def test_info_holds_what_a_bug_report_needs():
-    info = fa.dispatch.info()
+    info = fa.info()
     assert info["version"] == fa.__version__
     assert info["numpy"] == np.__version__
     assert info["threads"] == fa.get_num_threads()

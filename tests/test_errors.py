@@ -1,145 +1,332 @@
-"""Bad input: the exception that NumPy or the specification names, and `out` as it was."""
+"""Bad input: the exception that NumPy or the specification names, the same on every backend, and `out` as it was."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import oracle
 import pytest
-from cases import NAMES, each_name, kinds, parameters
+from cases import NAMES, kinds, parameters
 from oracle import TRUTH
 from ulp import poisoned
 
 import fastact as fa
 
-X = np.linspace(-2, 2, 21, dtype=np.float32)
+F32 = np.float32
+SHAPE = (3, 7)
+X = np.linspace(-2, 2, 21, dtype=F32).reshape(SHAPE)
+LABELS = np.array([0, 6, 3])
+NOT_BROADCAST = np.ones((2, 3), F32)
+
+# what no function takes, and the word by which the message names it
+WRONG_DTYPES = [
+    *((X.astype(code), word) for code, word in {"F": "complex64", "O": "object", "U8": "str", "S8": "bytes"}.items()),
+    *((X.astype(f"{code}[s]"), word) for code, word in {"M8": "datetime64", "m8": "timedelta64"}.items()),
+    *([(X.astype(np.longdouble), "longdouble")] if np.finfo(np.longdouble).nmant > 52 else []),
+    (np.zeros(SHAPE, [("a", F32)]), "void"),
+    (None, "object"),
+    ({}, "object"),
+    ("abc", "str"),
+    (1j, "complex"),
+    ([["1", "2"]], "str"),
+]
+RAGGED = [[1.0, 2.0], [3.0]]
 
 
-@pytest.fixture(autouse=True)
-def on_every_backend(backend):
-    """Errors are the same whatever computes."""
+@dataclass(frozen=True)
+class Bad:
+    """A call that must be refused; `out` makes what it is given to write to."""
+
+    function: Any
+    what: str
+    error: type[Exception]
+    match: str | None
+    args: tuple
+    keywords: dict
+    out: Callable[[], Any] | None = None
+
+    def refused(self):
+        """The exception; nothing may be written."""
+        keywords = dict(self.keywords)
+        if self.out is not None:
+            keywords["out"] = self.out()
+        given = keywords.get("out")
+        buffers = [a for a in (given if isinstance(given, tuple) else (given,)) if isinstance(a, np.ndarray)]
+        before = [a.tobytes() for a in buffers]
+        with pytest.raises(self.error, match=self.match) as caught:
+            self.function(*self.args, **keywords)
+        assert [a.tobytes() for a in buffers] == before, f"{caught.value}, but written"
+        return caught.value
 
 
-def call_with(name, kind, *arrays, **keywords):
-    activation = fa.activations[name]
-    method = {
-        "forward": activation,
-        "backward": activation.backward,
-        "value_and_grad": activation.value_and_grad,
-        "backward_from_output": getattr(activation, "backward_from_output", None),
-    }[kind]
-    return method(*arrays, **keywords)
+def replaced(arrays, i, value):
+    return (*arrays[:i], value, *arrays[i + 1 :])
 
 
-def arrays_for(kind, x):
-    return (x, x) if kind.startswith("backward") else (x,)
+def unwritable(shape):
+    out = poisoned(shape, F32)
+    out.flags.writeable = False
+    return out
 
 
-def outs(kind, shape=X.shape):
-    a, b = poisoned(shape, np.float32), poisoned(shape, np.float32)
-    return ((a, b), (a, b)) if kind == "value_and_grad" else (a, (a,))
+def bad_arrays(function, arrays, out, **given):
+    """Inputs that are no arrays of real numbers."""
+    for i in range(len(arrays)):
+        for wrong, word in WRONG_DTYPES:
+            yield Bad(function, "dtype", TypeError, word, replaced(arrays, i, wrong), given, out)
+        yield Bad(function, "dtype", ValueError, "inhomogeneous", replaced(arrays, i, RAGGED), given, out)
 
 
-@each_name
-@pytest.mark.parametrize(
-    "bad", [X.astype(complex), X.astype(object), X.astype(str), X.astype("M8[s]")], ids=lambda a: a.dtype.kind
-)
-def test_wrong_dtype_is_a_type_error(name, bad):
-    case = TRUTH[name].cases[0]
-    for kind in kinds(name, case):
-        if name == "prelu" and kind == "backward":
-            continue
-        out, buffers = outs(kind)
-        with pytest.raises(TypeError):
-            call_with(name, kind, *arrays_for(kind, bad), **parameters(name, case), out=out)
-        assert all(np.isnan(b).all() for b in buffers)
+def bad_outs(function, arrays, shape, nout=1, is_ufunc=True, **given):
+    """An `out` that cannot take the result; of two outputs either one."""
 
+    def mistake(error, match, make, what="out"):
+        for i in range(nout):
+            others = [(lambda: poisoned(shape, F32))] * (nout - 1)
+            makers = [*others[:i], make, *others[i:]]
+            out = make if nout == 1 else lambda makers=makers: tuple(m() for m in makers)
+            yield Bad(function, what, error, match, arrays, given, out)
 
-@pytest.mark.parametrize("name", [n for n in NAMES if TRUTH[n].outside])
-def test_parameter_outside_its_domain_is_named(name):
-    truth = TRUTH[name]
-    for case in truth.outside:
-        for kind in kinds(name, truth.cases[0]):
-            out, buffers = outs(kind)
-            with pytest.raises(ValueError, match="|".join(case)):
-                call_with(name, kind, *arrays_for(kind, X), **case, out=out)
-            # one bad element of an array is enough
-            good = truth.cases[0]
-            arrays = {k: np.full(21, good[k], np.float32) for k in case}
-            for k, v in case.items():
-                arrays[k][17] = v
-            with pytest.raises(ValueError, match="|".join(case)):
-                call_with(name, kind, *arrays_for(kind, X), **arrays, out=out)
-            assert all(np.isnan(b).all() for b in buffers)
-
-
-@pytest.mark.parametrize("name", [n for n in NAMES if TRUTH[n].outside])
-def test_nan_is_in_no_domain(name):
-    case = dict.fromkeys(TRUTH[name].outside[0], np.nan)
-    out, buffers = outs("forward")
-    with pytest.raises(ValueError, match="|".join(case)):
-        call_with(name, "forward", X, **case, out=out)
-    assert np.isnan(buffers[0]).all()
-
-
-@pytest.mark.parametrize("name", [n for n in NAMES if TRUTH[n].cases[0]])
-def test_parameter_that_is_no_number(name):
-    for bad in ("much", None, 1j):
-        case = {**TRUTH[name].cases[0], next(iter(TRUTH[name].cases[0])): bad}
-        out, buffers = outs("forward")
-        with pytest.raises(TypeError):
-            call_with(name, "forward", X, **case, out=out)
-        assert np.isnan(buffers[0]).all()
-
-
-@pytest.mark.parametrize("name", [n for n in NAMES if TRUTH[n].required])
-def test_missing_parameter_is_named(name):
-    missing = next(iter(TRUTH[name].cases[0]))
-    with pytest.raises(TypeError, match=missing):
-        fa.activations[name](X)
-    with pytest.raises(TypeError, match=missing):
-        fa.activations[name].backward(X, X)
-
-
-@each_name
-def test_shapes(name):
-    case = TRUTH[name].cases[0]
-    given = parameters(name, case)
-    out, (buffer,) = outs("forward", (7,))
-    with pytest.raises(ValueError):
-        fa.activations[name](X, **given, out=out)
-    with pytest.raises(ValueError):
-        fa.activations[name].backward(np.ones(4, np.float32), X, **given)
-    if TRUTH[name].from_output:
-        with pytest.raises(ValueError):
-            fa.activations[name].backward_from_output(np.ones(4, np.float32), X, **given)
-    if case:
-        with pytest.raises(ValueError):
-            fa.activations[name](X, **{k: np.full(4, v, np.float32) for k, v in case.items()})
-    assert np.isnan(buffer).all()
-
-
-@each_name
-def test_unknown_and_missing_arguments(name):
-    given = parameters(name, TRUTH[name].cases[0])
-    with pytest.raises(TypeError):
-        fa.activations[name](X, **given, temperature=2.0)
-    with pytest.raises(TypeError):
-        fa.activations[name]()
-    with pytest.raises(TypeError):
-        fa.activations[name].backward(X, **given)
-    with pytest.raises(TypeError):
-        fa.activations[name].value_and_grad(X, X, X, X, X, X, X, **given)
-
-
-@each_name
-def test_out_that_cannot_hold_the_result(name):
-    given = parameters(name, TRUTH[name].cases[0])
+    yield from mistake(ValueError, "read-only", lambda: unwritable(shape))
+    for wrong in ((*shape[:-1], shape[-1] + 1), shape[1:]) if shape else ((2,),):
+        yield from mistake(ValueError, "shape|mismatch|reduction", lambda wrong=wrong: poisoned(wrong, F32))
     for dtype in (np.int64, bool, "M8[s]"):
-        out = np.zeros(21, dtype)
-        before = out.copy()
-        with pytest.raises(TypeError):
-            fa.activations[name](X, **given, out=out)
-        assert (out == before).all()
-    with pytest.raises(TypeError):
-        fa.activations[name](X, **given, out=[0.0] * 21)
+        yield from mistake(TypeError, "[Cc]an ?not (cast|write)", lambda dtype=dtype: np.ones(shape, dtype))
+    yield from mistake(TypeError, "[Aa]rray", lambda: [0.0])
+    yield from mistake(TypeError, "[Aa]rray", lambda: "out")
+    if is_ufunc:
+        many = nout + 1
+        yield Bad(
+            function, "out", ValueError, "out", arrays, given, lambda: tuple(poisoned(shape, F32) for _ in range(many))
+        )
+
+
+def bad_ufunc_keywords(function, arrays, out, **given):
+    """dtype=, casting=, where= and unknown ones."""
+
+    def mistake(error, match, **keywords):
+        return Bad(function, "keyword", error, match, arrays, {**given, **keywords}, out)
+
+    yield mistake(TypeError, "int64", dtype=np.int64)
+    yield mistake(TypeError, "complex", dtype=complex)
+    yield mistake(TypeError, "f9", dtype="f9")
+    yield mistake(ValueError, "casting", casting="never")
+    yield mistake(TypeError, "[Cc]annot cast|cannot write", casting="no", dtype=np.float64)
+    yield mistake(ValueError, "order", order="Z")
+    yield mistake(TypeError, "subok", subok=3)
+    yield mistake(TypeError, "temperature", temperature=2.0)
+    yield mistake(TypeError, "bool", where=np.ones(SHAPE))
+    yield mistake(ValueError, "broadcast", where=NOT_BROADCAST > 0)
+
+
+def of_elementwise():
+    for name in NAMES:
+        truth = TRUTH[name]
+        first = truth.cases[0]
+        given = parameters(name, first)
+        activation = fa.activations[name]
+        for kind in kinds(name, first):
+            method = activation if kind == "forward" else getattr(activation, kind)
+            arrays = (X, X) if kind.startswith("backward") else (X,)
+            nout = 2 if kind == "value_and_grad" else 1
+
+            def out(nout=nout):
+                return poisoned(SHAPE, F32) if nout == 1 else (poisoned(SHAPE, F32), poisoned(SHAPE, F32))
+
+            yield from bad_arrays(method, arrays, out, **given)
+            yield from bad_outs(method, arrays, SHAPE, nout, **given)
+            if name != "prelu" or kind != "backward":  # which takes `out` alone
+                yield from bad_ufunc_keywords(method, arrays, out, **given)
+            for keyword in ("temperature", "axis", "keepdims"):
+                yield Bad(method, "keyword", TypeError, keyword, arrays, {**given, keyword: 1}, out)
+            for i in range(len(arrays) if len(arrays) > 1 else 0):
+                yield Bad(method, "shape", ValueError, "broadcast", replaced(arrays, i, NOT_BROADCAST), given, out)
+            yield Bad(method, "arguments", TypeError, None, (), given, out)
+            yield Bad(method, "arguments", TypeError, None, (X,) * 9, given, out)
+            if len(arrays) > 1:
+                yield Bad(method, "arguments", TypeError, None, (X,), given, out)
+            for case in truth.outside:
+                yield Bad(method, "parameter", ValueError, "|".join(case), arrays, case, out)
+                # one bad element of an array is enough
+                full = {k: np.full(SHAPE, first[k], F32) for k in case}
+                for k, v in case.items():
+                    full[k][2, 3] = v
+                yield Bad(method, "parameter", ValueError, "|".join(case), arrays, full, out)
+            for k in first:
+                for wrong in ("much", None, 1j, ["a"], X.astype(complex), {}):
+                    yield Bad(method, "parameter", TypeError, k, arrays, {**first, k: wrong}, out)
+                wrong = np.full(NOT_BROADCAST.shape, first[k], F32)
+                yield Bad(method, "parameter", ValueError, "broadcast", arrays, {**first, k: wrong}, out)
+                if truth.outside:
+                    yield Bad(method, "parameter", ValueError, k, arrays, {**first, k: np.nan}, out)
+                if truth.required:
+                    without = {n: v for n, v in first.items() if n != k}
+                    yield Bad(method, "parameter", TypeError, k, arrays, without, out)
+            if kind == "backward_from_output":
+                for case in truth.not_from_output:
+                    yield Bad(method, "parameter", ValueError, "use backward", arrays, case, out)
+        yield from of_variants(name, activation)
+
+
+def of_variants(name, activation):
+    if name == "gelu":
+        for wrong in ("erf", True, None, 1.0):
+            for method, arrays in ((activation, (X,)), (activation.backward, (X, X))):
+                keywords = {"approximate": wrong}
+                yield Bad(
+                    method, "parameter", ValueError, "approximate", arrays, keywords, lambda: poisoned(SHAPE, F32)
+                )
+
+
+def of_rows():
+    for name in ("softmax", "log_softmax", "softmin", "sparsemax", "logsumexp"):
+        value = getattr(fa, name)
+        for function in (value, *([value.backward] if hasattr(value, "backward") else [])):
+            arrays = (X,) if function is value else (X, X)
+            for axis, shape in ((-1, (3,)), (0, (7,)), (None, ()), ((0, 1), ()), ((1,), (3,))):
+                shape = shape if name == "logsumexp" else SHAPE
+
+                def out(shape=shape):
+                    return poisoned(shape, F32)
+
+                yield from bad_arrays(function, arrays, out, axis=axis)
+                yield from bad_outs(function, arrays, shape, axis=axis)
+                yield from bad_ufunc_keywords(function, arrays, out, axis=axis)
+                if name != "logsumexp":
+                    yield Bad(function, "keyword", TypeError, "keepdims", arrays, {"axis": axis, "keepdims": True}, out)
+                for i in range(len(arrays) if len(arrays) > 1 else 0):
+                    wrong = replaced(arrays, i, NOT_BROADCAST)
+                    yield Bad(function, "shape", ValueError, "mismatch|broadcast", wrong, {"axis": axis}, out)
+            for axis in (1.0, "rows", [0], (0.5,), True, X):
+                yield Bad(function, "axis", TypeError, "axis must be an integer", arrays, {"axis": axis}, None)
+            for axis in (2, -3, (0, 2), (-3,)):
+                yield Bad(function, "axis", np.exceptions.AxisError, "out of bounds", arrays, {"axis": axis}, None)
+            for axis in ((0, 0), (0, -2)):
+                yield Bad(function, "axis", ValueError, "repeated axis", arrays, {"axis": axis}, None)
+            numbers = tuple(F32(1) for _ in arrays)
+            yield Bad(function, "axis", ValueError, "dimension", numbers, {}, lambda: poisoned((), F32))
+            yield Bad(function, "arguments", TypeError, "missing", (), {}, None)
+            yield Bad(function, "arguments", TypeError, "positional", (X,) * 9, {}, None)
+
+
+def of_losses():
+    cross_entropy, binary = fa.softmax_cross_entropy, fa.sigmoid_cross_entropy
+
+    def out():
+        return poisoned(SHAPE, F32)
+
+    for loss, targets in ((cross_entropy, LABELS), (cross_entropy, np.full(SHAPE, 0.5, F32)), (binary, X)):
+        function = loss.value_and_grad
+
+        def mistake(what, error, match, x=X, y=targets, function=function, **keywords):
+            return Bad(function, what, error, match, (x, y), keywords, out)
+
+        yield from bad_arrays(function, (X, targets), out)
+        yield from bad_outs(function, (X, targets), SHAPE, is_ufunc=False)
+        for wrong, word in WRONG_DTYPES:
+            if wrong is not None:
+                yield mistake("weight", TypeError, word, weight=wrong)
+        yield mistake("weight", ValueError, "weight", weight=np.ones(6))
+        for wrong in (None, "average", ["mean"], True):
+            yield mistake("reduction", ValueError, "reduction", reduction=wrong)
+        yield mistake("keyword", TypeError, "temperature", temperature=2.0)
+        yield mistake("keyword", TypeError, "dtype", dtype=F32)
+        yield Bad(loss, "keyword", TypeError, "out", (X, targets), {}, out)  # of the value alone
+        yield Bad(function, "arguments", TypeError, "missing", (X,), {}, out)
+        yield Bad(function, "arguments", TypeError, "positional", (X, targets, X), {}, out)
+
+    for wrong in (2, -3):
+        yield mistake("axis", np.exceptions.AxisError, "axis", function=cross_entropy.value_and_grad, axis=wrong)
+    for wrong in (1.0, "rows", None, (0,), True):
+        yield mistake("axis", TypeError, "axis must be", function=cross_entropy.value_and_grad, y=LABELS, axis=wrong)
+
+    def labels(what, error, match, y=LABELS, **keywords):
+        return Bad(cross_entropy.value_and_grad, what, error, match, (X, y), keywords, out)
+
+    for kind in (np.int64, np.int32, np.uint8, np.int8):
+        yield labels(
+            "labels", IndexError, "label 7 at position 1 is out of range for 7 classes", np.array([0, 7, 9], kind)
+        )
+    yield labels("labels", IndexError, "label -1 at position 2", np.array([0, 1, -1]))
+    yield labels("labels", IndexError, "label -1 at position 0", [-1, 1, 1], ignore_index=-100)
+    yield labels("labels", IndexError, "label 7", [0, 7, 1], label_smoothing=0.1)
+    yield labels("labels", IndexError, "label 7", [0, 7, 1], weight=np.ones(7))
+    yield labels("labels", IndexError, r"label 7 at position 6", [0, 1, 2, 0, 1, 2, 7], axis=0)
+    for wrong in (LABELS[:2], LABELS[None], 0, [0, 1, 2, 3]):
+        yield labels("labels", ValueError, "class indices and need the shape", wrong)
+    yield labels("labels", ValueError, "probabilities are floats", np.eye(7, dtype=int)[LABELS])
+    yield labels("labels", ValueError, "class indices are integers", LABELS.astype(float))
+    yield labels("labels", ValueError, "class indices are integers", [True, False, True])
+    yield labels("labels", ValueError, "probabilities and need the shape", np.ones((7, 3)))
+    yield labels("labels", TypeError, "object", [0, 2**70, 1])
+    for wrong in (-0.1, 1.1, np.nan, np.inf):
+        yield labels("label_smoothing", ValueError, "label_smoothing", label_smoothing=wrong)
+    for wrong in ("a", None, [0.1], 1j):
+        yield labels("label_smoothing", TypeError, "label_smoothing", label_smoothing=wrong)
+    for wrong in (1.5, "a", [1], True):
+        yield labels("ignore_index", TypeError, "ignore_index", ignore_index=wrong)
+    yield labels("ignore_index", ValueError, "ignore_index", np.full(SHAPE, 0.5), ignore_index=1)
+    for wrong in (1.0, np.ones((7, 1)), np.ones(SHAPE)):
+        yield labels("weight", ValueError, "weight", weight=wrong)
+    for what in ("weight", "pos_weight"):
+        yield Bad(binary.value_and_grad, what, ValueError, what, (X, X), {what: NOT_BROADCAST}, out)
+        yield Bad(binary.value_and_grad, what, TypeError, what, (X, X), {what: "abc"}, out)
+    for wrong in (X[:2], X[0], 1.0):
+        yield Bad(binary.value_and_grad, "targets", ValueError, "targets", (X, wrong), {}, out)
+
+
+def mistakes():
+    """One parameter for each function and kind of mistake."""
+
+    def key(bad):
+        function = bad.function
+        owner = getattr(function, "__self__", None)
+        return f"{owner.name}.{function.__name__}" if owner is not None else repr(function)[9:-1], bad.what
+
+    found = sorted((*of_elementwise(), *of_rows(), *of_losses()), key=key)
+    return [pytest.param(list(group), id="-".join(k)) for k, group in groupby(found, key)]
+
+
+@pytest.mark.parametrize("mistakes", mistakes())
+def test_bad_input(mistakes, backend):
+    errors = [bad.refused() for bad in mistakes]
+    with fa.use_backend("reference"):
+        expected = [bad.refused() for bad in mistakes]
+    for error, other in zip(errors, expected, strict=True):
+        assert type(error) is type(other)
+        assert str(error) == str(other)
+
+
+def test_every_function_is_among_them():
+    tried = {id.rsplit("-", 1)[0] for id in (param.id for param in mistakes())}
+    for name, activation in fa.activations.items():
+        for kind in fa.kinds.kinds_of(activation.op):
+            assert (name if kind == "forward" else f"{name}.{kind}") in tried
+    for function in vars(fa.rows).values():
+        if isinstance(function, fa.rows.Loss):
+            assert f"{function.name}.value_and_grad" in tried
+        elif isinstance(function, fa.rows.RowMethod):
+            assert function.name in tried
+
+
+def test_parameters_are_named_with_their_position():
+    beta = np.ones(SHAPE, F32)
+    beta[1, 2] = -3
+    with pytest.raises(ValueError, match=r"beta must be positive and finite, not -3.0 at position \(1, 2\)"):
+        fa.softplus(X, beta=beta)
+    with pytest.raises(ValueError, match=r"not nan at position 1$"):
+        fa.softplus(X[0, :2], beta=[1.0, np.nan])
+    with pytest.raises(ValueError, match=r"not -1$"):
+        fa.softplus(X, beta=-1)
+
+
+def test_no_gradient_from_the_output():
+    for name in NAMES:
+        if TRUTH[name].from_output is None:
+            with pytest.raises(AttributeError, match=f"{name}.backward"):
+                fa.activations[name].backward_from_output  # noqa: B018
 
 
 def test_unknown_name_tells_the_nearest():
@@ -147,8 +334,14 @@ def test_unknown_name_tells_the_nearest():
         fa.get("sigmod")
     with pytest.raises(ValueError, match="gelu"):
         fa.get("gleu")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="there are"):
         fa.get("")
+    with pytest.raises(ValueError, match="over an axis"):
+        fa.get("softmax")
+    with pytest.raises(ValueError, match="softmax"):
+        fa.get("sofmax")
+    with pytest.raises(TypeError, match="NoneType"):
+        fa.get(None)
 
 
 @pytest.mark.parametrize(("alias", "name"), oracle.ALIASES.items())
@@ -183,12 +376,6 @@ def test_gelu_approximate():
     assert (fa.gelu(X, approximate="tanh") == fa.gelu_tanh(X)).all()
     assert (fa.gelu(X, approximate="none") == fa.gelu(X)).all()
     assert (fa.gelu.backward(X, X, approximate="tanh") == fa.gelu_tanh.backward(X, X)).all()
-    out, (buffer,) = outs("forward")
-    with pytest.raises(ValueError, match="approximate"):
-        fa.gelu(X, approximate="erf", out=out)
-    with pytest.raises((TypeError, ValueError), match="approximate"):
-        fa.gelu(X, approximate=True, out=out)
-    assert np.isnan(buffer).all()
 
 
 def test_an_error_in_a_large_parallel_call_leaves_nothing_behind(threads):

@@ -5,6 +5,7 @@ import oracle
 import pytest
 from cases import call, each_case, kinds
 from oracle import HALF_MISROUNDED, HALF_ULP, TRUTH, fast
+from subprocesses import python
 from test_forward import case_text
 from ulp import BFLOAT16, assert_within, errors, measure, outputs_like, poisoned
 
@@ -48,3 +49,42 @@ def test_every_pattern(name, case, dtype, backend):
             if dtype == np.float16:
                 misrounded |= below > 2.0**-11 * (1 + 2.0**-20)
             assert misrounded.mean() <= HALF_MISROUNDED, (kind, misrounded.sum(), at[misrounded][:5])
+
+
+# each with a function of its own, whose first bfloat16 this is
+FIRST_CALLS = {
+    "array": "fa.relu(xb)",
+    "out": "fa.relu6(xb, out=np.empty_like(xb))",
+    "dtype": "fa.selu(x, dtype=bfloat16)",
+    "array and dtype": "fa.tanh(xb, dtype=bfloat16)",
+    "ufunc": "fa.sigmoid.ufunc(xb)",
+    "ufunc and signature": "fa.softsign.ufunc(xb, signature=(bfloat16, bfloat16), out=np.empty_like(xb))",
+    "parameter": "fa.elu(xb, alpha=xb)",
+    "two outputs": "fa.gelu.value_and_grad(xb, dtype=bfloat16)[1]",
+    "rows": "fa.softmax(xb)",
+    "rows and dtype": "fa.log_softmax(xb, dtype=bfloat16)",
+    "rows, mask and dtype": "fa.softmin(xb, where=x > 1, dtype=bfloat16, out=np.empty_like(xb))",
+    "rows, gufunc": "fa.logsumexp.ufunc(xb)",
+    "rows, two arrays": "fa.softmax.backward(xb, xb)",
+    "rows, axes": "fa.sparsemax(xb, axis=None)",
+    "loss": "fa.softmax_cross_entropy.value_and_grad(xb, 0)[1]",
+    "explain": "(fa.explain(fa.mish, xb), xb)[1]",
+}
+
+
+def test_bfloat16_that_comes_along_later():
+    """ml_dtypes imported after the ufuncs were made."""
+    code = f"""
+import numpy as np, fastact as fa
+x = np.float32([1, 2, 3])
+calls = {FIRST_CALLS!r}
+made = [(f, f.slots) for f in (*fa.activations.values(), fa.softmax, fa.log_softmax, fa.softmin, fa.logsumexp)]
+from ml_dtypes import bfloat16
+xb = x.astype(bfloat16)
+for name, call in calls.items():
+    for _ in range(2):
+        got = eval(call)
+        assert got.dtype == bfloat16, (name, got.dtype)
+assert fa.relu(xb, dtype=np.float32).dtype == fa.relu.backward(xb, x).dtype == np.float32
+"""
+    python(code)

@@ -28,6 +28,7 @@ OTHERS = {
         "get",
         "get_include",
         "get_num_threads",
+        "info",
         "set_num_threads",
     ),
     *("use_backend", "warmup"),
