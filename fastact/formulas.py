@@ -44,7 +44,8 @@ def outside(x, radius):
 
 def linear(slope, x, offset):
     """slope·x + offset, rounded once; offset where the slope is 0, at an infinite x too."""
-    return fma(slope, where(slope == 0.0, clip(x, -1.0, 1.0), x), offset)
+    radius = where(slope == 0.0, 1.0, 1e999)
+    return fma(slope, clip(x, -radius, radius), offset)
 
 
 def product_error(a, b, ab):
@@ -111,7 +112,9 @@ def leaky_relu(x, negative_slope):
 
     Maas, Hannun and Ng, ICML 2013.
     """
-    return where(x > 0.0, x, negative_slope * where(negative_slope == 0.0, maximum(-1.0, x), x))
+    # 0·(-inf) would be NaN
+    low = where(negative_slope == 0.0, -1.0, -1e999)
+    return where(x > 0.0, x, negative_slope * maximum(low, x))
 
 
 def leaky_relu_grad(x, negative_slope):

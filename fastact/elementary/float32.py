@@ -169,8 +169,8 @@ def log1p_sum(u, n):
     """(y, dy) with log(1 + (1 + u)·2^n) = y + dy for n <= 0; the sum is at most 1.5 ULP off"""
     s = scalb(1.0, n)
     e = fma(s, u, s)
-    # what rounding e lost moves log(1 + e) by 1/(1 + e) of it; half an ULP of e at most, so 1 will do
-    g = fma(e * e, log1p_polynomial(e), fma(s, u, s - e))
+    # what rounding e lost moves log(1 + e) by 1/(1 + e) of it; half an ULP of e at most, so 0.6 will do
+    g = fma(e * e, log1p_polynomial(e), 0.6 * fma(s, u, s - e))
     y = e + g
     return y, g - (y - e)
 

@@ -7,7 +7,7 @@ about a millisecond, where inferring and compiling it as a chain of `@njit` func
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,31 +142,11 @@ class Emitter:
                 ]
             return parts[0]
         # masked form with an all-ones mask, current rounding direction
-        lanes = 512 // self.bits
-        register = ir.VectorType(FLOAT[self.dtype], lanes)
         ones = ir.Constant(ir.IntType(max(8, lanes)), -1)
         kind = {"float32": "ps", "float64": "pd"}[self.dtype]
-        rest = (ir.Constant(register, ir.Undefined), ones, ir.Constant(ir.IntType(32), 4))
+        rounding = ir.Constant(ir.IntType(32), 4)
         full = f"llvm.x86.avx512.mask.{name}.{kind}.512"
-
-        def once(*parts: ir.Value) -> ir.Value:
-            return self.intrinsic(full, *parts, *rest, result=register, overload=False)
-
-        if self.lanes == lanes:
-            return once(*args)
-        found = once(*(self._lanes(a, range(lanes)) for a in args))
-        for start in range(lanes, self.lanes, lanes):
-            part = once(*(self._lanes(a, range(start, start + lanes)) for a in args))
-            part = self._lanes(part, [*range(lanes), *[None] * (start - lanes)])
-            found = self._lanes(found, range(start + lanes), part)
-        return found
-
-    def _lanes(self, v: ir.Value, lanes: Iterable[int | None], w: ir.Value | None = None) -> ir.Value:
-        undefined = ir.Constant(v.type, ir.Undefined)
-        i32 = ir.IntType(32)
-        order = [ir.Constant(i32, ir.Undefined if i is None else i) for i in lanes]
-        mask = ir.Constant(ir.VectorType(i32, len(order)), order)
-        return self.builder.shuffle_vector(v, undefined if w is None else w, mask)
+        return self.intrinsic(full, *args, ir.Constant(self.float, ir.Undefined), ones, rounding, overload=False)
 
     @property
     def _has_avx512(self) -> bool:
