@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 def checked(op: Op, param: Param, value: Any) -> Any:
     """The value as a float or an array; `TypeError` for what is no real number, `ValueError` outside its domain."""
-    if type(value) is not float:
+    if type(value) is float:
+        if param.valid(value):
+            return value
+    else:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")

@@ -18,6 +18,8 @@ from fastact.messages import at, first, shown, unsupported
 
 Axis = int | tuple[int, ...] | None
 
+# CPython has one object for it; any other -1 takes the general way
+LAST = -1
 # elements whose losses are summed in one vector before they go to the sum over all
 LOSS_ROW = 2048
 
@@ -110,19 +112,21 @@ class RowMethod:
 
     def _along(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         slots = self._slots or self.slots
-        if where is True and not kwargs and type(axis) is int and axis == -1:
+        if where is True and axis is LAST and not kwargs:
             result = slots.direct(arrays, out)
             if result is not None:
                 return result
-        what, kinds = f"{self.name}: axis", "an integer, a tuple of integers or None"
-        if isinstance(axis, tuple):
-            axis = tuple(_integer(what, i, kinds) for i in axis)
-        elif axis is not None:
-            axis = _integer(what, axis, kinds)
+        axis = self._axis(axis)
         where = None if where is True or where is None else self._mask(arrays, where)
         if isinstance(axis, int):
             return slots.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
+
+    def _axis(self, axis: Any) -> Axis:
+        what, kinds = f"{self.name}: axis", "an integer, a tuple of integers or None"
+        if isinstance(axis, tuple):
+            return tuple(_integer(what, i, kinds) for i in axis)
+        return None if axis is None else _integer(what, axis, kinds)
 
     def _mask(self, arrays: tuple[Any, ...], where: Any) -> Any:
         if not hasattr(where, "dtype") or isinstance(where, np.generic):
@@ -498,7 +502,7 @@ class SoftmaxCrossEntropy(Loss):
         reduction: str, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         self._check_reduction(reduction)
-        if not isinstance(smoothing, numbers.Real):
+        if type(smoothing) is not float and not isinstance(smoothing, numbers.Real):
             raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
         if not 0.0 <= smoothing <= 1.0:
             raise ValueError(f"{self.name}: label_smoothing must be in [0, 1], not {smoothing}")
@@ -527,8 +531,9 @@ class SoftmaxCrossEntropy(Loss):
 
         rows = _contiguous(np.moveaxis(x, axis, -1), compute)
         loss = np.zeros(rows_shape, compute)
-        of_labels = indices and not smoothing
-        targets = None if of_labels else self._targets(y, classes, weight, smoothing, compute, indices)
+        targets = None
+        if smoothing or not indices:
+            targets = self._targets(y, classes, weight, smoothing, compute, indices)
         dx = None
         if grad:
             dx = self._buffer(out if axis == x.ndim - 1 else None, rows, (rows, targets), (weight,))
@@ -541,7 +546,7 @@ class SoftmaxCrossEntropy(Loss):
             count = float(loss.size)
         factor = _divided(1.0, count) if reduction == "mean" else 1.0
         if classes and rows.size:
-            if of_labels:
+            if targets is None:
                 _rows.cross_entropy(self._slots("cross_entropy"), rows, y, weight, loss, dx, factor)
             else:
                 _rows.cross_entropy_of_shares(self._slots("cross_entropy_of_shares"), rows, targets, loss, dx, factor)
