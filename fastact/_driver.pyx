@@ -787,6 +787,9 @@ cdef class Callable:
             self.slots_ = slots
         return self.slots_
 
+    cdef str keywords(self):
+        return ", ".join(self.names + (() if self.variants is None else (self.variants[0],)))
+
     cdef call_with(self, tuple arrays, dict kwargs):
         # parameters by name, required ones also by position; a variant by its keyword
         cdef dict given = {}
@@ -800,9 +803,11 @@ cdef class Callable:
                 return choices[value](*arrays, **kwargs)
         extra = arrays[self.narrays:]
         if len(arrays) < self.narrays or len(extra) > self.nrequired:
+            by_name = self.keywords()
             raise TypeError(
                 f"{self.called} takes {self.narrays} array{'s' if self.narrays > 1 else ''} by position"
-                + (f" and {', '.join(self.names)} by name" if self.names else "") + f", not {len(arrays)} arguments"
+                + (f" and {by_name} by name" if by_name else "")
+                + f", not {len(arrays)} argument{'s' if len(arrays) != 1 else ''}"
             )
         params = list(self.defaults)
         required = [name for name, default in zip(self.names, self.defaults) if default is None]
@@ -812,9 +817,16 @@ cdef class Callable:
                 if name in given:
                     raise TypeError(f"{self.called} got {name} twice")
                 given[name] = kwargs.pop(name)
+        for name in kwargs:
+            if name not in UFUNC_KEYWORDS:
+                by_name = self.keywords()
+                raise TypeError(
+                    f"{self.called}() got an unexpected keyword argument {name!r}; it takes "
+                    + (f"{by_name} and " if by_name else "") + "the keywords of a ufunc"
+                )
         for name in required:
             if name not in given:
-                raise TypeError(f"{self.called} needs {name}")
+                raise TypeError(f"{self.called}: {name} must be given")
         if given:
             self.check(given)
             params = [given.get(name, default) for name, default in zip(self.names, self.defaults)]
@@ -841,7 +853,9 @@ cdef int dtype_index(PyObject **arrays, Py_ssize_t n) noexcept:
 
 
 cdef str OUT = sys.intern("out")
-cdef frozenset CHOOSES_DTYPE = frozenset(("dtype", "sig", "signature"))
+# whether they choose the dtype
+cdef dict UFUNC_KEYWORDS = {"out": False, "where": False, "casting": False, "order": False, "subok": False, "dtype": True,
+                            "signature": True, "sig": True}
 
 
 cdef object call_plain(UfuncSlots slots, int dtype, PyObject **args, Py_ssize_t n, tuple params, PyObject *given_out):
@@ -913,7 +927,10 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
                 key = <object> PyTuple_GET_ITEM(kwnames, j)
                 if key in self.names or (self.variants is not None and key == self.variants[0]):
                     return call_unpacked(self, args, n, kwnames)
-                if key in CHOOSES_DTYPE:
+                chooses = UFUNC_KEYWORDS.get(key)
+                if chooses is None:
+                    return call_unpacked(self, args, n, kwnames)
+                if chooses:
                     typed = False
     if self.at_default is not None:
         return call_vector(self.at_default, args, nargsf, kwnames)

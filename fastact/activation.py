@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 def checked(op: Op, param: Param, value: Any) -> Any:
     """The value as a float or an array; `TypeError` for what is no real number, `ValueError` outside its domain."""
-    if type(value) is not float:
+    if type(value) is float:
+        if param.valid(value):
+            return value
+    else:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")
@@ -29,6 +32,20 @@ def checked(op: Op, param: Param, value: Any) -> Any:
         bad = first(~np.asarray(good))
         raise ValueError(f"{op.name}: {param.name} must be {param.domain}, not {np.asarray(value)[bad]}{at(bad)}")
     return value
+
+
+class _Documentation:
+    """The ``__doc__`` of a class, and another one of each of its instances, made when asked for."""
+
+    def __init__(self, of_class: str | None) -> None:
+        self.of_class = of_class
+
+    def __get__(self, method: Method | None, cls: type) -> str | None:
+        if method is None:
+            return self.of_class
+        from fastact.docstrings import documentation
+
+        return documentation(method)
 
 
 @_driver.enable_vectorcall
@@ -93,7 +110,46 @@ class Method(_driver.Callable):
 
 
 class PreluBackward(Method):
-    """The gradients of prelu: ``(dx, dweight)``, dweight summed to the shape of weight."""
+    """prelu.backward(dy, x, /, weight, *, out=None)
+
+    The gradients of f(x) = x if x > 0 else weight·x.
+
+    Parameters
+    ----------
+    dy : array_like
+        The gradient by the output y = f(x).
+    x : array_like
+        Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
+    weight : float or array_like
+        Broadcasts against x.
+    out : ndarray, optional
+        For dx; also `dy` or `x`.
+
+    Returns
+    -------
+    dx : ndarray or scalar
+        dy·f'(x).
+    dweight : ndarray
+        The gradient by `weight`, summed to its shape.
+
+    Raises
+    ------
+    TypeError
+        If an array is complex or of objects, strings or dates, or ``weight`` is no number.
+    ValueError
+        If shapes do not broadcast, or ``out`` cannot be written. Nothing is.
+
+    Examples
+    --------
+    >>> import numpy as np, fastact as fa
+    >>> x = np.array([[-1.0, 2.0], [-3.0, -4.0]])
+    >>> dx, dweight = fa.prelu.backward(np.ones((2, 2)), x, np.array([0.5, 0.25]))
+    >>> dx
+    array([[0.5 , 1.  ],
+           [0.5 , 0.25]])
+    >>> dweight
+    array([-4., -4.])
+    """
 
     def __call__(self, dy: Any, x: Any, /, weight: Any, *, out: Any = None) -> tuple[Any, Any]:
         dx = super().__call__(dy, x, weight=weight, out=out)
@@ -157,7 +213,6 @@ class Activation(Method):
         self.name = op.name
         self.params = {p.name: p.default for p in op.params}
         self.formula = op.formula
-        self.__doc__ = _docstring(op)
 
     @property
     def backward_from_output(self) -> Method:
@@ -183,6 +238,14 @@ class Activation(Method):
             If the activation has no such kind, or for another dtype.
         RuntimeError
             If the ahead-of-time kernels are not available; the message says why.
+
+        Examples
+        --------
+        >>> import ctypes, numpy as np, fastact as fa
+        >>> signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_float)
+        >>> elu = signature(fa.elu.address("forward", "float32"))  # doctest: +SKIP
+        >>> x = np.float32([-1.0, 2.0])
+        >>> elu(x.ctypes.data, x.ctypes.data, x.size, 1.0)  # doctest: +SKIP
         """
         if kind not in kinds_of(self.op) or dtype not in ("float32", "float64"):
             raise ValueError(f"{self.name} has no function for {kind!r} of {dtype!r}")
@@ -191,17 +254,8 @@ class Activation(Method):
         return cython_aot.embedded(self.name, kind, dtype)
 
 
-def _docstring(op: Op) -> str:
-    lines = [f"{op.name}(x{''.join(f', {p.name}' for p in op.params)}) = {op.formula}", ""]
-    if op.params:
-        lines += ["Parameters", "----------", "x : array_like"]
-        for p in op.params:
-            lines += [f"{p.name} : float or array_like{'' if p.default is None else f', default {p.default:g}'}",
-                      f"    {p.domain}; broadcasts against x; `ValueError` outside."]  # fmt: skip
-        lines.append("")
-    lines += [f"Source: {op.source}"] if op.source else []
-    lines.append("See `fastact.activation.Activation` for keywords, dtypes and gradients.")
-    return "\n".join(lines)
+for _class in (Method, Activation):
+    _class.__doc__ = _Documentation(_class.__doc__)  # type: ignore[assignment]
 
 
 def _unpickle(name: str, kind: str) -> Method:

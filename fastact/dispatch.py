@@ -164,11 +164,19 @@ def set_num_threads(n: int) -> None:
     -----
     The default is ``FASTACT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the CPUs this process may run on. A limit
     set by `threadpoolctl` or ``omp_set_num_threads`` holds as well.
+
+    Examples
+    --------
+    >>> import fastact as fa
+    >>> fa.set_num_threads(fa.get_num_threads())
     """
     global _threads_source
     import operator
 
-    n = operator.index(n)
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise TypeError(f"the number of threads must be an integer, not {type(n).__name__}") from None
     if n < 1:
         raise ValueError(f"the number of threads must be at least 1, not {n}")
     _driver.configure(threads=n)
@@ -381,7 +389,19 @@ def get_include() -> str:
 
 
 def info() -> dict[str, Any]:
-    """What fastact runs with here: version, backends and why not, ISA, threads, cache folder."""
+    """What fastact runs with here: version, backends and why not, ISA, threads, cache folder.
+
+    Returns
+    -------
+    dict
+        By name, for people and bug reports; ``fastact info`` prints it.
+
+    Examples
+    --------
+    >>> import fastact as fa
+    >>> fa.info()["backends"]["reference"] is None  # available; else the reason why not
+    True
+    """
     import platform
 
     import numpy as np

@@ -18,6 +18,8 @@ from fastact.messages import at, first, shown, unsupported
 
 Axis = int | tuple[int, ...] | None
 
+# CPython has one object for it; any other -1 takes the general way
+LAST = -1
 # elements whose losses are summed in one vector before they go to the sum over all
 LOSS_ROW = 2048
 
@@ -110,19 +112,21 @@ class RowMethod:
 
     def _along(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         slots = self._slots or self.slots
-        if where is True and not kwargs and type(axis) is int and axis == -1:
+        if where is True and axis is LAST and not kwargs:
             result = slots.direct(arrays, out)
             if result is not None:
                 return result
-        what, kinds = f"{self.name}: axis", "an integer, a tuple of integers or None"
-        if isinstance(axis, tuple):
-            axis = tuple(_integer(what, i, kinds) for i in axis)
-        elif axis is not None:
-            axis = _integer(what, axis, kinds)
+        axis = self._axis(axis)
         where = None if where is True or where is None else self._mask(arrays, where)
         if isinstance(axis, int):
             return slots.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
+
+    def _axis(self, axis: Any) -> Axis:
+        what, kinds = f"{self.name}: axis", "an integer, a tuple of integers or None"
+        if isinstance(axis, tuple):
+            return tuple(_integer(what, i, kinds) for i in axis)
+        return None if axis is None else _integer(what, axis, kinds)
 
     def _mask(self, arrays: tuple[Any, ...], where: Any) -> Any:
         if not hasattr(where, "dtype") or isinstance(where, np.generic):
@@ -188,28 +192,57 @@ class RowMethod:
         return _unpickle, (self.name,)
 
 
+# lines of docstrings
+DTYPES = "Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64."
+KEYWORDS = "``dtype``, ``casting``, ``order`` and ``subok``, as of a `numpy.ufunc`."
+ERRORS = """TypeError
+            If an array is complex or of objects, strings or dates, or `where` is not of booleans.
+        AxisError, ValueError
+            If an axis is out of range or named twice, shapes do not fit, or `out` cannot be written; nothing is.\
+"""
+
+
 class Backward(RowMethod):
-    """The gradient of a row function, from its output."""
+    """The gradient of a row function, from its output: ``backward(dy, y, axis=-1)``."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, formula: str, example: str) -> None:
         super().__init__(f"{name}.backward", 2)
+        self.formula = formula
+        self.__doc__ = f"""{name}.backward(dy, y, axis=-1) = {formula}
 
-    def __call__(
-        self, dy: Any, y: Any, /, axis: Axis = -1, *, where: Any = True, out: Any = None, **kwargs: Any
-    ) -> Any:
-        """The gradient by x, from the gradient `dy` by y and the output y itself; 0 where a mask does not hold.
+        The gradient by x, from the gradient `dy` by y and the output y = {name}(x) itself.
 
         Parameters
         ----------
         dy, y : array_like
-            Of one shape.
-        axis : int or tuple of int
-            As for the function itself.
+            Of one shape, or broadcasting to one.
+        axis : int, tuple of int or None
+            As for {name}.
         where : array_like of bool
-            As for the function itself.
+            As for {name}; the gradient is 0 where it does not hold.
         out : ndarray, optional
             Also `dy` or `y`.
+        **kwargs
+            {KEYWORDS}
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype that `dy` and `y` broadcast to.
+
+        Raises
+        ------
+        {ERRORS}
+
+        Examples
+        --------
+        >>> import numpy as np, fastact as fa
+        {example}
         """
+
+    def __call__(
+        self, dy: Any, y: Any, /, axis: Axis = -1, *, where: Any = True, out: Any = None, **kwargs: Any
+    ) -> Any:
         return self._along((dy, y), axis, where, out, kwargs)
 
 
@@ -227,10 +260,12 @@ class RowFunction(RowMethod):
         ``backward(dy, y, axis=-1)``: the gradient from the output.
     """
 
-    def __init__(self, name: str, formula: str, example: str, *, fill: float = 0.0) -> None:
+    def __init__(
+        self, name: str, formula: str, gradient: str, source: str, examples: tuple[str, str], *, fill: float = 0.0
+    ) -> None:
         super().__init__(name, 1, fill_in=-math.inf if name != "softmin" else math.inf, fill=fill)
         self.formula = formula
-        self.backward = Backward(name)
+        self.backward = Backward(name, gradient, examples[1])
         self.kernels["backward"] = (self.backward._kernel,)
         masked = "-inf" if fill else "0"
         self.__doc__ = f"""{name}(x, axis=-1) = {formula}
@@ -238,7 +273,7 @@ class RowFunction(RowMethod):
         Parameters
         ----------
         x : array_like
-            Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
+            {DTYPES}
         axis : int, tuple of int or None
             The axis or axes that a row lies along; None: all.
         where : array_like of bool
@@ -246,7 +281,7 @@ class RowFunction(RowMethod):
         out : ndarray, optional
             Also x itself.
         **kwargs
-            ``dtype`` and ``casting``, as of a `numpy.ufunc`.
+            {KEYWORDS}
 
         Returns
         -------
@@ -254,10 +289,18 @@ class RowFunction(RowMethod):
             Of x's shape. A row that the mask leaves empty is {masked}; a row of -inf alone, or with +inf or NaN where
             it counts, is NaN; an empty axis gives an empty result.
 
+        Raises
+        ------
+        {ERRORS}
+
+        Notes
+        -----
+        {source}
+
         Examples
         --------
         >>> import numpy as np, fastact as fa
-        {example}
+        {examples[0]}
         """
 
     def __call__(self, x: Any, /, axis: Axis = -1, *, where: Any = True, out: Any = None, **kwargs: Any) -> Any:
@@ -265,24 +308,39 @@ class RowFunction(RowMethod):
 
 
 class LogSumExp(RowMethod):
-    """log(sum(exp(x))) along an axis.
+    """logsumexp(x, axis=-1, keepdims=False) = log(sum(exp(x)))
 
     Parameters
     ----------
     x : array_like
         Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
     axis : int, tuple of int or None
-        None: all axes.
+        The axis or axes that a row lies along; None: all.
     keepdims : bool
         Keep the axis, with length 1.
     where : array_like of bool
         Broadcasts to x: only the elements where it holds count.
     out : ndarray, optional
+        Of the result's shape.
+    **kwargs
+        ``dtype``, ``casting``, ``order`` and ``subok``, as of a `numpy.ufunc`.
 
     Returns
     -------
     ndarray or scalar
-        -inf for a row of which nothing counts, or -inf alone; inf for one with +inf; NaN for one with NaN.
+        Of x's shape without the axis. -inf for a row of which nothing counts, or -inf alone; inf for one with +inf; NaN
+        for one with NaN.
+
+    Raises
+    ------
+    TypeError
+        If x is complex or of objects, strings or dates, or `where` is not of booleans.
+    AxisError, ValueError
+        If an axis is out of range or named twice, shapes do not fit, or `out` cannot be written; nothing is.
+
+    Notes
+    -----
+    No function of its output, the gradient is ``dy*fa.softmax(x, axis)``, dy with the axis kept.
 
     Examples
     --------
@@ -420,7 +478,8 @@ class SoftmaxCrossEntropy(Loss):
     logits : array_like
         Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
     labels : array_like
-        Class indices, integers of the shape of `logits` without `axis`; or probabilities, floats of its shape.
+        Class indices, integers of the shape of `logits` without `axis`; or probabilities, floats or booleans of its
+        shape.
     axis : int
         The axis of the classes.
     weight : array_like, optional
@@ -443,8 +502,16 @@ class SoftmaxCrossEntropy(Loss):
     ------
     IndexError
         For a label out of range, naming the first position; nothing is written.
-    TypeError, ValueError
-        For other input that does not fit; nothing is written.
+    TypeError
+        If an array is complex or of objects, strings or dates, or a number is none; nothing is written.
+    AxisError, ValueError
+        If the axis is out of range, shapes do not fit, an option is none of those above, or `out` cannot be written;
+        nothing is written.
+
+    Notes
+    -----
+    As `torch.nn.functional.cross_entropy`, but for `ignore_index`, which is None by default. Label smoothing: Szegedy,
+    Vanhoucke, Ioffe, Shlens and Wojna, Rethinking the Inception Architecture, CVPR 2016.
 
     Examples
     --------
@@ -484,7 +551,35 @@ class SoftmaxCrossEntropy(Loss):
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
         label_smoothing: float = 0.0, reduction: str = "mean", out: Any = None,
     ) -> tuple[Any, NDArray[Any]]:  # fmt: skip
-        """The loss and its gradient by the logits, in one pass over them; in place if ``out=logits``."""
+        """The loss and its gradient by the logits, in one pass over them.
+
+        Parameters
+        ----------
+        logits, labels, **keywords
+            As for the loss itself.
+        out : ndarray, optional
+            For the gradient, of the shape of `logits`; also `logits` itself.
+
+        Returns
+        -------
+        loss : scalar or ndarray
+            As the loss itself gives it.
+        dlogits : ndarray
+            The gradient of the reduced loss, with ``reduction="none"`` of the sum; `out` if given.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            As the loss itself, and for an `out` that cannot take the gradient; nothing is written.
+
+        Examples
+        --------
+        >>> import numpy as np, fastact as fa
+        >>> logits = np.array([[0.0, np.log(3.0)]])
+        >>> loss, dlogits = fa.softmax_cross_entropy.value_and_grad(logits, [1], out=logits)
+        >>> print(loss.round(6), dlogits, dlogits is logits)
+        0.287682 [[ 0.25 -0.25]] True
+        """
         if axis == -1 and weight is None and ignore_index is None and label_smoothing == 0.0 and reduction == "mean":
             done = _rows.fast_cross_entropy(self._slots("cross_entropy"), logits, labels, out, True)
             if done is not None:
@@ -498,7 +593,7 @@ class SoftmaxCrossEntropy(Loss):
         reduction: str, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         self._check_reduction(reduction)
-        if not isinstance(smoothing, numbers.Real):
+        if type(smoothing) is not float and not isinstance(smoothing, numbers.Real):
             raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
         if not 0.0 <= smoothing <= 1.0:
             raise ValueError(f"{self.name}: label_smoothing must be in [0, 1], not {smoothing}")
@@ -527,8 +622,9 @@ class SoftmaxCrossEntropy(Loss):
 
         rows = _contiguous(np.moveaxis(x, axis, -1), compute)
         loss = np.zeros(rows_shape, compute)
-        of_labels = indices and not smoothing
-        targets = None if of_labels else self._targets(y, classes, weight, smoothing, compute, indices)
+        targets = None
+        if smoothing or not indices:
+            targets = self._targets(y, classes, weight, smoothing, compute, indices)
         dx = None
         if grad:
             dx = self._buffer(out if axis == x.ndim - 1 else None, rows, (rows, targets), (weight,))
@@ -541,7 +637,7 @@ class SoftmaxCrossEntropy(Loss):
             count = float(loss.size)
         factor = _divided(1.0, count) if reduction == "mean" else 1.0
         if classes and rows.size:
-            if of_labels:
+            if targets is None:
                 _rows.cross_entropy(self._slots("cross_entropy"), rows, y, weight, loss, dx, factor)
             else:
                 _rows.cross_entropy_of_shares(self._slots("cross_entropy_of_shares"), rows, targets, loss, dx, factor)
@@ -615,6 +711,18 @@ class SigmoidCrossEntropy(Loss):
         The loss; with ``reduction="none"`` one for each element. ``value_and_grad(...)`` gives ``(loss, dlogits)``, the
         gradient of the reduced loss (of the sum for "none"), into ``out`` if given, which may be `logits`.
 
+    Raises
+    ------
+    TypeError
+        If an array is complex or of objects, strings or dates; nothing is written.
+    ValueError
+        If shapes do not fit, `reduction` is none of those above, or `out` cannot be written; nothing is written.
+
+    Notes
+    -----
+    As `torch.nn.functional.binary_cross_entropy_with_logits`: -log(sigmoid(x)) for a target of 1, -log(sigmoid(-x)) for
+    a target of 0.
+
     Examples
     --------
     >>> import numpy as np, fastact as fa
@@ -645,7 +753,34 @@ class SigmoidCrossEntropy(Loss):
         self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean",
         out: Any = None,
     ) -> tuple[Any, NDArray[Any]]:  # fmt: skip
-        """The loss and its gradient by the logits, in one pass over them; in place if ``out=logits``."""
+        """The loss and its gradient by the logits, in one pass over them.
+
+        Parameters
+        ----------
+        logits, targets, **keywords
+            As for the loss itself.
+        out : ndarray, optional
+            For the gradient, of the shape of `logits`; also `logits` itself.
+
+        Returns
+        -------
+        loss : scalar or ndarray
+            As the loss itself gives it.
+        dlogits : ndarray
+            The gradient of the reduced loss, with ``reduction="none"`` of the sum; `out` if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the loss itself, and for an `out` that cannot take the gradient; nothing is written.
+
+        Examples
+        --------
+        >>> import numpy as np, fastact as fa
+        >>> loss, dlogits = fa.sigmoid_cross_entropy.value_and_grad([np.log(3.0), 0.0], [1, 0], reduction="sum")
+        >>> print(loss.round(6), dlogits)
+        0.980829 [-0.25  0.5 ]
+        """
         return self._run(logits, targets, weight, pos_weight, reduction, out, True)
 
     def _factors(self, what: str, given: Any, shape: tuple[int, ...], compute: str) -> NDArray[Any] | None:
@@ -688,28 +823,54 @@ class SigmoidCrossEntropy(Loss):
 softmax = RowFunction(
     "softmax",
     "exp(x)/sum(exp(x))",
-    """>>> print(fa.softmax([[0.0, np.log(3.0)], [1.0, 1.0]]))
+    "y·(dy - sum(dy·y))",
+    "Bridle, Probabilistic Interpretation of Feedforward Classification Network Outputs, 1990.",
+    (
+        """>>> print(fa.softmax([[0.0, np.log(3.0)], [1.0, 1.0]]))
         [[0.25 0.75]
-         [0.5  0.5 ]]""",
+         [0.5  0.5 ]]
+        >>> print(fa.softmax([0.0, 0.0, 100.0], where=[True, True, False]))
+        [0.5 0.5 0. ]""",
+        """>>> print(fa.softmax.backward([1.0, 0.0], [0.25, 0.75]))
+        [ 0.1875 -0.1875]""",
+    ),
 )
 log_softmax = RowFunction(
     "log_softmax",
     "x - log(sum(exp(x)))",
-    """>>> print(fa.log_softmax([0.0, 100.0]))
+    "dy - exp(y)·sum(dy)",
+    "Keeps its relative accuracy where x is the maximum and the result next to 0.",
+    (
+        """>>> print(fa.log_softmax([0.0, 100.0]))
         [-1.00000000e+02 -3.72007598e-44]""",
+        """>>> print(fa.log_softmax.backward([1.0, 0.0], np.log([0.25, 0.75])))
+        [ 0.75 -0.75]""",
+    ),
     fill=-math.inf,
 )
 softmin = RowFunction(
     "softmin",
     "exp(-x)/sum(exp(-x))",
-    """>>> print(fa.softmin([0.0, -np.log(3.0)]))
+    "-y·(dy - sum(dy·y))",
+    "softmax(-x).",
+    (
+        """>>> print(fa.softmin([0.0, -np.log(3.0)]))
         [0.25 0.75]""",
+        """>>> print(fa.softmin.backward([1.0, 0.0], [0.25, 0.75]))
+        [-0.1875  0.1875]""",
+    ),
 )
 sparsemax = RowFunction(
     "sparsemax",
     "max(x - t, 0) with t such that its sum is 1",
-    """>>> print(fa.sparsemax([1.0, 0.5, -1.0]))
+    "dy - mean(dy where y > 0) where y > 0, else 0",
+    "Martins and Astudillo, From Softmax to Sparsemax, ICML 2016.",
+    (
+        """>>> print(fa.sparsemax([1.0, 0.5, -1.0]))
         [0.75 0.25 0.  ]""",
+        """>>> print(fa.sparsemax.backward([1.0, 0.0, 5.0], [0.75, 0.25, 0.0]))
+        [ 0.5 -0.5  0. ]""",
+    ),
 )
 logsumexp = LogSumExp()
 softmax_cross_entropy = SoftmaxCrossEntropy()

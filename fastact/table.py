@@ -90,7 +90,8 @@ class Op:
     @property
     def formula(self) -> str:
         """The definition as text."""
-        return (self.forward.__doc__ or "").strip().splitlines()[0]
+        # the docstring of an elementary function goes on with its bound
+        return (self.forward.__doc__ or "").strip().splitlines()[0].partition(". ")[0]
 
     @property
     def source(self) -> str:

@@ -322,6 +322,19 @@ def test_parameters_are_named_with_their_position():
         fa.softplus(X, beta=-1)
 
 
+def test_unknown_keywords_tell_the_known_ones():
+    for call, match in (
+        (lambda: fa.leaky_relu(X, slope=0.1), r"leaky_relu\(\) .* 'slope'; it takes negative_slope and the keywords"),
+        (lambda: fa.threshold(X, treshold=0.1, value=0.0), "'treshold'; it takes threshold, value and"),
+        (lambda: fa.gelu.backward(X, X, approx="tanh"), "'approx'; it takes approximate and"),
+        (lambda: fa.leaky_relu(X, 0.1), "1 array by position and negative_slope by name, not 2 arguments"),
+        (lambda: fa.gelu(X, "tanh"), "approximate by name"),
+        (lambda: fa.prelu(X), "weight must be given"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            call()
+
+
 def test_no_gradient_from_the_output():
     for name in NAMES:
         if TRUTH[name].from_output is None:

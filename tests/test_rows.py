@@ -1,6 +1,5 @@
 """Softmax, log_softmax, softmin, sparsemax, logsumexp: accuracy, bits, axes, masks, layouts, dtypes, errors."""
 
-import doctest
 import pickle
 import textwrap
 import threading
@@ -14,7 +13,6 @@ from subprocesses import python
 from ulp import BFLOAT16, errors, misaligned, poisoned
 
 import fastact as fa
-from fastact import rows
 
 NAMES = ("softmax", "log_softmax", "softmin", "sparsemax")
 EVERY = (*NAMES, "logsumexp")
@@ -651,16 +649,3 @@ def test_pickle_and_repr(name):
     for method in [value, *([value.backward] if name in NAMES else [])]:
         assert pickle.loads(pickle.dumps(method)) is method
         assert repr(method) == f"<fastact.{method.name}>"
-
-
-def test_examples_of_the_documentation():
-    runner = doctest.DocTestRunner()
-    finder = doctest.DocTestFinder()
-    for name in (*EVERY, "softmax_cross_entropy", "sigmoid_cross_entropy"):
-        value = function(name)
-        examples = doctest.DocTestParser().get_doctest(value.__doc__, {}, name, None, 0)
-        assert examples.examples
-        runner.run(examples)
-    for example in finder.find(rows):
-        runner.run(example)
-    assert runner.summarize().failed == 0

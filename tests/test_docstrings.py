@@ -1,0 +1,95 @@
+"""Docstrings: every public function has one with its parts, and its examples run."""
+
+import doctest
+import importlib
+import inspect
+import itertools
+import pkgutil
+
+import pytest
+from cases import NAMES
+
+import fastact as fa
+from fastact.kinds import kinds_of
+from fastact.rows import FUNCTIONS
+
+METHODS = [
+    (
+        name if kind == "forward" else f"{name}.{kind}",
+        fa.activations[name] if kind == "forward" else getattr(fa.activations[name], kind),
+    )
+    for name in NAMES
+    for kind in kinds_of(fa.activations[name].op)
+]
+ROWS = [(name, f) for name, f in FUNCTIONS.items()]
+ROWS += [(f"{name}.backward", f.backward) for name, f in ROWS if hasattr(f, "backward")]
+ROWS += [(f"{name}.value_and_grad", f.value_and_grad) for name, f in ROWS if hasattr(f, "value_and_grad")]
+PUBLIC = [
+    (name, getattr(fa, name))
+    for name in fa.__all__
+    if inspect.isroutine(getattr(fa, name)) or inspect.isclass(getattr(fa, name))
+]
+# modules that are programs, or that only run where Numba is
+MODULES = [
+    m.name
+    for m in pkgutil.walk_packages(fa.__path__, "fastact.")
+    if not any(part in m.name for part in ("__main__", "numba", "_aot", "_embed", "build_aot"))
+]
+
+
+def sections(text):
+    lines = inspect.cleandoc(text).split("\n")
+    return {
+        title for title, line in itertools.pairwise(lines) if line and set(line) == {"-"} and len(line) == len(title)
+    }
+
+
+def run(name, text):
+    examples = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    assert examples.examples, f"{name} has no example"
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(examples)
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS, ids=[n for n, _ in METHODS])
+def test_activations(name, method, backend):
+    text = method.__doc__
+    assert text.startswith(f"{name}(")
+    assert sections(text) >= {"Parameters", "Returns", "Raises", "Examples"}
+    assert max(map(len, text.split("\n"))) <= 130
+    for p in method.op.params:
+        assert f"{p.name} : float or array_like" in text
+    run(name, text)
+
+
+@pytest.mark.parametrize(("name", "function"), ROWS, ids=[n for n, _ in ROWS])
+def test_functions_over_an_axis(name, function, backend):
+    text = function.__doc__
+    assert sections(text) >= {"Parameters", "Returns", "Raises", "Examples"}
+    run(name, text)
+
+
+@pytest.mark.parametrize(("name", "function"), PUBLIC, ids=[n for n, _ in PUBLIC])
+def test_public_functions(name, function):
+    assert function.__doc__
+    if name == "Activation":
+        return
+    parameters = [p for p in inspect.signature(function).parameters if p != "self"]
+    assert "Examples" in sections(function.__doc__)
+    if parameters:
+        assert "Parameters" in sections(function.__doc__)
+    run(name, function.__doc__)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_a_module(name):
+    module = importlib.import_module(name)
+    assert (module.__doc__ or "").strip()
+    failed, _ = doctest.testmod(module, verbose=False)
+    assert failed == 0
+
+
+def test_the_class_has_its_own():
+    assert "Attributes" in sections(fa.Activation.__doc__)
+    assert inspect.getdoc(fa.elu).startswith("elu(x, /, *, alpha=1, **kwargs)")
