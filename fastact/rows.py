@@ -30,7 +30,7 @@ def make_slots(
             *dispatch.find_row_kernel(name, compute),
             dispatch.PARALLEL_MIN_BYTES["costly"] // size,
             dispatch.CHUNK_BYTES // size,
-            _driver.status()["stream_min"] if nin == 2 else sys.maxsize,
+            _driver.status()["stream_min"] if nin else sys.maxsize,
         )
 
     slots = _rows.RowSlots(name, doc, nin, reduces, fill_in, fill, resolver, dispatch._lock)
