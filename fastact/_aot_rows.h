@@ -405,17 +405,17 @@ FASTACT_INLINE void sum_lanes_pair_f32(vec_f32 high, vec_f32 low, vec_f32 *upper
     *upper = splat_f32(sum);
     *lower = splat_f32(sum - (double)(float)sum);
 }
-#define ADD_HALVES(j, r, a) (r).v[j] = WIDE(a, j, 0) + WIDE(a, j, 1);
-FASTACT_INLINE vec_f64 fastact_wide_row(intptr_t p) {
-    vec_f32 w = row_load_f32(p);
-    return MAP_vec_f64(ADD_HALVES, w);
+FASTACT_INLINE vec_f64 fastact_wide_row(intptr_t p, intptr_t q) {
+    vec_f32 high = row_load_f32(p), low = row_load_f32(q);
+    return MAP_vec_f64(ADD_WIDE, high, low);
 }
-#define FOLD_WIDE_ROW(f, p, j) fastact_wide_row((p) + 64 * (j))
-FASTACT_INLINE void across_sum_pair_f32(intptr_t p, vec_f32 *upper, vec_f32 *lower) {
+#define FOLD_WIDE_ROW(f, p, j) fastact_wide_row((p) + 64 * (j), q + 64 * (j))
+FASTACT_INLINE void across_sum_pair_f32(intptr_t p, intptr_t q, vec_f32 *upper, vec_f32 *lower) {
     double sums[16] __attribute__((aligned(64)));
     float high[16], low[16];
     row_store_f64((intptr_t)sums, FOLD_ROWS(add, f64, p, FOLD_WIDE_ROW));
-    row_store_f64((intptr_t)(sums + 8), FOLD_ROWS(add, f64, p + 8 * 64, FOLD_WIDE_ROW));
+    p += 8 * 64, q += 8 * 64;
+    row_store_f64((intptr_t)(sums + 8), FOLD_ROWS(add, f64, p, FOLD_WIDE_ROW));
     for (int i = 0; i < 16; i++) {
         high[i] = (float)sums[i];
         low[i] = (float)(sums[i] - (double)high[i]);

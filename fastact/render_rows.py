@@ -49,7 +49,7 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "load_some_negated": ((ADDRESS, INT, FLOAT), VEC, "load_some_negated"),
 }
 # these give two values
-PAIRS = {"sum_lanes_pair": ((VEC, VEC), VEC), "across_sum_pair": ((ADDRESS,), VEC)}
+PAIRS = {"sum_lanes_pair": ((VEC, VEC), VEC), "across_sum_pair": ((ADDRESS, ADDRESS), VEC)}
 # the same for every dtype
 UNTYPED = {
     "load_int": ((ADDRESS,), INT, "load_int"),
@@ -113,7 +113,7 @@ def row_formulas(formulas: Mapping[str, Formula], others: Mapping[str, Formula])
 
 @dataclass(frozen=True)
 class Instance:
-    """A function of the module for one formula in the place of `each`, and one sign."""
+    """A function of the module for a formula in the place of `each`, one in that of `each2`, and one sign."""
 
     function: str
     each: str
@@ -132,6 +132,7 @@ class _Function:
         self.formulas = formulas  # row formulas, by their own names
         self.instance = instance
         self.compute = compute
+        self.each = dict(zip(("each", "each2"), instance.each.split("__"))) if instance.each else {}
         self.types: dict[str, str] = {}
         self.instances: list[Instance] = []
         self.maps: list[tuple[str, str]] = []  # formulas that are called, with Vec or Quad
@@ -171,6 +172,7 @@ class _Function:
         arguments = [f"{self.c_type(self.types[a.arg])} {a.arg}" for a in node.args.args]
         given = set(self.types)
         results = self.results(node)
+        self.result = results[0]
         self.outs = len(results) if len(results) > 1 else 0
         arguments += [f"{self.c_type(t)} *out{i}" for i, t in enumerate(results) if self.outs]
         lines = [f"    {line}" for statement in node.body for line in self.statement(statement)]
@@ -210,7 +212,7 @@ class _Function:
             elif self.outs and isinstance(node.value, ast.Call):
                 yield self.call(node.value, [f"out{i}" for i in range(self.outs)])[0]
             else:
-                yield f"return {self.expression(node.value, VEC)}"
+                yield f"return {self.expression(node.value, self.result)}"
         else:
             raise self.error(node, f"{type(node).__name__} is not part of the language of row kernels")
 
@@ -298,8 +300,8 @@ class _Function:
         if name in SIGNED:
             extra = ["-INFINITY"] if name == "signed_some" else []
             name = SIGNED[name] + ("_negated" if self.instance.sign < 0 else "")
-        elif name == "each":
-            name = self.instance.each
+        elif name in self.each:
+            name = self.each[name]
         if name in self.formulas:
             return self.formula(node, name, outs)
         elif name == "stack":
@@ -309,8 +311,7 @@ class _Function:
         template, _, each = name.partition("__")
         if template in self.module.functions:
             callee = self.module.functions[template]
-            if each == "each":
-                each = self.instance.each
+            each = "__".join(self.each.get(part, part) for part in each.split("__"))
             kinds = [self.annotation(a.annotation) for a in callee.args.args]
             instance = Instance(template, each, self.instance.sign)
             self.instances.append(instance)
@@ -368,10 +369,12 @@ def _sum_pairs_f64(module: Module) -> str:
     while step := step // 2:
         lines.append(f"each_pair_add_vec_f64(a, b, swap_f64(a, {step}), swap_f64(b, {step}), &a, &b)")
     lines += ["out0[0] = a", "out1[0] = b"]
-    across = ["cdef inline void across_sum_pair_f64(intptr_t p, vec_f64 *out0, vec_f64 *out1) noexcept nogil:"]
+    across = [
+        "cdef inline void across_sum_pair_f64(intptr_t p, intptr_t q, vec_f64 *out0, vec_f64 *out1) noexcept nogil:"
+    ]
     across.append(f"cdef vec_f64 {', '.join(f'a{i}, b{i}' for i in range(lanes))}")
     for i in range(lanes):
-        across += [f"a{i} = row_load_f64(p + {i * module.constants['VECTOR']})", f"b{i} = splat_f64(0.0)"]
+        across += [f"{v}{i} = row_load_f64({p} + {i * module.constants['VECTOR']})" for v, p in ("ap", "bq")]
     step = lanes
     while step := step // 2:
         for i in range(step):
@@ -405,7 +408,7 @@ def render_declarations() -> str:
                 vectors = ", ".join([vector] * n + [f"{vector} *"] * 2)
                 lines.append(f"    void PAIR{n}_{vector}(pair{n}_{c} f, {vectors})")
     lines.append("    void sum_lanes_pair_f32(vec_f32 high, vec_f32 low, vec_f32 *upper, vec_f32 *lower)")
-    lines.append("    void across_sum_pair_f32(intptr_t p, vec_f32 *upper, vec_f32 *lower)")
+    lines.append("    void across_sum_pair_f32(intptr_t p, intptr_t q, vec_f32 *upper, vec_f32 *lower)")
     return "\n".join(lines) + "\n"
 
 

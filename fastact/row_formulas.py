@@ -13,6 +13,11 @@ def plus(a, b):
     return a + b
 
 
+def minus(a, b):
+    """a - b"""
+    return a - b
+
+
 def scale(a, b):
     """a·b"""
     return a * b
@@ -66,13 +71,23 @@ def pair_add(a, da, b, db):
 # shares: e^x over a common factor
 
 
-def row_shift(m):
-    """(c, k) for a row whose greatest element is m: the share of x is e^(x - c)·2^-k.
+def origin(m):
+    """c of a row whose greatest element is m: 0 where abs(m) <= 2048, else m.
 
-    Where abs(m) <= 2048, c is 0. Beyond, c = m and x - m is exact for every x whose share is not 0: both are multiples
-    of 2^-13 (float64: 2^-42), and their difference has at most 24 (53) bits. NaN for an infinite m.
+    x - m is then exact for every x whose share is not 0: both are multiples of 2^-13 (float64: 2^-42), and their
+    difference has at most 24 (53) bits.
     """
-    c = where(fabs(m) > 2048.0, m, 0.0)
+    return where(fabs(m) > 2048.0, m, 0.0)
+
+
+def is_far(m):
+    """1 where `origin` is not 0"""
+    return where(fabs(m) > 2048.0, 1.0, 0.0)
+
+
+def row_shift(m):
+    """(c, k): the share of x is e^(x - c)·2^-k. NaN for an infinite m."""
+    c = origin(m)
     return c, rint((m - c) * 1.4426950408889634)
 
 
@@ -82,30 +97,20 @@ def exp_scaled(x, c, k):
     return scalb(p, n - k)
 
 
-def share(x, m, c, k):
-    """the share of x"""
-    return exp_scaled(x, c, k)
+def share_below(x, m, k):
+    """the share of x, 0 where x is the greatest element, m"""
+    return where(x == m, 0.0, exp_scaled(x, origin(m), k))
 
 
-def share_below(x, m, c, k):
-    """the share of x, 0 where x is the greatest element"""
-    return where(x == m, 0.0, exp_scaled(x, c, k))
-
-
-def is_far(m):
-    """1 where c is not 0"""
-    return where(fabs(m) > 2048.0, 1.0, 0.0)
-
-
-def near(x, m, c, k):
-    """`share` where c is 0"""
+def near(x, m, k):
+    """the share of x where c is 0"""
     p, n = exp_parts(maximum(-3000.0, x))
     return scalb(p, n - k)
 
 
-def near_below(x, m, c, k):
+def near_below(x, m, k):
     """`share_below` where c is 0"""
-    return where(x == m, 0.0, near(x, m, c, k))
+    return where(x == m, 0.0, near(x, m, k))
 
 
 def add_share(s, r, v):

@@ -50,14 +50,20 @@ BLOCK_QUADS = 8
 CHUNK_GROUPS = 16
 # what the compensated sum of groups starts at: above the sum of a group, for no share is above 1.5
 BIAS = 16.0
-# rows of at most so many vectors are computed LANES at a time: what a row has one of is then computed for all at once
-FEW = 8
+# bytes of a row up to which LANES rows are computed side by side: what a row has one of is then computed for all at once
+SIDE = 2048
+# bytes of a row up to which its shares are kept in memory of the kernel, those of LANES rows
+NARROW = 512
 # elements of a segment: longer rows are the sum of segments, which threads share
 SEGMENT = 65536
-# the kernel's own memory: vectors to be summed across, what rows have one of, shares
+# the kernel's own memory: vectors to be combined over their lanes, what rows have one of, shares
 STACK = 20480
-VALUES = 2048
+LOW = 1024
+TIES = 2048
+VALUES = 3072
 SHARES = 4096
+# bytes of a row from which on it is worth going past the cache
+WIDE = 256
 # how far ahead of the sums to prefetch: two rows of 1024 float32 (2^24 of them on 2 cores of a Zen 4: 3.3 ms, one row 3.8)
 AHEAD = 8192
 # flags; STREAM: the last pass goes past the cache
@@ -65,32 +71,41 @@ STREAM = 1
 VALUE_ONLY = 2
 
 
-def greatest(x: Address, n: Int) -> Vec:
+def least(a: Int, b: Int) -> Int:
+    return a if a < b else b
+
+
+def greatest_lanes(x: Address, n: Int) -> Vec:
     # NaN is passed over: it comes back in the sums
-    a: Quad = splat4(-INF)
+    b: Vec = splat(-INF)
     i: Int = 0
-    while i + QUAD <= n:
-        a = greater(signed4(x + i * SIZE), a)
-        i += QUAD
-    b: Vec = greatest4(a)
-    while i + LANES <= n:
-        b = greater(signed(x + i * SIZE), b)
-        i += LANES
-    if i < n:
+    if n >= QUAD:
+        a: Quad = splat4(-INF)
+        while i + QUAD <= n:
+            a = greater(signed4(x + i * SIZE), a)
+            i += QUAD
+        b = greatest4(a)
+    while i < n:
         b = greater(signed_some(x + i * SIZE, n - i), b)
-    return max_lanes(b)
+        i += LANES
+    return b
 
 
-def shares(x: Address, e: Address, n: Int, m: Vec, c: Vec, k: Vec, label: Int, keep: Int, tie: Int) -> tuple[Vec, Vec, Vec]:
-    # the sum, lane by lane and in two parts, of the shares each(x, m, c, k) but that at label, kept at e; how many are m
+def greatest(x: Address, n: Int) -> Vec:
+    return max_lanes(greatest_lanes(x, n))
+
+
+def shares(
+    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int
+) -> tuple[Vec, Vec, Vec]:
+    # the sum, lane by lane and in two parts, of the shares each(x, m, k) but that at label, and how many x are m.
+    # With `keep` shares go to e: element i to e + i·step, of the last vector `room` more lanes than there are elements
     high: Vec = splat(0.0)
     low: Vec = splat(0.0)
     ties: Vec = splat(0.0)
     start: Int = 0
     while start < n:
-        stop: Int = start + CHUNK_GROUPS * GROUP
-        if stop > n:
-            stop = n
+        stop: Int = least(n, start + CHUNK_GROUPS * GROUP)
         s: Vec = splat(BIAS)
         r: Vec = splat(0.0)
         i: Int = start
@@ -101,9 +116,9 @@ def shares(x: Address, e: Address, n: Int, m: Vec, c: Vec, k: Vec, label: Int, k
             prefetch(at + AHEAD + 2 * VECTOR)
             prefetch(at + AHEAD + 3 * VECTOR)
             v: Quad = signed4(at)
-            a: Quad = each(v, m, c, k)
+            a: Quad = each(v, m, k)
             if keep:
-                store4(e + i * SIZE, a)
+                store4(e + i * step, a)
             if tie:
                 ties = plus(ties, gather4(equal(v, m)))
             at += QUAD * SIZE
@@ -112,79 +127,95 @@ def shares(x: Address, e: Address, n: Int, m: Vec, c: Vec, k: Vec, label: Int, k
             prefetch(at + AHEAD + 2 * VECTOR)
             prefetch(at + AHEAD + 3 * VECTOR)
             v = signed4(at)
-            b: Quad = each(v, m, c, k)
+            b: Quad = each(v, m, k)
             if keep:
-                store4(e + (i + QUAD) * SIZE, b)
+                store4(e + (i + QUAD) * step, b)
             if tie:
                 ties = plus(ties, gather4(equal(v, m)))
             g: Vec = plus(gather4(a), gather4(b))
-            if label >= i:
-                if label < i + GROUP:
+            if label >= 0:
+                if (label >= i) & (label < i + GROUP):
                     g = plus(gather4(without4(a, label - i)), gather4(without4(b, label - i - QUAD)))
             s, r = add_share(s, r, g)
             i += GROUP
-        t, count = some_shares__each(x + i * SIZE, e + i * SIZE, stop - i, m, c, k, label - i, keep, tie)
+        t, count = some_shares__each(
+            x + i * SIZE, e + i * step, step, room, stop - i, m, k, label - i if label >= 0 else -1, keep, tie
+        )
         ties = plus(ties, count)
-        s, r = add_share(s, r, t)
-        if start:
-            high, low = pair_add(high, low, unbiased(s), r)
+        if i > start:
+            s, r = add_share(s, r, t)
+            s = unbiased(s)
         else:
-            high = unbiased(s)
+            s = t
+        if start:
+            high, low = pair_add(high, low, s, r)
+        else:
+            high = s
             low = r
         start = stop
     return high, low, ties
 
 
-def some_shares(x: Address, e: Address, n: Int, m: Vec, c: Vec, k: Vec, label: Int, keep: Int, tie: Int) -> tuple[Vec, Vec]:
-    # the same for at most FEW vectors, added plainly
+def some_shares(
+    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int
+) -> tuple[Vec, Vec]:
+    # the same for less than a group, added plainly
     t: Vec = splat(0.0)
     ties: Vec = splat(0.0)
     i: Int = 0
     while i + QUAD <= n:
         v: Quad = signed4(x + i * SIZE)
-        a: Quad = each(v, m, c, k)
+        a: Quad = each(v, m, k)
         if keep:
-            store4(e + i * SIZE, a)
+            store4(e + i * step, a)
         if tie:
             ties = plus(ties, gather4(equal(v, m)))
-        if label >= i:
+        if label >= 0:
             a = without4(a, label - i)
         t = plus(t, gather4(a))
         i += QUAD
     while i < n:
         u: Vec = signed_some(x + i * SIZE, n - i)
-        w: Vec = each(u, m, c, k)
+        w: Vec = each(u, m, k)
         if keep:
-            store_some(e + i * SIZE, w, n - i)
+            store_some(e + i * step, w, n - i + room)
         if tie:
             ties = plus(ties, equal(u, m))
-        if label >= i:
+        if label >= 0:
             w = without(w, label - i)
         t = plus(t, w)
         i += LANES
     return t, ties
 
 
-def shares_of_row(x: Address, e: Address, n: Int, m: Vec, c: Vec, k: Vec, label: Int, keep: Int, tie: Int) -> tuple[Vec, Vec, Vec]:
-    # the sum over a row, in two parts, in all lanes; and how many are m
+def shares_of_row(
+    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int
+) -> tuple[Vec, Vec, Vec]:
+    # the same for any n; the sums of segments are added without their lanes
     high: Vec = splat(0.0)
     low: Vec = splat(0.0)
     ties: Vec = splat(0.0)
-    i: Int = 0
-    while i < n:
-        stop: Int = i + SEGMENT
-        if stop > n:
-            stop = n
-        s, r, count = shares__each(x + i * SIZE, e + i * SIZE, stop - i, m, c, k, label - i, keep, tie)
-        s, r = sum_lanes_pair(s, r)
-        ties = plus(ties, count)
-        if i:
-            high, low = pair_add(high, low, s, r)
-        else:
-            high = s
-            low = r
-        i = stop
-    return high, low, sum_lanes(ties)
+    if n <= GROUP:
+        high, ties = some_shares__each(x, e, step, room, n, m, k, label, keep, tie)
+    else:
+        i: Int = 0
+        while i < n:
+            stop: Int = least(n, i + SEGMENT)
+            s, r, count = shares__each(
+                x + i * SIZE, e + i * step, step, room, stop - i, m, k, label - i if label >= 0 else -1, keep, tie
+            )
+            ties = plus(ties, count)
+            if n > SEGMENT:
+                s, r = sum_lanes_pair(s, r)
+                s = first_lanes(s, 1)
+                r = first_lanes(r, 1)
+            if i:
+                high, low = pair_add(high, low, s, r)
+            else:
+                high = s
+                low = r
+            i = stop
+    return high, low, ties
 
 
 def block(p: Address, q: Address, n: Int, a: Vec, b: Vec) -> Vec:
@@ -204,8 +235,7 @@ def block(p: Address, q: Address, n: Int, a: Vec, b: Vec) -> Vec:
     return t
 
 
-def total(p: Address, q: Address, n: Int, a: Vec, b: Vec) -> Vec:
-    # the sum of each(p, q, a, b)
+def total_lanes(p: Address, q: Address, n: Int, a: Vec, b: Vec) -> Vec:
     high: Vec = splat(0.0)
     low: Vec = splat(0.0)
     i: Int = 0
@@ -220,7 +250,12 @@ def total(p: Address, q: Address, n: Int, a: Vec, b: Vec) -> Vec:
         else:
             high = t
         i = stop
-    return sum_lanes(plus(high, low))
+    return plus(high, low)
+
+
+def total(p: Address, q: Address, n: Int, a: Vec, b: Vec) -> Vec:
+    # the sum of each(p, q, a, b)
+    return sum_lanes(total_lanes__each(p, q, n, a, b))
 
 
 def finish(p: Address, q: Address, out: Address, n: Int, a: Vec, b: Vec, c: Vec, d: Vec, past: Int) -> None:
@@ -244,40 +279,42 @@ def finish(p: Address, q: Address, out: Address, n: Int, a: Vec, b: Vec, c: Vec,
         i += LANES
 
 
-def most(work: Address, count: Int) -> Vec:
-    # the greatest lanes of vectors in work; of one vector alone without the others' cost
+def sums(work: Address, count: Int, s: Vec) -> Vec:
+    # of vectors in work; of one alone, s, without the way through memory and the cost of others
     if count == 1:
-        return max_lanes(load(work))
-    return across_max(work)
-
-
-def sums(work: Address, count: Int) -> Vec:
-    if count == 1:
-        return sum_lanes(load(work))
+        return sum_lanes(s)
     return across_sum(work)
 
 
-def sum_pairs(work: Address, count: Int) -> tuple[Vec, Vec]:
+def sum_pairs(work: Address, count: Int, high: Vec, low: Vec) -> tuple[Vec, Vec]:
     if count == 1:
-        high, low = sum_lanes_pair(load(work), splat(0.0))
+        high, low = sum_lanes_pair(high, low)
     else:
-        high, low = across_sum_pair(work)
+        high, low = across_sum_pair(work, work + LOW)
     return high, low
 
 
 def greatest_of_rows(x: Address, stride: Int, count: Int, n: Int, work: Address) -> Vec:
-    # in lane i that of row i, for rows of at most FEW vectors
+    # in lane i that of row i
+    b: Vec = splat(-INF)
     row: Int = 0
     while row < count:
-        b: Vec = splat(-INF)
-        i: Int = 0
-        while i < n:
-            b = greater(signed_some(x + i * SIZE, n - i), b)
-            i += LANES
+        b = greatest_lanes(x, n)
         store(work + row * VECTOR, b)
         x += stride
         row += 1
-    return most(work, count)
+    if count == 1:
+        return max_lanes(b)
+    return across_max(work)
+
+
+def at_once(n: Int, past: Int) -> Int:
+    # how many rows are computed side by side
+    if n * SIZE <= NARROW:
+        return LANES
+    if (n * SIZE <= SIDE) & (past == 0):
+        return LANES
+    return 1
 
 
 def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
@@ -286,74 +323,81 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
     y: Address = load_int(args + 8)
     dx: Int = load_int(strides)
     dy: Int = load_int(strides + 8)
-    past: Int = flags & STREAM
+    past: Int = flags & STREAM if n * SIZE >= WIDE else 0
+    many: Int = at_once(n, past)
     work: Address = stack()
+    values: Address = work + VALUES
+    # shares are kept in memory of the kernel, in y, or not at all
+    keep: Int = n <= SEGMENT
+    if past:
+        keep = n * SIZE <= STACK - SHARES
+    inside: Int = keep if past else n * SIZE <= NARROW
+    step: Int = SIZE if keep else 0
+    stop: Int = least(many, rows)
+    m: Vec = greatest_of_rows(x, dx, stop, n, work)
     row: Int = 0
-    m: Vec = splat(0.0)
-    if n > FEW * LANES:
-        m = greatest(x, n)
     while row < rows:
-        if n <= FEW * LANES:
-            count: Int = rows - row
-            if count > LANES:
-                count = LANES
-            few_softmax(x, y, dx, dy, count, n, work)
-        else:
-            count = 1
-            source: Address = x
-            if less(splat(0.0), is_far(m)):
-                finish__below(x, x, y, n, scale(splat(SIGN), m), m, m, m, 0)
-                source = y
-                m = splat(0.0)
-            c, k = row_shift(m)
-            keep: Int = n <= SEGMENT
-            at: Address = y
-            if past:
-                keep = SHARES + n * SIZE <= STACK
-                at = work + SHARES
-            high, low, ties = shares_of_row__near(source, at, n, m, c, k, -1, keep, 0)
-            inverse, rest = reciprocal(high, low)
-            if row + 1 < rows:
-                # of the next row: work for the time that the sum takes to become a factor
-                m = greatest(x + dx, n)
-            if keep:
-                finish__scaled(at, at, y, n, inverse, rest, c, k, past)
+        c, k = row_shift(m)
+        source: Address = x
+        if less(splat(0.0), max_lanes(is_far(m))):
+            stop = 1
+            store(values, scale(splat(SIGN), c))
+            c = load_value(values)
+            store(values, k)
+            k = load_value(values)
+            finish__below(x, x, y, n, c, c, c, c, 0)
+            source = y
+        store(values, k)
+        e: Address = y
+        de: Int = dy
+        room: Int = 0
+        if inside | (keep == 0):
+            e = work + SHARES
+            de = NARROW
+            room = LANES
+        high: Vec = m
+        low: Vec = m
+        shift: Vec = k
+        i: Int = 0
+        while i < stop:
+            if stop > 1:
+                shift = load_value(values + i * SIZE)
+            high, low, ties = shares_of_row__near(source + i * dx, e + i * de, step, room, n, shift, shift, -1, 1, 0)
+            store(work + i * VECTOR, high)
+            store(work + LOW + i * VECTOR, low)
+            i += 1
+        high, low = sum_pairs(work, stop, high, low)
+        inverse, rest = reciprocal(high, low)
+        a: Vec = inverse
+        b: Vec = rest
+        x += stop * dx
+        row += stop
+        done: Int = stop
+        if row < rows:
+            # of the next rows: work for the time that sums take to become factors
+            stop = least(many, rows - row)
+            m = greatest_of_rows(x, dx, stop, n, work)
+        store(values, inverse)
+        store(values + VECTOR, rest)
+        if not keep:
+            c = splat(0.0)
+            if SIGN > 0:
+                finish__again(source, source, y, n, inverse, rest, c, k, past)
             else:
-                if SIGN > 0:
-                    finish__again(source, source, y, n, inverse, rest, c, k, past)
-                else:
-                    finish__again_negative(source, source, y, n, inverse, rest, c, k, past)
-        x += count * dx
-        y += count * dy
-        row += count
+                finish__again_negative(source, source, y, n, inverse, rest, c, k, past)
+            y += dy
+            done = 0
+        i = 0
+        while i < done:
+            if done > 1:
+                a = load_value(values + i * SIZE)
+                b = load_value(values + VECTOR + i * SIZE)
+            finish__scaled(e, e, y, n, a, b, a, a, past)
+            e += de
+            y += dy
+            i += 1
     if past:
         fence()
-
-
-def few_softmax(x: Address, y: Address, dx: Int, dy: Int, count: Int, n: Int, work: Address) -> None:
-    values: Address = work + VALUES
-    c, k = row_shift(greatest_of_rows(x, dx, count, n, work))
-    store(values, c)
-    store(values + VECTOR, k)
-    row: Int = 0
-    while row < count:
-        at: Address = work + SHARES + row * FEW * VECTOR
-        near: Vec = load_value(values + row * SIZE)
-        shift: Vec = load_value(values + VECTOR + row * SIZE)
-        t, ties = some_shares__share(x + row * dx, at, n, near, near, shift, -1, 1, 0)
-        store(work + row * VECTOR, t)
-        row += 1
-    high, low = sum_pairs(work, count)
-    inverse, rest = reciprocal(high, low)
-    store(values, inverse)
-    store(values + VECTOR, rest)
-    row = 0
-    while row < count:
-        at = work + SHARES + row * FEW * VECTOR
-        a: Vec = load_value(values + row * SIZE)
-        b: Vec = load_value(values + VECTOR + row * SIZE)
-        finish__scaled(at, at, y + row * dy, n, a, b, a, a, 0)
-        row += 1
 
 
 def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
@@ -362,64 +406,69 @@ def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Addr
     y: Address = load_int(args + 8)
     dx: Int = load_int(strides)
     dy: Int = load_int(strides + 8)
-    past: Int = flags & STREAM
+    past: Int = flags & STREAM if n * SIZE >= WIDE else 0
+    many: Int = at_once(n, 0)
     work: Address = stack()
+    values: Address = work + VALUES
+    stop: Int = least(many, rows)
+    m: Vec = greatest_of_rows(x, dx, stop, n, work)
     row: Int = 0
-    m: Vec = splat(0.0)
-    if n > FEW * LANES:
-        m = greatest(x, n)
     while row < rows:
-        if n <= FEW * LANES:
-            count: Int = rows - row
-            if count > LANES:
-                count = LANES
-            few_log_softmax(x, y, dx, dy, count, n, work)
-        else:
-            count = 1
-            source: Address = x
-            if less(splat(0.0), is_far(m)):
-                finish__below(x, x, y, n, m, m, m, m, 0)
-                source = y
-                m = splat(0.0)
-            c, k = row_shift(m)
-            high, low, ties = shares_of_row__near_below(source, y, n, m, c, k, -1, 0, 1)
-            s: Vec = log_sum_over(plus(high, low), ties, exp_scaled(m, c, k))
-            top: Vec = m
-            if row + 1 < rows:
-                m = greatest(x + dx, n)
+        c, k = row_shift(m)
+        source: Address = x
+        ds: Int = dx
+        if less(splat(0.0), max_lanes(is_far(m))):
+            stop = 1
+            store(values, c)
+            store(values + VECTOR, k)
+            store(values + 2 * VECTOR, m)
+            c = load_value(values)
+            k = load_value(values + VECTOR)
+            m = load_value(values + 2 * VECTOR)
+            finish__below(x, x, y, n, c, c, c, c, 0)
+            source = y
+            ds = 0
+        m = minus(m, c)
+        store(values, m)
+        store(values + VECTOR, k)
+        high: Vec = m
+        low: Vec = m
+        ties: Vec = m
+        top: Vec = m
+        shift: Vec = k
+        i: Int = 0
+        while i < stop:
+            at: Address = values + i * SIZE
+            if stop > 1:
+                top = load_value(at)
+                shift = load_value(at + VECTOR)
+            high, low, ties = shares_of_row__near_below(source + i * ds, y, 0, 0, n, top, shift, -1, 0, 1)
+            store(work + i * VECTOR, high)
+            store(work + LOW + i * VECTOR, low)
+            store(work + TIES + i * VECTOR, ties)
+            i += 1
+        high, low = sum_pairs(work, stop, high, low)
+        s: Vec = log_sum_over(plus(high, low), sums(work + TIES, stop, ties), near(m, m, k))
+        x += stop * dx
+        row += stop
+        done: Int = stop
+        if row < rows:
+            # of the next rows: work for the time that sums take to become logarithms
+            stop = least(many, rows - row)
+            m = greatest_of_rows(x, dx, stop, n, work)
+        store(values + VECTOR, s)
+        i = 0
+        while i < done:
+            at = values + i * SIZE
+            if done > 1:
+                top = load_value(at)
+                s = load_value(at + VECTOR)
             finish__log_share(source, source, y, n, top, s, s, s, past)
-        x += count * dx
-        y += count * dy
-        row += count
+            source += ds
+            y += dy
+            i += 1
     if past:
         fence()
-
-
-def few_log_softmax(x: Address, y: Address, dx: Int, dy: Int, count: Int, n: Int, work: Address) -> None:
-    values: Address = work + VALUES
-    m: Vec = greatest_of_rows(x, dx, count, n, work)
-    c, k = row_shift(m)
-    store(values, m)
-    store(values + VECTOR, c)
-    store(values + 2 * VECTOR, k)
-    row: Int = 0
-    while row < count:
-        top: Vec = load_value(values + row * SIZE)
-        near: Vec = load_value(values + VECTOR + row * SIZE)
-        shift: Vec = load_value(values + 2 * VECTOR + row * SIZE)
-        t, ties = some_shares__share_below(x + row * dx, x, n, top, near, shift, -1, 0, 1)
-        store(work + row * VECTOR, t)
-        store(work + SHARES + row * VECTOR, ties)
-        row += 1
-    high, low = sum_pairs(work, count)
-    s: Vec = log_sum_over(plus(high, low), sums(work + SHARES, count), exp_scaled(m, c, k))
-    store(values + VECTOR, s)
-    row = 0
-    while row < count:
-        a: Vec = load_value(values + row * SIZE)
-        b: Vec = load_value(values + VECTOR + row * SIZE)
-        finish__log_share(x + row * dx, x + row * dx, y + row * dy, n, a, b, a, a, 0)
-        row += 1
 
 
 def logsumexp(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
@@ -435,8 +484,9 @@ def logsumexp(args: Address, strides: Address, rows: Int, n: Int, params: Addres
             result = plus(m, total__poison(x, x, n, m, m))
         else:
             c, k = row_shift(m)
-            high, low, ties = shares_of_row__share_below(x, x, n, m, c, k, -1, 0, 1)
-            result = plus(m, log_sum_over(plus(high, low), ties, exp_scaled(m, c, k)))
+            high, low, ties = shares_of_row__share_below(x, x, 0, 0, n, m, k, -1, 0, 1)
+            high, low = sum_lanes_pair(high, low)
+            result = plus(m, log_sum_over(plus(high, low), sum_lanes(ties), exp_scaled(m, c, k)))
         store_value(y, result)
         x += load_int(strides)
         y += load_int(strides + 8)
@@ -466,40 +516,79 @@ def sparsemax(args: Address, strides: Address, rows: Int, n: Int, params: Addres
 
 def softmax_backward(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
     """dy, y -> dx"""
-    dy: Address = load_int(args)
-    y: Address = load_int(args + 8)
-    dx: Address = load_int(args + 16)
-    past: Int = flags & STREAM
-    row: Int = 0
-    zero: Vec = splat(0.0)
-    while row < rows:
-        s: Vec = total__product(dy, y, n, zero, zero)
-        finish__softmax_grad(dy, y, dx, n, s, splat(SIGN), s, s, past)
-        dy += load_int(strides)
-        y += load_int(strides + 8)
-        dx += load_int(strides + 16)
-        row += 1
-    if past:
-        fence()
+    gradient__product__softmax_grad(args, strides, rows, n, flags & STREAM)
 
 
 def log_softmax_backward(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
     """dy, y -> dx"""
+    gradient__first__log_softmax_grad(args, strides, rows, n, flags & STREAM)
+
+
+def gradient(args: Address, strides: Address, rows: Int, n: Int, past: Int) -> None:
+    # each2(dy, y, s) of s = the sum of each(dy, y)
+    if n <= LANES:
+        side_gradient__each__each2(args, strides, rows, n)
+    else:
+        long_gradient__each__each2(args, strides, rows, n, past)
+    if past:
+        fence()
+
+
+def long_gradient(args: Address, strides: Address, rows: Int, n: Int, past: Int) -> None:
     dy: Address = load_int(args)
     y: Address = load_int(args + 8)
     dx: Address = load_int(args + 16)
-    past: Int = flags & STREAM
+    sign: Vec = splat(SIGN)
     row: Int = 0
-    zero: Vec = splat(0.0)
     while row < rows:
-        s: Vec = total__first(dy, dy, n, zero, zero)
-        finish__log_softmax_grad(dy, y, dx, n, s, s, s, s, past)
+        s: Vec = total__each(dy, y, n, sign, sign)
+        finish__each2(dy, y, dx, n, s, sign, sign, sign, past)
         dy += load_int(strides)
         y += load_int(strides + 8)
         dx += load_int(strides + 16)
         row += 1
-    if past:
-        fence()
+
+
+def blocks_of_rows(p: Address, q: Address, dp: Int, dq: Int, count: Int, n: Int, work: Address) -> Vec:
+    # in lane i the sum of each(p, q) over row i
+    zero: Vec = splat(0.0)
+    s: Vec = zero
+    row: Int = 0
+    while row < count:
+        s = block__each(p, q, n, zero, zero)
+        store(work + row * VECTOR, s)
+        p += dp
+        q += dq
+        row += 1
+    return sums(work, count, s)
+
+
+def side_gradient(args: Address, strides: Address, rows: Int, n: Int) -> None:
+    dy: Address = load_int(args)
+    y: Address = load_int(args + 8)
+    dx: Address = load_int(args + 16)
+    ddy: Int = load_int(strides)
+    dyy: Int = load_int(strides + 8)
+    work: Address = stack()
+    values: Address = work + VALUES
+    sign: Vec = splat(SIGN)
+    stop: Int = least(LANES, rows)
+    s: Vec = blocks_of_rows__each(dy, y, ddy, dyy, stop, n, work)
+    row: Int = 0
+    while row < rows:
+        store(values, s)
+        row += stop
+        done: Int = stop
+        if row < rows:
+            stop = least(LANES, rows - row)
+            s = blocks_of_rows__each(dy + done * ddy, y + done * dyy, ddy, dyy, stop, n, work)
+        i: Int = 0
+        while i < done:
+            finish__each2(dy, y, dx, n, load_value(values + i * SIZE), sign, sign, sign, 0)
+            dy += ddy
+            y += dyy
+            dx += load_int(strides + 16)
+            i += 1
 
 
 def sparsemax_backward(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
@@ -530,107 +619,95 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
     weights: Address = load_int(args + 16)
     loss: Address = load_int(args + 24)
     dx: Address = load_int(args + 32)
+    sx: Int = load_int(strides)
     factor: Vec = load_param(params)
+    zero: Vec = splat(0.0)
+    many: Int = at_once(n, 0)
     work: Address = stack()
+    values: Address = work + VALUES
+    inside: Int = n * SIZE <= NARROW
+    stop: Int = least(many, rows)
+    m: Vec = greatest_of_rows(x, sx, stop, n, work)
     row: Int = 0
     while row < rows:
-        count: Int = 1
-        label: Int = load_int(labels)
-        if n <= FEW * LANES:
-            count = rows - row
-            if count > LANES:
-                count = LANES
-            few_cross_entropy(args, strides, row, count, n, factor, flags, work)
-        elif label < 0:
-            store_value(loss, splat(0.0))
-            if not flags & VALUE_ONLY:
-                zero: Vec = splat(0.0)
-                finish__filled(x, x, dx, n, zero, zero, zero, zero, 0)
-        else:
-            chosen: Vec = load_value(x + label * SIZE)
-            m: Vec = greatest(x, n)
-            c, k = row_shift(m)
-            source: Address = x
-            if less(splat(0.0), is_far(m)):
-                finish__below(x, x, dx, n, m, m, m, m, 0)
-                source = dx
-            high, low, ties = shares_of_row__near(source, dx, n, m, c, k, label, 1, 0)
-            rest: Vec = plus(high, low)
-            share: Vec = exp_scaled(chosen, c, k)
-            weight: Vec = splat(1.0)
+        c, k = row_shift(m)
+        source: Address = x
+        if less(zero, max_lanes(is_far(m))):
+            stop = 1
+        store(values, k)
+        store(values + 3 * VECTOR, splat(1.0))
+        i: Int = 0
+        while i < stop:
+            label: Int = load_int(labels + i * load_int(strides + 8))
+            label = label if label >= 0 else 0
+            at: Address = i * SIZE
+            store_value(values + 2 * VECTOR + at, load_value(x + i * sx + label * SIZE))
             if weights:
-                weight = load_value(weights + label * SIZE)
-            store_value(loss, scale(weight, label_loss(chosen, m, rest, share, exp_scaled(m, c, k))))
-            if not flags & VALUE_ONLY:
-                inverse: Vec = quotient(scale(weight, factor), plus(rest, share))
-                finish__scaled(dx, dx, dx, n, inverse, splat(0.0), c, k, 0)
-                store_value(dx + label * SIZE, negative_product(rest, inverse))
-        x += count * load_int(strides)
-        labels += count * load_int(strides + 8)
-        loss += count * load_int(strides + 24)
-        dx += count * load_int(strides + 32)
-        row += count
-
-
-def few_cross_entropy(
-    args: Address, strides: Address, start: Int, count: Int, n: Int, factor: Vec, flags: Int, work: Address
-) -> None:
-    weights: Address = load_int(args + 16)
-    values: Address = work + VALUES
-    sx: Int = load_int(strides)
-    x: Address = load_int(args) + start * sx
-    labels: Address = load_int(args + 8) + start * load_int(strides + 8)
-    m: Vec = greatest_of_rows(x, sx, count, n, work)
-    c, k = row_shift(m)
-    store(values, c)
-    store(values + VECTOR, k)
-    store(values + 3 * VECTOR, splat(1.0))
-    row: Int = 0
-    while row < count:
-        label: Int = load_int(labels + row * load_int(strides + 8))
-        at: Address = row * SIZE
-        near: Vec = load_value(values + at)
-        shift: Vec = load_value(values + VECTOR + at)
-        e: Address = work + SHARES + row * FEW * VECTOR
-        t, ties = some_shares__share(x + row * sx, e, n, near, near, shift, label, 1, 0)
-        store(work + row * VECTOR, t)
-        if label < 0:
-            label = 0
-        store_value(values + 2 * VECTOR + at, load_value(x + row * sx + label * SIZE))
-        if weights:
-            store_value(values + 3 * VECTOR + at, load_value(weights + label * SIZE))
-        row += 1
-    high, low = sum_pairs(work, count)
-    rest: Vec = plus(high, low)
-    chosen: Vec = load(values + 2 * VECTOR)
-    weight: Vec = load(values + 3 * VECTOR)
-    share: Vec = exp_scaled(chosen, c, k)
-    inverse: Vec = quotient(scale(weight, factor), plus(rest, share))
-    store(values, scale(weight, label_loss(chosen, m, rest, share, exp_scaled(m, c, k))))
-    store(values + VECTOR, inverse)
-    store(values + 2 * VECTOR, negative_product(rest, inverse))
-    loss: Address = load_int(args + 24) + start * load_int(strides + 24)
-    dx: Address = load_int(args + 32) + start * load_int(strides + 32)
-    zero: Vec = splat(0.0)
-    row = 0
-    while row < count:
-        label = load_int(labels)
-        at = row * SIZE
-        value: Vec = load_value(values + at)
-        if label < 0:
-            value = zero
-        store_value(loss, value)
-        if not flags & VALUE_ONLY:
+                store_value(values + 3 * VECTOR + at, load_value(weights + label * SIZE))
+            i += 1
+        if less(zero, max_lanes(is_far(m))):
+            k = load_value(values)
+            store(values + VECTOR, c)
+            c = load_value(values + VECTOR)
+            finish__below(x, x, dx, n, c, c, c, c, 0)
+            source = dx
+        e: Address = dx
+        de: Int = load_int(strides + 32)
+        room: Int = 0
+        if inside:
+            e = work + SHARES
+            de = NARROW
+            room = LANES
+        high: Vec = m
+        low: Vec = m
+        shift: Vec = k
+        i = 0
+        while i < stop:
+            label = load_int(labels + i * load_int(strides + 8))
+            label = label if label >= 0 else 0
+            if stop > 1:
+                shift = load_value(values + i * SIZE)
+            high, low, ties = shares_of_row__near(
+                source + i * sx, e + i * de, SIZE, room, n, shift, shift, label, 1, 0
+            )
+            store(work + i * VECTOR, high)
+            store(work + LOW + i * VECTOR, low)
+            i += 1
+        x += stop * sx
+        high, low = sum_pairs(work, stop, high, low)
+        rest: Vec = plus(high, low)
+        chosen: Vec = load(values + 2 * VECTOR)
+        weight: Vec = load(values + 3 * VECTOR)
+        share: Vec = exp_scaled(chosen, c, k)
+        inverse: Vec = quotient(scale(weight, factor), plus(rest, share))
+        top: Vec = m
+        row += stop
+        done: Int = stop
+        if row < rows:
+            stop = least(many, rows - row)
+            m = greatest_of_rows(x, sx, stop, n, work)
+        store(values, scale(weight, label_loss(chosen, top, rest, share, exp_scaled(top, c, k))))
+        store(values + VECTOR, inverse)
+        store(values + 2 * VECTOR, negative_product(rest, inverse))
+        i = 0
+        while i < done:
+            label = load_int(labels)
+            at = values + i * SIZE
+            value: Vec = load_value(at)
             if label < 0:
-                finish__filled(dx, dx, dx, n, zero, zero, zero, zero, 0)
-            else:
-                e = work + SHARES + row * FEW * VECTOR
-                finish__scaled(e, e, dx, n, load_value(values + VECTOR + at), zero, zero, zero, 0)
-                store_value(dx + label * SIZE, load_value(values + 2 * VECTOR + at))
-        labels += load_int(strides + 8)
-        loss += load_int(strides + 24)
-        dx += load_int(strides + 32)
-        row += 1
+                value = zero
+            store_value(loss, value)
+            if not flags & VALUE_ONLY:
+                if label < 0:
+                    finish__filled(dx, dx, dx, n, zero, zero, zero, zero, 0)
+                else:
+                    finish__scaled(e, e, dx, n, load_value(at + VECTOR), zero, zero, zero, 0)
+                    store_value(dx + label * SIZE, load_value(at + 2 * VECTOR))
+            labels += load_int(strides + 8)
+            loss += load_int(strides + 24)
+            dx += load_int(strides + 32)
+            e += de
+            i += 1
 
 
 def cross_entropy_of_shares(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
@@ -645,8 +722,10 @@ def cross_entropy_of_shares(args: Address, strides: Address, rows: Int, n: Int, 
     while row < rows:
         m: Vec = greatest(x, n)
         c, k = row_shift(m)
-        high, low, ties = shares_of_row__share_below(x, x, n, m, c, k, -1, 0, 1)
+        high, low, ties = shares_of_row__share_below(x, x, 0, 0, n, m, k, -1, 0, 1)
+        high, low = sum_lanes_pair(high, low)
         rest: Vec = plus(high, low)
+        ties = sum_lanes(ties)
         top: Vec = exp_scaled(m, c, k)
         weight: Vec = total__first(q, q, n, zero, zero)
         far: Vec = total__distance(x, q, n, m, zero)

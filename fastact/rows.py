@@ -31,17 +31,12 @@ def make_slots(
 
     def resolver(dtype: str) -> tuple[int | None, Callable[..., Any] | None, int, int, int]:
         compute = dispatch.row_dtype(dtype)
-        stream_min = _driver.status()["stream_min"] if _streams(nin) else sys.maxsize
+        stream_min = _driver.status()["stream_min"] if nin else sys.maxsize
         return (*dispatch.find_row_kernel(name, compute), *dispatch.row_limits(compute), stream_min)
 
     slots = _rows.RowSlots(name, doc, nin, reduces, fill_in, fill, resolver, dispatch._lock)
     dispatch.register(slots)
     return slots
-
-
-def _streams(nin: int) -> bool:
-    # only gradients of two arrays ever go past the cache (``row_kernels``)
-    return nin == 2
 
 
 def _integer(what: str, value: Any, kinds: str = "an integer") -> int:
@@ -183,7 +178,7 @@ class RowMethod:
         rows = math.prod(n for i, n in enumerate(shape) if i not in axes)
         name, _, method = self.name.partition(".")
         call = f"{name} {method or 'forward'}"
-        return _row_plan(call, self._kernel, dtype, math.prod(shape), rows, _streams(self._nin))
+        return _row_plan(call, self._kernel, dtype, math.prod(shape), rows, bool(self._nin))
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

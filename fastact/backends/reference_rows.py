@@ -63,22 +63,27 @@ class Rows:
             lanes = lanes[..., :half] + lanes[..., half:]
         return lanes
 
-    def total_of_shares(self, shares: Any, few: bool = True) -> tuple[Any, Any]:
-        """The sum of shares over the last axis, kept, in two parts; where rows are `few` vectors, added plainly."""
+    def total_of_shares(self, shares: Any) -> tuple[Any, Any]:
+        """The sum of shares over the last axis, kept, in two parts."""
         n = shares.shape[-1]
-        if few and n <= row_kernels.FEW * self.lanes:
+        if n <= 8 * self.lanes:
             t = self.some(*self.vectors(shares))
             return self.lanes_pair(t, np.zeros_like(t))
         parts = []
-        for i in range(0, max(n, 1), row_kernels.SEGMENT):
+        for i in range(0, n, row_kernels.SEGMENT):
             parts.append(self.lanes_pair(*self.segment(shares[..., i : i + row_kernels.SEGMENT])))
-        return functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
+        if len(parts) > 1:
+            # without the lanes
+            high, low = functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
+            zeros = np.zeros((*high.shape[:-1], self.lanes - 1), self.dtype)
+            parts = [self.lanes_pair(*(np.concatenate([v, zeros], -1) for v in (high, low)))]
+        return parts[0]
 
     def segment(self, shares: Any) -> Any:
         vectors, quads = self.vectors(shares)
         chunk = row_kernels.CHUNK_GROUPS * 8
         parts = []
-        for start in range(0, max(vectors.shape[-2], 1), chunk):
+        for start in range(0, vectors.shape[-2], chunk):
             stop = min(start + chunk, vectors.shape[-2])
             s = np.full((*shares.shape[:-1], self.lanes), row_kernels.BIAS, self.dtype)
             r = np.zeros_like(s)
@@ -87,8 +92,11 @@ class Rows:
                 group = self.gathered(vectors[..., i : i + 4, :]) + self.gathered(vectors[..., i + 4 : i + 8, :])
                 s, r = self.call("add_share", s, r, group)
             rest = vectors[..., last:stop, :]
-            s, r = self.call("add_share", s, r, self.some(rest, (min(4 * quads, stop) - last) // 4))
-            parts.append((self.call("unbiased", s), r))
+            t = self.some(rest, (min(4 * quads, stop) - last) // 4)
+            if last > start:
+                s, r = self.call("add_share", s, r, t)
+                t = self.call("unbiased", s)
+            parts.append((t, r))
         return functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
 
     def gathered(self, quad: Any) -> Any:
@@ -119,9 +127,9 @@ class Rows:
     def greatest(self, x: Any) -> Any:
         return np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf).astype(self.dtype, copy=False)
 
-    def log_sum(self, x: Any, m: Any, few: bool = True) -> tuple[Any, Any, Any, Any, Any, Any]:
+    def log_sum(self, x: Any, m: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
         c, k = self.call("row_shift", m)
-        high, low = self.total_of_shares(self.call("share_below", x, m, c, k), few)
+        high, low = self.total_of_shares(self.call("share_below", x, m, k))
         rest, ties = high + low, self.total(self.call("equal", x, m))
         top = self.call("exp_scaled", m, c, k)
         return self.call("log_sum_over", rest, ties, top), c, k, rest, ties, top
@@ -141,7 +149,7 @@ class Rows:
 
     def logsumexp(self, x: Any) -> Any:
         m = self.greatest(x)
-        s, *_ = self.log_sum(x, m, few=False)
+        s, *_ = self.log_sum(x, m)
         infinite = m + self.total(self.call("poison", x, None, None, None))
         return np.where(np.isfinite(m), m + s, infinite)[..., 0]
 
@@ -199,7 +207,7 @@ class Rows:
         x, q = x.reshape(-1, n), targets.reshape(-1, n)
         with np.errstate(all="ignore"):
             m = self.greatest(x)
-            s, c, k, rest, ties, top = self.log_sum(x, m, few=False)
+            s, c, k, rest, ties, top = self.log_sum(x, m)
             weight = self.total(q)
             far = self.total(self.call("distance", x, q, m, None))
             loss.reshape(-1)[...] = self.call("target_loss", far, weight, s)[:, 0]

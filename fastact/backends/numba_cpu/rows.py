@@ -20,6 +20,8 @@ from fastact.backends.numba_cpu.emit import BITS, Emitter, Value
 from fastact.row_bind import KERNELS, PAIRS, bind_rows
 
 SIGNATURE = types.void(types.intp, types.intp, types.int64, types.int64, types.intp, types.int64)
+# a function that kernels are made of: never called from Python
+PART = {"error_model": "numpy", "nogil": True, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 PARTS = 4  # vectors of a quad
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -60,7 +62,12 @@ class Vectors:
         return [self.shuffled(builder, v, range(start, start + self.lanes)) for start in (0, self.lanes)]
 
     def first(self, builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
-        return simd._count_mask(builder, self.lanes, count)
+        bits = ir.IntType(8 * self.size)
+        most = ir.Constant(I64, self.lanes)
+        count = builder.select(builder.icmp_signed("<", count, most), count, most)
+        count = builder.trunc(count, bits) if bits.width < 64 else count
+        numbers = ir.Constant(ir.VectorType(bits, self.lanes), list(range(self.lanes)))
+        return builder.icmp_signed("<", numbers, simd._splat(builder, count, self.lanes))
 
     def load_some(self, builder: ir.IRBuilder, p: ir.Value, count: ir.Value, fill: ir.Value) -> ir.Value:
         align = ir.Constant(I32, self.size)
@@ -131,11 +138,13 @@ class Vectors:
         rows = [[simd.emit_load(builder, self.vec, self.at(builder, p, j))] for j in range(self.lanes)]
         return self.fold(builder, rows, lambda u, w: [combine(Value(emit, u[0]), Value(emit, w[0])).ir])[0]
 
-    def across_rows_pair(self, builder: ir.IRBuilder, p: ir.Value) -> list[ir.Value]:
-        rows = [simd.emit_load(builder, self.vec, self.at(builder, p, j)) for j in range(self.lanes)]
+    def across_rows_pair(self, builder: ir.IRBuilder, p: ir.Value, q: ir.Value) -> list[ir.Value]:
+        rows = [
+            [simd.emit_load(builder, self.vec, self.at(builder, a, j)) for a in (p, q)] for j in range(self.lanes)
+        ]
         if self.dtype == "float32":
             half = self.lanes // 2
-            wide = [[self.halves_added(builder, row)] for row in rows]
+            wide = [[self.halves_added(builder, *row)] for row in rows]
 
             def add(u: list[ir.Value], w: list[ir.Value]) -> list[ir.Value]:
                 return [builder.fadd(u[0], w[0])]
@@ -148,7 +157,7 @@ class Vectors:
         def add_pairs(u: list[ir.Value], w: list[ir.Value]) -> list[ir.Value]:
             return [v.ir for v in pair_add(*(Value(emit, v) for v in [*u, *w]))]
 
-        return self.fold(builder, [[row, ir.Constant(self.type, None)] for row in rows], add_pairs)
+        return self.fold(builder, rows, add_pairs)
 
     def shuffled(self, builder: ir.IRBuilder, v: ir.Value, order: Iterable[int], w: ir.Value | None = None) -> ir.Value:
         numbers = list(order) if w is not None else [i % v.type.count for i in order]
@@ -266,7 +275,7 @@ class Vectors:
             "sum_lanes_pair": (types.UniTuple(vec, 2), (vec, vec), self.across_pair),
             "across_max": (vec, (intp,), lambda b, p: self.across_rows(b, p, greater)),
             "across_sum": (vec, (intp,), lambda b, p: self.across_rows(b, p, plus)),
-            "across_sum_pair": (types.UniTuple(vec, 2), (intp,), self.across_rows_pair),
+            "across_sum_pair": (types.UniTuple(vec, 2), (intp, intp), self.across_rows_pair),
             "without": (vec, (vec, i64), self.without),
             "without4": (quad, (quad, i64), without4),
             "first_lanes": (vec, (vec, i64),
@@ -354,17 +363,18 @@ def kernel_function(name: str, dtype: str) -> FunctionType:
         return traced[used]
 
     def build(called: str) -> FunctionType:
-        template, _, each = called.partition("__")
-        own = {**env, "each": formula(each)} if each else env
+        template, *given = called.split("__")
+        each = dict(zip(("each", "each2"), given))
+        own = {**env, **{name: formula(used) for name, used in each.items()}}
         for used in functions[template].__code__.co_names:
             if used in own:
                 continue
             if used in formulas:
                 own[used] = env[used] = formula(used)
                 continue
-            callee = used.removesuffix("__each") + f"__{each}" if used.endswith("__each") else used
+            callee = "__".join(each.get(part, part) for part in used.split("__"))
             if callee not in env:
-                env[callee] = njit(error_model="numpy", nogil=True, forceinline=True)(build(callee))
+                env[callee] = njit(**PART)(build(callee))
             own[used] = env[callee]
         return FunctionType(functions[template].__code__, own, called)
 
