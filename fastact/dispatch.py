@@ -204,8 +204,8 @@ _measured = json.loads(Path(__file__).with_name("thresholds.json").read_text(enc
 PARALLEL_MIN_BYTES: dict[str, int] = _measured["parallel_min_bytes"]
 ASLEEP_FACTOR: int = _measured["asleep_factor"]
 STREAM_MIN_BYTES: int = _measured["stream_min_bytes"]
-# a task: short enough that a late thread does not matter, and long, because each start in memory costs 0.3 us beside the
-# call (2^20 float32, 2 threads: relu 59 us with 128 KiB, 49 with 512 KiB, 48 with 1 MiB)
+# a task: short enough that a late thread does not matter, and long, because each start in memory costs 0.3 us
+# (2^20 float32, 2 threads: relu 59 us with 128 KiB, 49 with 512 KiB, 48 with 1 MiB)
 CHUNK_BYTES = 512 * 1024
 
 
