@@ -11,28 +11,62 @@ import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools._distutils.ccompiler import new_compiler
-from setuptools._distutils.sysconfig import customize_compiler
+from setuptools._distutils.sysconfig import customize_compiler, get_python_inc
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import PlatformError
 
 ROOT = Path(__file__).parent
 NUMPY_API = [(name, "NPY_2_0_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")]
+
+
+def try_compiler(program: str, flags: list[str], *, link: bool) -> Exception | None:
+    """None where the C compiler takes a program, else its complaint."""
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "program.c")
+        source.write_text(program)
+        try:
+            objects = compiler.compile(
+                [str(source)], output_dir=folder, include_dirs=[get_python_inc()], extra_postargs=flags
+            )
+            if link:
+                compiler.link_executable(objects, str(Path(folder, "program")), extra_postargs=flags)
+        except Exception as error:
+            return error
+    return None
 
 
 def openmp_flag() -> list[str]:
     """The compiler's OpenMP flag; empty where it has none. The driver asks OpenMP for limits, it runs no region."""
     if os.environ.get("FASTACT_NO_OPENMP"):
         return []
-    compiler = new_compiler()
-    customize_compiler(compiler)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "openmp.c")
-        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
-        try:
-            objects = compiler.compile([str(source)], output_dir=folder, extra_postargs=["-fopenmp"])
-            compiler.link_executable(objects, str(Path(folder, "openmp")), extra_postargs=["-fopenmp"])
-        except Exception as error:
-            print(f"fastact: built without OpenMP ({error}); threadpoolctl's limits will not be seen", file=sys.stderr)
-            return []
+    program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+    error = try_compiler(program, ["-fopenmp"], link=True)
+    if error is not None:
+        print(
+            f"fastact: built without OpenMP ({error}); threadpoolctl's limits will not be seen. The compiler's OpenMP "
+            "brings it (Debian, Ubuntu: libomp-dev for clang; gcc has its own)",
+            file=sys.stderr,
+        )
+        return []
     return ["-fopenmp"]
+
+
+def require_compiler() -> None:
+    """The driver has no substitute: says what to install where it cannot be compiled."""
+    error = try_compiler("int main(void) { return 0; }\n", [], link=False)
+    if error is not None:
+        raise PlatformError(
+            f"fastact needs a C compiler, and there is none that works ({error}): install gcc or clang "
+            "(Debian, Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select --install), or set CC"
+        )
+    error = try_compiler("#include <Python.h>\n", [], link=False)
+    if error is not None:
+        raise PlatformError(
+            f"fastact needs the headers of Python, and there is no Python.h in {get_python_inc()} ({error}): install "
+            "them (Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)"
+        )
 
 
 def driver() -> list[Extension]:
@@ -75,7 +109,11 @@ def ahead_of_time() -> ModuleType | None:
 
 if __name__ == "__main__":
     aot = ahead_of_time()
-    if aot is None:
-        setup(ext_modules=driver())
-    else:
-        setup(ext_modules=driver() + aot.extensions(), cmdclass={"build_ext": aot.BuildExt})
+    base = build_ext if aot is None else aot.BuildExt
+
+    class BuildExt(base):
+        def run(self) -> None:
+            require_compiler()
+            super().run()
+
+    setup(ext_modules=driver() + ([] if aot is None else aot.extensions()), cmdclass={"build_ext": BuildExt})

@@ -104,8 +104,12 @@ static const double fastact_iota_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 FASTACT_INLINE int64_t floor_mod(int64_t a, int64_t b) { return (a % b + b) % b; }
 FASTACT_INLINE int64_t load_int(intptr_t p) { return *(const int64_t *)p; }
 FASTACT_INLINE void fence(void) { streamed(1); }
+FASTACT_INLINE void prefetch(intptr_t p) { __builtin_prefetch((const void *)p, 0, 2); }
+/* in the caller's frame; alignment in bits */
+#define stack(bytes) ((intptr_t)__builtin_alloca_with_align(bytes, 512))
 
-/* within a register: lane i and lane i ^ step; the first lane; the first `count` lanes in memory */
+/* within a register: lane i and lane i ^ step; b where i has the bit `step`, else a; the first lane; the first `count`
+ * lanes in memory */
 #if LANES_f32 == 16
 #define SWAP8_f32(v) _mm512_shuffle_f32x4(v, v, 0x4e)
 #define SWAP4_f32(v) _mm512_shuffle_f32x4(v, v, 0xb1)
@@ -114,6 +118,13 @@ FASTACT_INLINE void fence(void) { streamed(1); }
 #define SWAP4_f64(v) _mm512_shuffle_f64x2(v, v, 0x4e)
 #define SWAP2_f64(v) _mm512_shuffle_f64x2(v, v, 0xb1)
 #define SWAP1_f64(v) _mm512_permute_pd(v, 0x55)
+#define ODD8_f32(a, b) _mm512_mask_blend_ps(0xff00, a, b)
+#define ODD4_f32(a, b) _mm512_mask_blend_ps(0xf0f0, a, b)
+#define ODD2_f32(a, b) _mm512_mask_blend_ps(0xcccc, a, b)
+#define ODD1_f32(a, b) _mm512_mask_blend_ps(0xaaaa, a, b)
+#define ODD4_f64(a, b) _mm512_mask_blend_pd(0xf0, a, b)
+#define ODD2_f64(a, b) _mm512_mask_blend_pd(0xcc, a, b)
+#define ODD1_f64(a, b) _mm512_mask_blend_pd(0xaa, a, b)
 #define FIRST_f32(v) _mm512_cvtss_f32(v)
 #define FIRST_f64(v) _mm512_cvtsd_f64(v)
 FASTACT_INLINE unsigned fastact_first(int64_t count, int lanes) {
@@ -137,6 +148,11 @@ FASTACT_INLINE void fastact_store_first_f64(double *p, vf64 v, int64_t count) {
 #define SWAP1_f32(v) _mm256_permute_ps(v, 0xb1)
 #define SWAP2_f64(v) _mm256_permute2f128_pd(v, v, 1)
 #define SWAP1_f64(v) _mm256_permute_pd(v, 0x5)
+#define ODD4_f32(a, b) _mm256_blend_ps(a, b, 0xf0)
+#define ODD2_f32(a, b) _mm256_blend_ps(a, b, 0xcc)
+#define ODD1_f32(a, b) _mm256_blend_ps(a, b, 0xaa)
+#define ODD2_f64(a, b) _mm256_blend_pd(a, b, 0xc)
+#define ODD1_f64(a, b) _mm256_blend_pd(a, b, 0xa)
 #define FIRST_f32(v) _mm256_cvtss_f32(v)
 #define FIRST_f64(v) _mm256_cvtsd_f64(v)
 FASTACT_INLINE __m256 fastact_first_f32(int64_t count) {
@@ -164,6 +180,9 @@ FASTACT_INLINE void fastact_store_first_f64(double *p, vf64 v, int64_t count) {
 #define SWAP2_f32(v) _mm_shuffle_ps(v, v, 0x4e)
 #define SWAP1_f32(v) _mm_shuffle_ps(v, v, 0xb1)
 #define SWAP1_f64(v) _mm_shuffle_pd(v, v, 1)
+#define ODD2_f32(a, b) _mm_blend_ps(a, b, 0xc)
+#define ODD1_f32(a, b) _mm_blend_ps(a, b, 0xa)
+#define ODD1_f64(a, b) _mm_blend_pd(a, b, 2)
 #define FIRST_f32(v) _mm_cvtss_f32(v)
 #define FIRST_f64(v) _mm_cvtsd_f64(v)
 #else
@@ -196,22 +215,29 @@ FASTACT_INLINE void fastact_store_first_f64(double *p, vf64 v, int64_t count) {
 
 #if !defined(SWAP8_f32)
 #define SWAP8_f32(v) (v)
+#define ODD8_f32(a, b) (a)
 #endif
 #if !defined(SWAP4_f32)
 #define SWAP4_f32(v) (v)
+#define ODD4_f32(a, b) (a)
 #endif
 #if !defined(SWAP2_f32)
 #define SWAP2_f32(v) (v)
 #define SWAP1_f32(v) (v)
+#define ODD2_f32(a, b) (a)
+#define ODD1_f32(a, b) (a)
 #endif
 #if !defined(SWAP4_f64)
 #define SWAP4_f64(v) (v)
+#define ODD4_f64(a, b) (a)
 #endif
 #if !defined(SWAP2_f64)
 #define SWAP2_f64(v) (v)
+#define ODD2_f64(a, b) (a)
 #endif
 #if !defined(SWAP1_f64)
 #define SWAP1_f64(v) (v)
+#define ODD1_f64(a, b) (a)
 #endif
 
 /* lane i from lane i ^ step: from another register, or within one */
@@ -228,6 +254,28 @@ FASTACT_INLINE vec_f64 swap_f64(vec_f64 w, int step) {
     return MAP_vec_f64(FASTACT_SWAP, w, 1, LANES_f64, SWAP1_f64);
 }
 
+/* rows u and w, so that lanes i and i + step of both are combined at once: in lanes without the bit `step` u's, in the
+ * others w's; `lower` has lane i of each, `upper` lane i + step */
+#define FASTACT_LOWER(j, r, u, w, step, lanes, within, odd)                                                           \
+    if (step >= lanes) (r).v[j] = (j) * lanes & step ? (w).v[(j) ^ (step / lanes)] : (u).v[j];                        \
+    else (r).v[j] = odd((u).v[j], within((w).v[j]));
+#define FASTACT_UPPER(j, r, u, w, step, lanes, within, odd)                                                           \
+    if (step >= lanes) (r).v[j] = (j) * lanes & step ? (w).v[j] : (u).v[(j) ^ (step / lanes)];                        \
+    else (r).v[j] = odd(within((u).v[j]), (w).v[j]);
+#define FASTACT_HALF(name, MAP)                                                                                       \
+    FASTACT_INLINE vec_f32 name##_f32(vec_f32 u, vec_f32 w, int step) {                                               \
+        if (step == 8) return MAP_vec_f32(MAP, u, w, 8, LANES_f32, SWAP8_f32, ODD8_f32);                              \
+        if (step == 4) return MAP_vec_f32(MAP, u, w, 4, LANES_f32, SWAP4_f32, ODD4_f32);                              \
+        if (step == 2) return MAP_vec_f32(MAP, u, w, 2, LANES_f32, SWAP2_f32, ODD2_f32);                              \
+        return MAP_vec_f32(MAP, u, w, 1, LANES_f32, SWAP1_f32, ODD1_f32);                                             \
+    }                                                                                                                \
+    FASTACT_INLINE vec_f64 name##_f64(vec_f64 u, vec_f64 w, int step) {                                               \
+        if (step == 4) return MAP_vec_f64(MAP, u, w, 4, LANES_f64, SWAP4_f64, ODD4_f64);                              \
+        if (step == 2) return MAP_vec_f64(MAP, u, w, 2, LANES_f64, SWAP2_f64, ODD2_f64);                              \
+        return MAP_vec_f64(MAP, u, w, 1, LANES_f64, SWAP1_f64, ODD1_f64);                                             \
+    }
+FASTACT_HALF(lower, FASTACT_LOWER)
+FASTACT_HALF(upper, FASTACT_UPPER)
 #define SPLAT(j, r, x) (r).v[j] = x;
 #define LOAD(j, r, load, p, lanes) (r).v[j] = load((p) + (j) * (lanes));
 #define LOAD_NEGATED(j, r, load, p, lanes) (r).v[j] = -load((p) + (j) * (lanes));
@@ -244,6 +292,13 @@ FASTACT_INLINE vec_f64 swap_f64(vec_f64 w, int step) {
 #define WIDEN(j, r, w, parts) (r).v[j] = (w).v[(j) % (parts)];
 #define PART(j, r, w, from) (r).v[j] = (w).v[(from) + (j)];
 #define ADD(j, r, a, b) (r).v[j] = (a).v[j] + (b).v[j];
+
+/* in lane i row i, combined over its lanes */
+#define FOLD_4(f, T, p, row, j) fold_##f##_##T(row(f, p, j), row(f, p, (j) + 4), 4)
+#define FOLD_2(f, T, p, row, j) fold_##f##_##T(FOLD_4(f, T, p, row, j), FOLD_4(f, T, p, row, (j) + 2), 2)
+#define FOLD_ROWS(f, T, p, row) fold_##f##_##T(FOLD_2(f, T, p, row, 0), FOLD_2(f, T, p, row, 1), 1)
+#define FOLD_ROW_f64(f, p, j) row_load_f64((p) + 64 * (j))
+#define FOLD_ROW_f32(f, p, j) fold_##f##_f32(row_load_f32((p) + 64 * (j)), row_load_f32((p) + 64 * ((j) + 8)), 8)
 
 #define FASTACT_ROWS(T, element)                                                                                     \
     FASTACT_INLINE vec_##T splat_##T(double s) { return MAP_vec_##T(SPLAT, lit_##T(s)); }                             \
@@ -280,6 +335,7 @@ FASTACT_INLINE vec_f64 swap_f64(vec_f64 w, int step) {
     FASTACT_INLINE void store_some_##T(intptr_t p, vec_##T w, int64_t count) {                                        \
         EACH_vec_##T(STORE_SOME, fastact_store_first_##T, (element *)p, w, LANES_##T, count)                         \
     }                                                                                                                \
+    FASTACT_INLINE void store_value_##T(intptr_t p, vec_##T w) { *(element *)p = FIRST_##T(w.v[0]); }                 \
     FASTACT_INLINE vec_##T load_value_##T(intptr_t p) { return splat_##T((double)*(const element *)p); }              \
     FASTACT_INLINE vec_##T load_param_##T(intptr_t p) { return splat_##T(*(const double *)p); }                       \
     FASTACT_INLINE vec_##T part_##T(quad_##T w, int64_t i) { return MAP_vec_##T(PART, w, i *VPARTS_##T); }           \
@@ -301,6 +357,14 @@ FASTACT_INLINE vec_f64 swap_f64(vec_f64 w, int step) {
         for (int step = WIDTH_##T / 2; step; step /= 2) w = fastact_greater_##T(w, swap_##T(w, step));               \
         return w;                                                                                                    \
     }                                                                                                                \
+    FASTACT_INLINE vec_##T fold_add_##T(vec_##T u, vec_##T w, int step) {                                             \
+        return fastact_add_##T(lower_##T(u, w, step), upper_##T(u, w, step));                                        \
+    }                                                                                                                \
+    FASTACT_INLINE vec_##T fold_greater_##T(vec_##T u, vec_##T w, int step) {                                         \
+        return fastact_greater_##T(lower_##T(u, w, step), upper_##T(u, w, step));                                    \
+    }                                                                                                                \
+    FASTACT_INLINE vec_##T across_sum_##T(intptr_t p) { return FOLD_ROWS(add, T, p, FOLD_ROW_##T); }                  \
+    FASTACT_INLINE vec_##T across_max_##T(intptr_t p) { return FOLD_ROWS(greater, T, p, FOLD_ROW_##T); }              \
     FASTACT_INLINE vec_##T without_##T(vec_##T w, int64_t lane) {                                                     \
         vec_##T r;                                                                                                   \
         EACH_vec_##T(WITHOUT, T, r, w, LANES_##T, lane)                                                              \
@@ -340,6 +404,24 @@ FASTACT_INLINE void sum_lanes_pair_f32(vec_f32 high, vec_f32 low, vec_f32 *upper
     double sum = FIRST_f64(sum_lanes_f64(wide).v[0]);
     *upper = splat_f32(sum);
     *lower = splat_f32(sum - (double)(float)sum);
+}
+#define ADD_HALVES(j, r, a) (r).v[j] = WIDE(a, j, 0) + WIDE(a, j, 1);
+FASTACT_INLINE vec_f64 fastact_wide_row(intptr_t p) {
+    vec_f32 w = row_load_f32(p);
+    return MAP_vec_f64(ADD_HALVES, w);
+}
+#define FOLD_WIDE_ROW(f, p, j) fastact_wide_row((p) + 64 * (j))
+FASTACT_INLINE void across_sum_pair_f32(intptr_t p, vec_f32 *upper, vec_f32 *lower) {
+    double sums[16] __attribute__((aligned(64)));
+    float high[16], low[16];
+    row_store_f64((intptr_t)sums, FOLD_ROWS(add, f64, p, FOLD_WIDE_ROW));
+    row_store_f64((intptr_t)(sums + 8), FOLD_ROWS(add, f64, p + 8 * 64, FOLD_WIDE_ROW));
+    for (int i = 0; i < 16; i++) {
+        high[i] = (float)sums[i];
+        low[i] = (float)(sums[i] - (double)high[i]);
+    }
+    *upper = row_load_f32((intptr_t)high);
+    *lower = row_load_f32((intptr_t)low);
 }
 
 #endif

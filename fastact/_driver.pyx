@@ -18,6 +18,8 @@ from fastact._numpy_api cimport (
     PyArrayMethod_Spec, PyCapsule_New, PyType_Slot, PyUFunc_AddLoopFromSpec, PyUFunc_AddPromoter, PyUFuncObject,
 )
 
+import sys
+
 import numpy as np
 
 from fastact.messages import no_loop, unsupported
@@ -73,6 +75,14 @@ cdef extern from *:
     void fastact_restore_flags(fastact_flags flags) nogil
 
 
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_SimpleNew(int nd, const cnp.npy_intp *dims, int type_number)
+    bint PyArray_ISCARRAY(cnp.ndarray array)
+    bint PyArray_ISCARRAY_RO(cnp.ndarray array)
+    bint PyArray_CompareLists(const cnp.npy_intp *a, const cnp.npy_intp *b, int n)
+    int PyArray_FailUnlessWriteable(cnp.ndarray array, const char *name) except -1
+
+
 cdef extern from "Python.h":
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
     object PyVectorcall_Call(object callable_, PyObject *args, PyObject *kwargs)
@@ -101,6 +111,7 @@ cdef extern from *:
     #define TILE 512      /* elements of a tile; at most 12 arguments of 8 bytes: 48 KiB of stack */
     #define MAX_ARGS 12
     #define MAX_KEYWORDS 8
+    #define HOLD_GIL 512  /* elements up to which a call keeps it, as NumPy does */
     #define VECTOR 64     /* bytes that a kernel may take at once */
     #define TILE_BYTES ((TILE * 8 + VECTOR) * MAX_ARGS)
     #define BLOCK_BYTES (VECTOR * (MAX_ARGS + 1))
@@ -109,6 +120,7 @@ cdef extern from *:
         TILE
         MAX_ARGS
         MAX_KEYWORDS
+        HOLD_GIL
         VECTOR
         TILE_BYTES
         BLOCK_BYTES
@@ -210,6 +222,16 @@ cdef inline void gather(char *target, const char *source, Py_ssize_t n, Py_ssize
     else:
         for i in range(n):
             memcpy(target + 2 * i, source + i * stride, 2)
+
+
+cdef inline void fill(char *block, const char *value, Py_ssize_t size) noexcept nogil:
+    # VECTOR bytes of one value
+    cdef uint64_t bits = 0
+    cdef Py_ssize_t i
+    for i in range(8 // size):
+        memcpy(<char *> &bits + i * size, value, size)
+    for i in range(VECTOR // 8):
+        (<uint64_t *> block)[i] = bits
 
 
 cdef inline void scatter(char *target, const char *source, Py_ssize_t n, Py_ssize_t stride, Py_ssize_t size) noexcept nogil:
@@ -358,8 +380,7 @@ cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *stride
         if slot.nin <= j < first_out:
             if strides[j] == 0 or n == 1:
                 # one value: a block of it, which the kernel reads over and over
-                for i in range(VECTOR // size):
-                    memcpy(block + i * size, data[j], size)
+                fill(block, data[j], size)
                 job.args[j] = block
                 job.strides[j] = 0
                 job.psteps[j - slot.nin] = 0
@@ -834,6 +855,60 @@ cdef int dtype_index(PyObject **arrays, Py_ssize_t n) noexcept:
 # whether they choose the dtype
 cdef dict UFUNC_KEYWORDS = {"out": False, "where": False, "casting": False, "order": False, "subok": False, "dtype": True,
                             "signature": True, "sig": True}
+cdef str OUT = sys.intern("out")
+
+
+cdef object call_plain(UfuncSlots slots, int dtype, PyObject **args, Py_ssize_t n, tuple params, PyObject *given_out):
+    # Arrays of one shape, contiguous, aligned, in native byte order, with an `out` of that kind or none: what the ufunc
+    # does then is no more than this, and relu of 16 elements takes 0.06 us here, 0.34 there (Zen 4). None where it is
+    # not so plain.
+    cdef Slot *slot = &slots.slots[dtype]
+    cdef char *data[MAX_ARGS]
+    cdef cnp.npy_intp strides[MAX_ARGS]
+    cdef cnp.ndarray first = <cnp.ndarray> args[0], array, out
+    cdef int ndim = cnp.PyArray_NDIM(first), nparam = slot.nparam
+    cdef Py_ssize_t j, size, total
+    cdef size_t bytes
+    if ndim == 0 or slot.nout != 1:
+        return None
+    for j in range(n):
+        array = <cnp.ndarray> args[j]
+        if not PyArray_ISCARRAY_RO(array) or not same_shape(array, first):
+            return None
+        data[j] = <char *> cnp.PyArray_DATA(array)
+        strides[j] = slot.size
+    total = cnp.PyArray_SIZE(first)
+    bytes = total * slot.size
+    if given_out == NULL:
+        out = PyArray_SimpleNew(ndim, cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
+    else:
+        if not cnp.PyArray_CheckExact(<object> given_out):
+            return None
+        out = <cnp.ndarray> given_out
+        if cnp.PyArray_TYPE(out) != cnp.PyArray_TYPE(first) or not PyArray_ISCARRAY(out) or not same_shape(out, first):
+            return None
+        PyArray_FailUnlessWriteable(out, b"output array")
+        for j in range(n):
+            # in place is fine; a part is not
+            if data[j] != cnp.PyArray_DATA(out) and <uintptr_t> data[j] < <uintptr_t> cnp.PyArray_DATA(out) + bytes \
+                    and <uintptr_t> cnp.PyArray_DATA(out) < <uintptr_t> data[j] + bytes:
+                return None
+    for j in range(nparam):
+        data[n + j] = <char *> cnp.PyArray_DATA(<cnp.ndarray> PyTuple_GET_ITEM(<PyObject *> params, j))
+        strides[n + j] = 0
+    data[n + nparam] = <char *> cnp.PyArray_DATA(out)
+    strides[n + nparam] = slot.size
+    if total < HOLD_GIL:
+        quiet(slot, data, total, strides)
+    else:
+        with nogil:
+            quiet(slot, data, total, strides)
+    return out
+
+
+cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int ndim = cnp.PyArray_NDIM(a)
+    return ndim == cnp.PyArray_NDIM(b) and PyArray_CompareLists(cnp.PyArray_DIMS(a), cnp.PyArray_DIMS(b), ndim)
 
 
 cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObject *kwnames):
@@ -843,10 +918,11 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), j, nkw = 0, k
     cdef int dtype
     cdef tuple params
-    cdef bint typed = True
+    cdef bint typed = True, plain = True
     if kwnames != NULL:
         nkw = PyTuple_GET_SIZE(kwnames)
-        if self.nparam or self.variants is not None:
+        plain = nkw == 1 and PyTuple_GET_ITEM(kwnames, 0) == <PyObject *> OUT
+        if not plain and (self.nparam or self.variants is not None):
             for j in range(nkw):
                 key = <object> PyTuple_GET_ITEM(kwnames, j)
                 if key in self.names or (self.variants is not None and key == self.variants[0]):
@@ -866,6 +942,12 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
     if dtype < 0:
         # not all of one dtype that defaults are there for
         return call_unpacked(self, args, n, kwnames)
+    if plain:
+        result = call_plain(
+            <UfuncSlots> self.slots_, dtype, args, n, <tuple> self.typed_defaults[dtype] if self.nparam else None,
+            args[n] if nkw else NULL)
+        if result is not None:
+            return result
     if not self.nparam:
         return fastact_vectorcall(self.ufunc_, args, n, kwnames)
     params = <tuple> self.typed_defaults[dtype] if typed else self.defaults

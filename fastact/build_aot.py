@@ -7,6 +7,7 @@ the flags and the name of the module differ. Every level is optional: a compiler
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import sys
@@ -99,6 +100,8 @@ def sources(render: Any) -> dict[str, dict[str, Any]]:
 def render_all(folder: Path) -> None:
     """Writes what is generated: Cython and C sources into `folder`, declarations for users into the package."""
     with _source_package():
+        # first: what is edited while this runs then counts as changed
+        built_from = importlib.import_module("fastact.render").source_hash(PACKAGE)
         render, render_rows, table, kinds, row_bind = (
             importlib.import_module(f"fastact.{name}")
             for name in ("render", "render_rows", "table", "kinds", "row_bind")
@@ -111,7 +114,6 @@ def render_all(folder: Path) -> None:
         functions = render.embedded([loop for loop in loops if loop.op in table.OPS])
         primitives = render.arities(PACKAGE / "primitives.py")
         module = render.render_module(loops, formulas, primitives, rows=rows)
-        built_from = render.source_hash(PACKAGE)
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )
@@ -147,7 +149,7 @@ def level_extensions(folder: Path, package: str) -> list[Extension]:
     """A module of `package` per ISA level, of the kernels in ``folder/_aot.pyx``."""
     from Cython.Build import cythonize
 
-    cythonize([Extension("_aot", [str(folder / "_aot.pyx")])], quiet=True)
+    cythonize([Extension(package + "_aot", [str(folder / "_aot.pyx")])], quiet=True)
     for level in levels():
         _write(folder / f"{level}.c", _level_source(level))
     package_folder = os.path.relpath(PACKAGE)
@@ -175,6 +177,22 @@ def extensions() -> list[Extension]:
     return level_extensions(BUILD, "fastact.") + cythonize([embed], quiet=True)
 
 
+def write_stamp(folder: Path, *, in_place: bool) -> None:
+    """Leaves in `folder` what tells the backend, without hashing the sources, that they are those that were built.
+
+    That is their sizes and, where they stay where they are, their times; an installer of wheels sets times of its own.
+    """
+    with _source_package():
+        render = importlib.import_module("fastact.render")
+        stats = {path: path.stat() for path in render.source_files(PACKAGE)}
+        files = {
+            path.relative_to(PACKAGE).as_posix(): [s.st_size, s.st_mtime_ns if in_place else None]
+            for path, s in stats.items()
+        }
+        stamp = {"sources": render.source_hash(PACKAGE), "files": files}
+    _write(folder / "_aot_stamp.json", json.dumps(stamp))
+
+
 class BuildExt(build_ext):
     """Builds two extensions at a time, and says which were built."""
 
@@ -190,6 +208,7 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         super().run()
+        write_stamp(PACKAGE if self.inplace else Path(self.build_lib, PACKAGE.name), in_place=bool(self.inplace))
         for extension in self.extensions:
             state = "built" if extension.name in self.built else "NOT BUILT: see the messages above"
             print(f"fastact: {extension.name} {state}", file=sys.stderr)

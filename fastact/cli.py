@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -234,7 +235,14 @@ def run_warmup(args: argparse.Namespace) -> int:
         print(json.dumps({"kernels": ready, "seconds": seconds, "backend": found["backend"]}))
     else:
         print(f"{ready} kernels ready after {seconds:.1f} s (backend {found['backend']})")
-    return 0
+    if found["backend"] != "numba" or found["cache folder"] not in found["cache problems"]:
+        return 0
+    folder = found["cache folder"]
+    print(
+        f"fastact warmup: nothing is kept for the next process: {folder}: {found['cache problems'][folder]}",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def build_parser() -> Parser:

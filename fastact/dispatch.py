@@ -32,27 +32,30 @@ _slots: list[Any] = []  # what caches kernels and has a `reset()`
 _asked = "auto"
 
 
+def reason(name: str) -> str | None:
+    """None where a backend is available, else the reason why it is not. Imports no other backend."""
+    if name == "cuda":
+        return CUDA_REASON
+    try:
+        return backends.get(name).available()
+    except ImportError as error:
+        return f"not built: {error}"
+
+
 def reasons() -> dict[str, str | None]:
-    """Every backend, with None where it is available and else the reason why it is not."""
-    found: dict[str, str | None] = {}
-    for name in backends.ORDER:
-        try:
-            found[name] = backends.get(name).available()
-        except ImportError as error:
-            found[name] = f"not built: {error}"
-    found["cuda"] = CUDA_REASON
-    return found
+    """`reason` of every backend."""
+    return {name: reason(name) for name in (*backends.ORDER, "cuda")}
 
 
 def _checked(name: str) -> str:
     if name == "auto":
         return name
-    known = reasons()
+    known = (*backends.ORDER, "cuda")
     if name not in known:
         raise ValueError(f"unknown backend {name!r}; there are {', '.join(map(repr, [*known, 'auto']))}")
-    reason = known[name]
-    if reason is not None:
-        raise RuntimeError(f"backend {name!r} is not available: {reason}")
+    why_not = reason(name)
+    if why_not is not None:
+        raise RuntimeError(f"backend {name!r} is not available: {why_not}")
     return name
 
 
@@ -74,8 +77,7 @@ def backend() -> str:
     if _asked != "auto":
         # FASTACT_BACKEND is looked at here and not at import, so that `fastact info` can say what is wrong with it
         return _checked(_asked)
-    known = reasons()
-    return next(name for name in backends.ORDER if known[name] is None)
+    return next(name for name in backends.ORDER if reason(name) is None)
 
 
 class use_backend:
@@ -245,14 +247,13 @@ def serving(ready: Callable[[], bool]) -> tuple[str, str]:
     """
     if _asked != "auto":
         return _checked(_asked), "asked for"
-    known = reasons()
-    if known["numba"] is None:
+    if reason("numba") is None:
         if ready():
             return "numba", "compiled for this CPU, from disk"
-        if known["cython"] is None and backends.get("cython").best():
+        if reason("cython") is None and backends.get("cython").best():
             return "cython", "Numba's kernel is not compiled yet, and this one is as fast; `fastact warmup` compiles it"
     chosen = backend()
-    missed = [f"{b}: {known[b]}" for b in backends.ORDER[: backends.ORDER.index(chosen)]]
+    missed = [f"{b}: {reason(b)}" for b in backends.ORDER[: backends.ORDER.index(chosen)]]
     return chosen, "; ".join(["first available", *missed])
 
 
@@ -424,13 +425,15 @@ def info() -> dict[str, Any]:
         "threads": status["threads_now"],
         "threads from": _threads_source,
         "threading": status["threading"],
+        "limits of threadpoolctl": "seen" if status["openmp"] else "not seen: built without OpenMP",
         "stream from bytes": status["stream_min"],
     }
     if known["numba"] is None:
-        from fastact.backends.numba_cpu import cache
+        from fastact.backends.numba_cpu import cache, folder
 
-        found["cache folder"] = str(cache.folder())
-        found["cache problems"] = dict(cache.problems)
+        folder.check()
+        found["cache folder"] = str(folder.folder())
+        found["cache problems"] = dict(folder.problems)
         found["kernels compiled"] = cache.statistics["compiled"]
         found["kernels from disk"] = cache.statistics["loaded"]
     return found

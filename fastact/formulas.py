@@ -11,6 +11,7 @@ from fastact.elementary.float32 import (
     exp_nonpositive,
     expm1_nonpositive,
     expm1_parts,
+    expm1_parts_minus,
     expm1_parts_sum,
     finite,
     gelu_tail,
@@ -43,7 +44,8 @@ def outside(x, radius):
 
 def linear(slope, x, offset):
     """slope·x + offset, rounded once; offset where the slope is 0, at an infinite x too."""
-    return fma(slope, where(slope == 0.0, clip(x, -1.0, 1.0), x), offset)
+    radius = where(slope == 0.0, 1.0, 1e999)
+    return fma(slope, clip(x, -radius, radius), offset)
 
 
 def product_error(a, b, ab):
@@ -110,7 +112,9 @@ def leaky_relu(x, negative_slope):
 
     Maas, Hannun and Ng, ICML 2013.
     """
-    return where(x > 0.0, x, negative_slope * where(negative_slope == 0.0, maximum(-1.0, x), x))
+    # 0·(-inf) would be NaN
+    low = where(negative_slope == 0.0, -1.0, -1e999)
+    return where(x > 0.0, x, negative_slope * maximum(low, x))
 
 
 def leaky_relu_grad(x, negative_slope):
@@ -536,15 +540,15 @@ def sigmoid(x):
 
     Verhulst, 1845.
     """
-    u, n = expm1_parts(-clip(x, -1000.0, 60.0))
-    s = scalb(1.0, -n)
+    u, n = expm1_parts_minus(clip(x, -1000.0, 60.0))
+    s = scalb(1.0, n)
     return s / logistic_sum(s, u)
 
 
 def sigmoid_grad(x):
     """s(1 - s), s = 1/(1 + exp(-x))"""
-    u, n = expm1_parts(minimum(1000.0, fabs(x)))
-    s = scalb(1.0, -n)
+    u, n = expm1_parts_minus(maximum(-1000.0, -fabs(x)))
+    s = scalb(1.0, n)
     return fma(s, u, s) / logistic_sum_squared(s, u)
 
 
@@ -559,8 +563,8 @@ def tanh_grad(x):
     As 4s(1 - s), s = 1/(1 + exp(-2x)), which keeps its relative accuracy in the tails.
     """
     t = fabs(x)
-    u, n = expm1_parts(minimum(1000.0, t + t))
-    s = scalb(1.0, -n)
+    u, n = expm1_parts_minus(maximum(-1000.0, -(t + t)))
+    s = scalb(1.0, n)
     d2 = logistic_sum_squared(s, u)
     s = 4.0 * s
     return fma(s, u, s) / d2
@@ -633,7 +637,7 @@ def softplus_grad_from_output(y, beta):
 
 def softplus_default(x):
     """log(1 + exp(x))"""
-    u, n = expm1_parts(-minimum(1000.0, fabs(x)))
+    u, n = expm1_parts(maximum(-1000.0, -fabs(x)))
     y, dy = log1p_sum(u, n)
     return maximum(0.0, x) + dy + y
 
@@ -661,26 +665,26 @@ def silu_grad(x, beta):
     z = beta * w
     c = clip(z, -3000.0, 44.0)
     u, n = expm1_parts_sum(-c, -product_error(beta, w, z))
-    return logistic_product_slope(where(c == z, fma(beta, w, 1.0), c + 1.0), u, n)
+    return logistic_product_slope(where(c == z, fma(beta, w, 1.0), c + 1.0), u, -n)
 
 
 def logistic_product_slope(h, u, n):
-    """s + (h - 1)·s(1 - s), s = 1/(1 + (1 + u)·2^n), for n >= -63"""
-    s = scalb(1.0, -n)
-    return scalb(fma(h, u, s + h) / logistic_sum_squared(s, u), -n)
+    """s + (h - 1)·s(1 - s), s = 1/(1 + (1 + u)·2^-n), for n <= 63"""
+    s = scalb(1.0, n)
+    return scalb(fma(h, u, s + h) / logistic_sum_squared(s, u), n)
 
 
 def silu_default(x):
     """x/(1 + exp(-x))"""
     w = maximum(-1000.0, x)
-    u, n = expm1_parts(-minimum(60.0, w))
-    return scalb(w / logistic_sum(scalb(1.0, -n), u), -n)
+    u, n = expm1_parts_minus(minimum(60.0, w))
+    return scalb(w / logistic_sum(scalb(1.0, n), u), n)
 
 
 def silu_default_grad(x):
     """s + x·s(1 - s), s = 1/(1 + exp(-x))"""
     c = clip(x, -1000.0, 44.0)
-    u, n = expm1_parts(-c)
+    u, n = expm1_parts_minus(c)
     return logistic_product_slope(c + 1.0, u, n)
 
 
@@ -690,14 +694,14 @@ def quick_gelu(x):
     Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf.
     """
     w = maximum(-1000.0, x)
-    u, n = quick_gelu_parts(-minimum(30.0, w))
-    return scalb(w / logistic_sum(scalb(1.0, -n), u), -n)
+    u, n = quick_gelu_parts(minimum(30.0, w))
+    return scalb(w / logistic_sum(scalb(1.0, n), u), n)
 
 
 def quick_gelu_grad(x):
     """s + 1.702·x·s(1 - s), s = 1/(1 + exp(-1.702·x))"""
     c = clip(x, -1000.0, 25.0)
-    u, n = quick_gelu_parts(-c)
+    u, n = quick_gelu_parts(c)
     return logistic_product_slope(fma(1.702, c, 1.0), u, n)
 
 
@@ -707,8 +711,8 @@ def gelu_tanh(x):
     Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf. With (1 + tanh(v/2))/2 = 1/(1 + exp(-v)).
     """
     w = maximum(-100.0, x)
-    u, n = gelu_tanh_parts(-minimum(8.0, w))
-    return scalb(w / logistic_sum(scalb(1.0, -n), u), -n)
+    u, n = gelu_tanh_parts(minimum(8.0, w))
+    return scalb(w / logistic_sum(scalb(1.0, n), u), n)
 
 
 def gelu_tanh_grad(x):
@@ -717,8 +721,8 @@ def gelu_tanh_grad(x):
     f'(x) + f'(-x) = 1; for x < 0 as s·(1 + x·v' - x·v'·s).
     """
     t = minimum(100.0, fabs(x))
-    u, n = gelu_tanh_parts(t)
-    s = scalb(1.0, -n)
+    u, n = gelu_tanh_parts(-t)
+    s = scalb(1.0, n)
     # 1 - t·v' with the roundings of t², of v' and of its constants (as float32) kept
     z = t * t
     v = fma(0.21406444907188416, z, 1.5957691669464111)
@@ -726,7 +730,7 @@ def gelu_tanh_grad(x):
     dv = dv + fma(0.21406444907188416, z, 1.5957691669464111 - v)
     h = fma(-t, v, fma(-t, dv, 1.0))
     d = logistic_sum(s, u)
-    tail = scalb(fma(s, (1.0 - h) / d, h) / d, -n)
+    tail = scalb(fma(s, (1.0 - h) / d, h) / d, n)
     return where(x < 0.0, tail, 1.0 - tail)
 
 

@@ -567,10 +567,15 @@ def render_c_header(functions: Sequence[Embedded], frame: str) -> str:
     return frame.replace("@POINTERS@", "\n".join(pointers)).replace("@IMPORTS@", "\n".join(imports))
 
 
-def source_hash(package: Path) -> str:
-    """A hash of every file that decides what the ahead-of-time modules compute."""
-    digest = hashlib.sha256()
+def source_files(package: Path) -> list[Path]:
+    """The files that decide what the ahead-of-time modules compute."""
     names = ["formulas.py", "table.py", "kinds.py", "elementary/float32.py", "elementary/float64.py", "render.py"]
-    for path in [package / name for name in names] + sorted(package.glob("*row*.py")) + sorted(package.glob("_aot*.h")):
+    return [package / name for name in names] + sorted(package.glob("*row*.py")) + sorted(package.glob("_aot*.h"))
+
+
+def source_hash(package: Path) -> str:
+    """A hash of `source_files`."""
+    digest = hashlib.sha256()
+    for path in source_files(package):
         digest.update(path.read_bytes())
     return digest.hexdigest()

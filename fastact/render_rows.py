@@ -23,6 +23,7 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "store": ((ADDRESS, VEC), NONE, "row_store"),
     "store4": ((ADDRESS, QUAD), NONE, "row_store4"),
     "store_some": ((ADDRESS, VEC, INT), NONE, "store_some"),
+    "store_value": ((ADDRESS, VEC), NONE, "store_value"),
     "stream": ((ADDRESS, VEC), NONE, "row_stream"),
     "splat": ((FLOAT,), VEC, "splat"),
     "splat4": ((FLOAT,), QUAD, "splat4"),
@@ -34,6 +35,10 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "swap": ((VEC, INT), VEC, "swap"),
     "part": ((QUAD, INT), VEC, "part"),
     "sum_lanes": ((VEC,), VEC, "sum_lanes"),
+    "across_max": ((ADDRESS,), VEC, "across_max"),
+    "across_sum": ((ADDRESS,), VEC, "across_sum"),
+    "lower": ((VEC, VEC, INT), VEC, "lower"),
+    "upper": ((VEC, VEC, INT), VEC, "upper"),
     "without": ((VEC, INT), VEC, "without"),
     "without4": ((QUAD, INT), QUAD, "without4"),
     "first_lanes": ((VEC, INT), VEC, "first_lanes"),
@@ -44,9 +49,14 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "load_some_negated": ((ADDRESS, INT, FLOAT), VEC, "load_some_negated"),
 }
 # these give two values
-PAIRS = {"sum_lanes_pair": ((VEC, VEC), VEC)}
+PAIRS = {"sum_lanes_pair": ((VEC, VEC), VEC), "across_sum_pair": ((ADDRESS,), VEC)}
 # the same for every dtype
-UNTYPED = {"load_int": ((ADDRESS,), INT, "load_int"), "fence": ((), NONE, "fence")}
+UNTYPED = {
+    "load_int": ((ADDRESS,), INT, "load_int"),
+    "fence": ((), NONE, "fence"),
+    "prefetch": ((ADDRESS,), NONE, "prefetch"),
+    "stack": ((INT,), ADDRESS, "stack"),
+}
 SIGNED = {"signed": "load", "signed4": "load4", "signed_some": "load_some"}
 
 SIZES = {"f32": 4, "f64": 8}
@@ -130,7 +140,8 @@ class _Function:
         self.numbers: dict[str, tuple[str, str]] = {
             n: (repr(v), INT if type(v) is int else FLOAT) for n, v in module.constants.items()
         }
-        self.numbers |= {"LANES": (str(lanes), INT), "QUAD": (str(4 * lanes), INT), "SIZE": (str(element), INT)}
+        self.numbers |= {"LANES": (str(lanes), INT), "QUAD": (str(4 * lanes), INT)}
+        self.numbers |= {"GROUP": (str(8 * lanes), INT), "SIZE": (str(element), INT)}
         self.numbers |= {"INF": ("INFINITY", FLOAT), "SIGN": (f"{float(instance.sign)}", FLOAT)}
 
     def error(self, node: ast.AST, what: str) -> GrammarError:
@@ -291,11 +302,15 @@ class _Function:
             name = self.instance.each
         if name in self.formulas:
             return self.formula(node, name, outs)
-        if name == "sum_lanes_pair" and self.compute == "f64":
+        elif name == "stack":
+            extra = [str(self.module.constants["STACK"])]
+        if name in PAIRS and self.compute == "f64":
             self.maps.append(("pair_add", VEC))
         template, _, each = name.partition("__")
         if template in self.module.functions:
             callee = self.module.functions[template]
+            if each == "each":
+                each = self.instance.each
             kinds = [self.annotation(a.annotation) for a in callee.args.args]
             instance = Instance(template, each, self.instance.sign)
             self.instances.append(instance)
@@ -346,20 +361,31 @@ def render_maps(maps: Sequence[tuple[str, str]], formulas: Mapping[str, Formula]
             yield f"{head}\n    PAIR{len(names)}_{vector}({inner}, {', '.join(names + outs)})\n"
 
 
-def _sum_lanes_pair_f64(module: Module) -> str:
-    """`sum_lanes_pair` by the formula `pair_add`; that of float32 is in ``_aot_rows.h``."""
-    step = module.constants["VECTOR"] // SIZES["f64"] // 2
+def _sum_pairs_f64(module: Module) -> str:
+    """`sum_lanes_pair` and `across_sum_pair` by the formula `pair_add`; those of float32 are in ``_aot_rows.h``."""
+    lanes = step = module.constants["VECTOR"] // SIZES["f64"]
     lines = ["cdef inline void sum_lanes_pair_f64(vec_f64 a, vec_f64 b, vec_f64 *out0, vec_f64 *out1) noexcept nogil:"]
-    while step:
+    while step := step // 2:
         lines.append(f"each_pair_add_vec_f64(a, b, swap_f64(a, {step}), swap_f64(b, {step}), &a, &b)")
-        step //= 2
-    return "\n    ".join([*lines, "out0[0] = a", "out1[0] = b"]) + "\n"
+    lines += ["out0[0] = a", "out1[0] = b"]
+    across = ["cdef inline void across_sum_pair_f64(intptr_t p, vec_f64 *out0, vec_f64 *out1) noexcept nogil:"]
+    across.append(f"cdef vec_f64 {', '.join(f'a{i}, b{i}' for i in range(lanes))}")
+    for i in range(lanes):
+        across += [f"a{i} = row_load_f64(p + {i * module.constants['VECTOR']})", f"b{i} = splat_f64(0.0)"]
+    step = lanes
+    while step := step // 2:
+        for i in range(step):
+            parts = [f"{part}_f64({v}{i}, {v}{i + step}, {step})" for part in ("lower", "upper") for v in "ab"]
+            across.append(f"each_pair_add_vec_f64({', '.join(parts)}, &a{i}, &b{i})")
+    across += ["out0[0] = a0", "out1[0] = b0"]
+    return "\n    ".join(lines) + "\n\n" + "\n    ".join(across) + "\n"
 
 
 def render_declarations() -> str:
     """Declarations of what ``_aot_rows.h`` defines."""
     lines = ["cdef extern from '_aot_rows.h' nogil:", "    int64_t floor_mod(int64_t a, int64_t b)"]
-    lines += ["    int64_t load_int(intptr_t p)", "    void fence()"]
+    lines += ["    int64_t load_int(intptr_t p)", "    void fence()", "    void prefetch(intptr_t p)"]
+    lines += ["    intptr_t stack(int64_t bytes)"]
     for c in ("f32", "f64"):
         types = {ADDRESS: "intptr_t", INT: "int64_t", FLOAT: "double", NONE: "void", VEC: f"vec_{c}", QUAD: f"quad_{c}"}
         lines += [f"    ctypedef struct {types[VEC]}: pass", f"    ctypedef struct {types[QUAD]}: pass"]
@@ -379,6 +405,7 @@ def render_declarations() -> str:
                 vectors = ", ".join([vector] * n + [f"{vector} *"] * 2)
                 lines.append(f"    void PAIR{n}_{vector}(pair{n}_{c} f, {vectors})")
     lines.append("    void sum_lanes_pair_f32(vec_f32 high, vec_f32 low, vec_f32 *upper, vec_f32 *lower)")
+    lines.append("    void across_sum_pair_f32(intptr_t p, vec_f32 *upper, vec_f32 *lower)")
     return "\n".join(lines) + "\n"
 
 
@@ -406,7 +433,7 @@ def render_rows(kernels: Mapping[str, tuple[str, int]], module: Module, formulas
             _visit(instance, module, formulas, compute, done, maps)
             table.append((name, dtype, instance.name(compute)))
         roots[compute] = list(dict.fromkeys(f"row_{name}" for name, _ in maps))
-        across = [_sum_lanes_pair_f64(module)] if compute == "f64" and ("pair_add", VEC) in maps else []
+        across = [_sum_pairs_f64(module)] if compute == "f64" and ("pair_add", VEC) in maps else []
         texts[compute] = "\n".join([*render_maps(maps, formulas, compute), *across, *done.values()])
     return Rows(render_declarations(), roots, texts, table)
 

@@ -82,6 +82,32 @@ def exp_scaled(x, c, k):
     return scalb(p, n - k)
 
 
+def share(x, m, c, k):
+    """the share of x"""
+    return exp_scaled(x, c, k)
+
+
+def share_below(x, m, c, k):
+    """the share of x, 0 where x is the greatest element"""
+    return where(x == m, 0.0, exp_scaled(x, c, k))
+
+
+def is_far(m):
+    """1 where c is not 0"""
+    return where(fabs(m) > 2048.0, 1.0, 0.0)
+
+
+def near(x, m, c, k):
+    """`share` where c is 0"""
+    p, n = exp_parts(maximum(-3000.0, x))
+    return scalb(p, n - k)
+
+
+def near_below(x, m, c, k):
+    """`share_below` where c is 0"""
+    return where(x == m, 0.0, near(x, m, c, k))
+
+
 def add_share(s, r, v):
     """(t, r + e) with t = s + v rounded and t + e = s + v exactly, for s >= v (Dekker, Numer. Math. 18, 1971).
 
@@ -92,13 +118,8 @@ def add_share(s, r, v):
 
 
 def unbiased(s):
-    """s - 8, exactly for s >= 8"""
-    return s - 8.0
-
-
-def share_below(x, m, c, k):
-    """the share of x, 0 where x is the greatest element"""
-    return where(x == m, 0.0, exp_scaled(x, c, k))
+    """s - 16, exactly for s >= 16"""
+    return s - 16.0
 
 
 def log_sum_over(rest, ties, top):
@@ -180,6 +201,11 @@ def poison(p, q, a, b):
 def filled(p, q, a, b, c, d):
     """a"""
     return a
+
+
+def below(p, q, a, b, c, d):
+    """p - a"""
+    return p - a
 
 
 def scaled(p, q, a, b, c, d):

@@ -485,14 +485,16 @@ ELEMENTARY: dict[str, Callable] = {
     "gelu_tail_grad": lambda m, x: m.Phi(-x) - x * m.phi(x),
 }
 
-# elementary function of several results -> v, where e^v = p 2^n of the results (p, n), or (1 + u) 2^n of (u, n)
+# elementary function of several results -> v, where e^v = p 2^n of the results (p, n), or (1 + u) 2^n of (u, n);
+# with -n in the place of n where the docstring says so
 EXPONENTS: dict[str, Callable] = {
     "exp_parts": lambda m, x: x,
     "exp_parts_sum": lambda m, x, dx: x + dx,
     "expm1_parts": lambda m, x: x,
+    "expm1_parts_minus": lambda m, x: -x,
     "expm1_parts_sum": lambda m, x, dx: x + dx,
-    "quick_gelu_parts": lambda m, x: m.number("1.702") * x,
-    "gelu_tanh_parts": _gelu_tanh_argument,
+    "quick_gelu_parts": lambda m, x: -m.number("1.702") * x,
+    "gelu_tanh_parts": lambda m, x: -_gelu_tanh_argument(m, x),
     "gelu_exp": lambda m, x: -x * x / 2,
 }
 

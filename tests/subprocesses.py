@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,3 +42,12 @@ def python(
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
     return done
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the package in `folder`, times included."""
+    shutil.copytree(PACKAGE, folder / "fastact", ignore=shutil.ignore_patterns("__pycache__"))
+    libraries = PACKAGE.with_name("fastact.libs")  # of a wheel repaired by auditwheel
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    return folder / "fastact"

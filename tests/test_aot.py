@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import json
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from cases import parameters
 from oracle import TRUTH
+from subprocesses import copied, python
 
 import fastact as fa
 from fastact import kinds, render
@@ -348,14 +350,6 @@ def test_16_bits_to_float32_and_back(level, dtype):
 # ---- the choice of a level
 
 
-def in_subprocess(code, **env):
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
-
-
 @each_level
 def test_level_can_be_forced(level):
     module(level)
@@ -365,12 +359,12 @@ def test_level_can_be_forced(level):
         "from fastact.backends import cython_aot\n"
         "print(cython_aot.isa(), fa.elu(np.float32([-1, 2])))"
     )
-    assert in_subprocess(code, FASTACT_AOT_LEVEL=level) == f"{level} [-0.63212055  2.        ]"
+    assert python(code, FASTACT_AOT_LEVEL=level).strip() == f"{level} [-0.63212055  2.        ]"
 
 
 def test_unknown_level_is_a_reason():
     code = "from fastact.backends import cython_aot; print(cython_aot.available())"
-    assert "'x86-64-v9' is none of" in in_subprocess(code, FASTACT_AOT_LEVEL="x86-64-v9")
+    assert "'x86-64-v9' is none of" in python(code, FASTACT_AOT_LEVEL="x86-64-v9")
 
 
 def test_missing_feature_is_a_reason(monkeypatch):
@@ -399,6 +393,113 @@ def test_unknown_kernel():
         pytest.skip(cython_aot.available())
     with pytest.raises(KeyError, match="relu has no ahead-of-time kernel for sideways"):
         cython_aot.address("relu", "sideways", "float32")
+
+
+# ---- what the modules were built from
+
+
+@pytest.fixture(params=["in place", "wheel"])
+def built(request, tmp_path):
+    """A copy of the package with the stamp of a build of that sort."""
+    if cython_aot.available() is not None:
+        pytest.skip(cython_aot.available())
+    package = copied(tmp_path)
+    files = {path: path.stat() for path in render.source_files(package)}
+    stamp = {
+        "sources": render.source_hash(package),
+        "files": {
+            path.relative_to(package).as_posix(): [s.st_size, s.st_mtime_ns if request.param == "in place" else None]
+            for path, s in files.items()
+        },
+    }
+    (package / "_aot_stamp.json").write_text(json.dumps(stamp))
+    if request.param == "wheel":
+        for path in package.rglob("*"):
+            os.utime(path)
+    return package
+
+
+def report(package):
+    """Why the kernels of a package are not available, or 'None'; and whether that took the hash of its sources."""
+    code = """
+import sys
+from fastact.backends import cython_aot
+print(cython_aot.available())
+print("fastact.render" in sys.modules)
+"""
+    reason, hashed = python(code, path=package.parent).splitlines()
+    return reason, hashed == "True"
+
+
+def edit(path, *, same_size=False, later=0.0):
+    """Another constant in a formula."""
+    old = path.read_text(encoding="utf-8")
+    new = old.replace("0.5", "0.7", 1) if same_size else old + "\n# edited\n"
+    assert new != old
+    path.write_text(new, encoding="utf-8")
+    os.utime(path, (path.stat().st_atime, path.stat().st_mtime + later))
+
+
+def test_sources_as_built_are_not_read(built):
+    assert report(built) == ("None", False)
+
+
+def test_touched_sources_are_read_and_found_unchanged(built):
+    os.utime(built / "formulas.py", (2e9, 2e9))
+    assert report(built) == ("None", True)
+
+
+@pytest.mark.parametrize("file", ["formulas.py", "elementary/float64.py", "row_kernels.py", "_aot_simd.h"])
+def test_edited_sources_make_the_kernels_stale(built, file):
+    edit(built / file)
+    reason, _ = report(built)
+    assert "built from other formulas" in reason
+    done = python("import fastact as fa; fa.relu(1.0)", path=built.parent, FASTACT_BACKEND="cython", check=False)
+    assert done.returncode != 0
+    assert "RuntimeError: backend 'cython' is not available" in done.stderr and "build again" in done.stderr
+
+
+def test_an_edit_that_keeps_the_size(built):
+    # a wheel's files were written moments ago; an edit comes after the installation
+    edit(built / "formulas.py", same_size=True, later=10.0)
+    assert "built from other formulas" in report(built)[0]
+
+
+@pytest.mark.parametrize("stamp", [None, "", "{}", '{"sources": 1', '{"sources": "0", "files": {}}', "[]"])
+def test_without_a_good_stamp_the_sources_are_read(built, stamp):
+    if stamp is None:
+        (built / "_aot_stamp.json").unlink()
+    else:
+        (built / "_aot_stamp.json").write_text(stamp)
+    assert report(built) == ("None", True)
+    edit(built / "formulas.py")
+    assert "built from other formulas" in report(built)[0]
+
+
+def test_this_build_left_a_stamp():
+    """Without one every first call would read and hash the sources."""
+    if cython_aot.available() is not None:
+        pytest.skip(cython_aot.available())
+    stamp = json.loads((Path(fa.__file__).parent / "_aot_stamp.json").read_text())
+    assert list(stamp["files"]) == [
+        path.relative_to(Path(fa.__file__).parent).as_posix() for path in render.source_files(Path(fa.__file__).parent)
+    ]
+
+
+def test_the_first_call_imports_the_kernels_alone():
+    if cython_aot.available() is not None:
+        pytest.skip(cython_aot.available())
+    code = """
+import sys
+import numpy as np, fastact as fa
+x = np.ones(16, np.float32)
+before = set(sys.modules)
+fa.gelu(x)
+print(*(set(sys.modules) - before))
+"""
+    # Cython enters a module under the name it was translated with, too
+    name = cython_aot._choose()[0].__name__
+    assert set(python(code, FASTACT_BACKEND="cython").split()) <= {name, "fastact._aot"}
 
 
 # ---- embedding
@@ -474,7 +575,7 @@ def test_cimport(embed, tmp_path):
         "assert (y == fa.elu(x, alpha=0.5)).all() and (d == fa.elu.backward(y, x, alpha=0.5)).all()\n"
         "print('same')"
     )
-    assert in_subprocess(code) == "same"
+    assert python(code).strip() == "same"
 
 
 def test_c_program(embed, tmp_path):

@@ -8,6 +8,7 @@ from oracle import TRUTH
 from ulp import BFLOAT16, misaligned, poisoned
 
 import fastact as fa
+from fastact.table import OPS
 
 F32 = np.dtype(np.float32)
 
@@ -133,6 +134,53 @@ def test_read_only_input(name, backend):
         for a, b in zip(call(name, kind, x, case), results, strict=True):
             assert same(a, b)
     assert same(x, before)
+
+
+@pytest.mark.parametrize("name", ["relu", "elu", "silu", "leaky_relu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("shape", [(0,), (1,), (5,), (17,), (3, 1, 4), (2, 0), (600,), ()])
+def test_plain_arrays_take_a_short_cut_to_the_same_result(name, dtype, shape, backend):
+    f = fa.activations[name]
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    defaults = [np.asarray(p.default, dtype) for p in OPS[name].params]
+    expected = f.ufunc(x, *defaults)
+    got = f(x)
+    assert type(got) is type(expected)
+    assert same(np.asarray(got), np.asarray(expected))
+    if shape:
+        assert got.flags.c_contiguous and got.flags.owndata and got.flags.writeable
+    out = np.full(shape, np.nan, dtype)
+    assert f(x, out=out) is out
+    assert same(out, np.asarray(expected))
+    in_place = x.copy()
+    assert f(in_place, out=in_place) is in_place
+    assert same(in_place, np.asarray(expected))
+    if not shape:
+        return  # np.asfortranarray would make it 1-d
+    fortran = np.asfortranarray(x)
+    assert same(np.asarray(f(fortran)), np.asarray(expected))
+    assert f(fortran, out=np.empty_like(x)).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("out", "error"),
+    [
+        (np.zeros(7, np.float32), ValueError),
+        (np.zeros((2, 8), np.float32)[:, :4], ValueError),
+        (np.zeros(8, np.int32), TypeError),
+        ([0.0] * 8, TypeError),
+        (np.zeros((), np.float32), ValueError),
+    ],
+    ids=["shorter", "another shape", "integers", "a list", "0-d"],
+)
+def test_the_short_cut_leaves_errors_to_numpy(out, error, backend):
+    x = np.ones(8, np.float32)
+    with pytest.raises(error) as ours:
+        fa.relu(x, out=out)
+    with pytest.raises(error) as theirs:
+        fa.relu.ufunc(x, out=out)
+    assert str(ours.value) == str(theirs.value)
+    assert not np.any(out)
 
 
 @each_name

@@ -1,13 +1,19 @@
 """The cache of compiled kernels on disk: found again, never stale, never trusted when damaged."""
 
+import os
 import platform
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
-from subprocesses import PACKAGE, python
+from subprocesses import copied, python
 
+import fastact as fa
 from fastact import dispatch
+from fastact.backends.numba_cpu import folder
 
 WHY_NOT = dispatch.reasons()["numba"]
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=f"only Numba kernels are cached: {WHY_NOT}")
@@ -65,8 +71,7 @@ def test_kernels_that_differ_in_constants_stay_apart(first):
 
 def copied_with(tmp_path, file, appended):
     """A copy of the package with a few lines more at the end of a file."""
-    shutil.copytree(PACKAGE, tmp_path / "fastact", ignore=shutil.ignore_patterns("__pycache__"))
-    source = tmp_path / "fastact" / file
+    source = copied(tmp_path) / file
     source.write_text(source.read_text() + appended)
     return tmp_path
 
@@ -99,12 +104,66 @@ def test_another_cpu_gets_its_own_code_and_the_same_bits(first, filled):
     assert report(filled, **narrower)[:3] == (first[1][0], 0, KERNELS)
 
 
-def test_folder_that_cannot_be_written(first, tmp_path):
-    obstacle = tmp_path / "file"
-    obstacle.write_text("not a folder")
-    values, compiled, loaded, _, problems = report(obstacle / "cache")
+def unwritable(how, folder):
+    """A cache folder that cannot be."""
+    if how == "no permission":
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            # root may write anywhere but there
+            return Path("/proc/fastact") if sys.platform == "linux" else pytest.skip("root may write anywhere")
+        folder.chmod(0o500)
+        return folder / "cache"
+    file = folder / "file"
+    file.write_text("not a folder")
+    return file if how == "is a file" else file / "cache"
+
+
+each_way = pytest.mark.parametrize("how", ["is a file", "below a file", "no permission"])
+
+
+@each_way
+def test_folder_that_cannot_be_written(first, tmp_path, how):
+    values, compiled, loaded, _, problems = report(unwritable(how, tmp_path))
     assert (values, compiled, loaded) == (first[1][0], KERNELS, 0)
-    assert "not writable" in problems
+    assert "not writable" in problems and "FASTACT_CACHE_DIR" in problems
+
+
+@each_way
+def test_folder_that_cannot_be_written_in_the_automatic_choice(first, tmp_path, how):
+    code = REPORT.replace('fa.use_backend("numba")', "")
+    folder = unwritable(how, tmp_path)
+    values, counts = python(code, FASTACT_CACHE_DIR=str(folder)).splitlines()
+    assert values == first[1][0]
+    # known before anything was to be written
+    assert "not writable" in counts
+
+
+@each_way
+def test_warmup_says_that_nothing_is_kept(tmp_path, how):
+    code = "from fastact.cli import main; raise SystemExit(main(['warmup', 'relu', '--kinds', 'forward']))"
+    done = python(code, FASTACT_CACHE_DIR=str(unwritable(how, tmp_path)), check=False)
+    assert done.returncode == 1 and "1 kernels ready" in done.stdout
+    assert "nothing is kept" in done.stderr and "not writable" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+def test_folder_of_the_user(monkeypatch):
+    monkeypatch.delenv("FASTACT_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/scratch")
+    assert folder.folder() == Path("/var/scratch/fastact")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert folder.folder() == Path("/home/ada/.cache/fastact")
+
+
+def test_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("FASTACT_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it does then
+    info = dispatch.info()
+    assert info["cache problems"].pop(info["cache folder"]).startswith("no home folder")
+    with fa.use_backend("numba"):
+        fa.warmup(["elu"], ["forward"])
+        assert fa.elu(np.float32(1.0)) == 1.0
 
 
 def test_damaged_entries_are_ignored_and_replaced(first, filled):

@@ -28,10 +28,12 @@ def test_imports_nothing_heavy():
     assert [m for m in HEAVY if m in loaded] == []
 
 
-def test_import_time_beyond_numpy():
-    # processor time, and the least of several runs: what the import costs, not what else the machine does
-    code = "import numpy, time; t = time.process_time(); import fastact; print((time.process_time() - t) * 1e3)"
-    best = min(float(python(code)) for _ in range(7))
+def test_import_time_beyond_numpy(tmp_path):
+    # the least of several runs, in time of this thread: not what else the machine does, nor the threads of NumPy's BLAS
+    code = "import numpy, time; t = time.thread_time(); import fastact; print((time.thread_time() - t) * 1e3)"
+    # with byte code, as installed
+    settings = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    best = min(float(python(code, **settings)) for _ in range(7))
     print(f"import fastact: {best:.1f} ms beyond NumPy; bound {LIMIT_MS} ms")
     assert best <= LIMIT_MS
 

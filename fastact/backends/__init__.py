@@ -10,6 +10,9 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+# with fastact itself and not in the first call of a kernel, of which they would be a third
+from fastact.backends import cython_aot, numba_cpu  # noqa: F401
+
 MODULES = {
     "numba": "fastact.backends.numba_cpu",
     "cython": "fastact.backends.cython_aot",

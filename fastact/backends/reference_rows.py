@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -28,73 +29,78 @@ class Rows:
     def constant(self, value: float) -> Any:
         return self.dtype(value)
 
+    def vectors(self, terms: Any) -> Any:
+        """Rows as vectors, the last one filled up with zeros, and how many quads have all their elements."""
+        rows, n = terms.shape[:-1], terms.shape[-1]
+        count = -(-n // self.lanes)
+        padded = np.zeros((*rows, count * self.lanes), self.dtype)
+        padded[..., :n] = terms
+        return padded.reshape(*rows, count, self.lanes), n // (4 * self.lanes)
+
     def total(self, terms: Any) -> Any:
         """The sum over the last axis, kept: four chains over a block, blocks compensated, then the tree over lanes."""
-        rows, n = terms.shape[:-1], terms.shape[-1]
-        zero = np.zeros((*rows, self.lanes), self.dtype)
+        vectors, quads = self.vectors(terms)
+        zero = np.zeros((*terms.shape[:-1], self.lanes), self.dtype)
         high, low = zero, zero
         block = row_kernels.BLOCK_QUADS * 4
-        vectors = -(-n // self.lanes)
-        padded = np.zeros((*rows, vectors * self.lanes), self.dtype)
-        padded[..., :n] = terms
-        padded = padded.reshape(*rows, vectors, self.lanes)
-        for start in range(0, vectors, block):
-            stop = min(start + block, vectors)
-            # a quad has all its elements
-            quads = (min(stop * self.lanes, n) - start * self.lanes) // (4 * self.lanes)
+        for start in range(0, vectors.shape[-2], block):
+            stop = min(start + block, vectors.shape[-2])
             chains = [zero] * 4
-            for quad in range(quads):
-                chains = [c + padded[..., start + 4 * quad + j, :] for j, c in enumerate(chains)]
+            last = start + min(4 * quads - start, block)
+            for i in range(start, last, 4):
+                chains = [c + vectors[..., i + j, :] for j, c in enumerate(chains)]
             total = (chains[0] + chains[1]) + (chains[2] + chains[3])
-            for i in range(start + 4 * quads, stop):
-                total = total + padded[..., i, :]
-            high, error = self.call("two_sum", high, total)
-            low = low + error
+            for i in range(last, stop):
+                total = total + vectors[..., i, :]
+            if start:
+                high, error = self.call("two_sum", high, total)
+                low = low + error
+            else:
+                high = total
         lanes = high + low
         while lanes.shape[-1] > 1:
             half = lanes.shape[-1] // 2
             lanes = lanes[..., :half] + lanes[..., half:]
         return lanes
 
-    def total_of_shares(self, shares: Any) -> tuple[Any, Any]:
-        """The sum of shares over the last axis, kept, in two parts: compensated throughout."""
-        rows, n = shares.shape[:-1], shares.shape[-1]
-        quads = n // (4 * self.lanes)
-        vectors = -(-n // self.lanes)
-        padded = np.zeros((*rows, vectors * self.lanes), self.dtype)
-        padded[..., :n] = shares
-        padded = padded.reshape(*rows, vectors, self.lanes)
-        if quads < row_kernels.GROUP_QUADS or n == 4 * self.lanes * row_kernels.GROUP_QUADS:
-            g = np.zeros((*rows, 4, self.lanes), self.dtype)
-            for i in range(quads):
-                g = g + padded[..., 4 * i : 4 * i + 4, :]
-            first = self.call("two_sum", g[..., 0, :], g[..., 1, :])
-            second = self.call("two_sum", g[..., 2, :], g[..., 3, :])
-            pair = self.call("pair_add", *first, *second)
-            return self.lanes_pair(*self.vectors_pair(padded, pair, 4 * quads))
-        s = np.full((*rows, 4, self.lanes), row_kernels.BIAS, self.dtype)
-        r, d = np.zeros_like(s), np.zeros_like(s)
-        for start in range(0, quads, row_kernels.SHARE_QUADS):
-            stop = min(start + row_kernels.SHARE_QUADS, quads)
-            q = np.zeros_like(s)
-            for group in range(start, stop, row_kernels.GROUP_QUADS):
-                g = np.zeros_like(s)
-                for i in range(group, min(group + row_kernels.GROUP_QUADS, stop)):
-                    g = g + padded[..., 4 * i : 4 * i + 4, :]
-                s, q = self.call("add_share", s, q, g)
-            r, error = self.call("two_sum", r, q)
-            d = d + error
-        r = r + d
-        h = self.call("unbiased", s)
-        first = self.call("pair_add", h[..., 0, :], r[..., 0, :], h[..., 1, :], r[..., 1, :])
-        second = self.call("pair_add", h[..., 2, :], r[..., 2, :], h[..., 3, :], r[..., 3, :])
-        pair = self.call("pair_add", *first, *second)
-        return self.lanes_pair(*self.vectors_pair(padded, pair, 4 * quads))
+    def total_of_shares(self, shares: Any, few: bool = True) -> tuple[Any, Any]:
+        """The sum of shares over the last axis, kept, in two parts; where rows are `few` vectors, added plainly."""
+        n = shares.shape[-1]
+        if few and n <= row_kernels.FEW * self.lanes:
+            t = self.some(*self.vectors(shares))
+            return self.lanes_pair(t, np.zeros_like(t))
+        parts = []
+        for i in range(0, max(n, 1), row_kernels.SEGMENT):
+            parts.append(self.lanes_pair(*self.segment(shares[..., i : i + row_kernels.SEGMENT])))
+        return functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
 
-    def vectors_pair(self, padded: Any, pair: Any, start: int) -> Any:
-        for i in range(start, padded.shape[-2]):
-            pair = self.call("pair_add", *pair, padded[..., i, :], np.zeros_like(pair[0]))
-        return pair
+    def segment(self, shares: Any) -> Any:
+        vectors, quads = self.vectors(shares)
+        chunk = row_kernels.CHUNK_GROUPS * 8
+        parts = []
+        for start in range(0, max(vectors.shape[-2], 1), chunk):
+            stop = min(start + chunk, vectors.shape[-2])
+            s = np.full((*shares.shape[:-1], self.lanes), row_kernels.BIAS, self.dtype)
+            r = np.zeros_like(s)
+            last = start + min(4 * quads - start, chunk) // 8 * 8
+            for i in range(start, last, 8):
+                group = self.gathered(vectors[..., i : i + 4, :]) + self.gathered(vectors[..., i + 4 : i + 8, :])
+                s, r = self.call("add_share", s, r, group)
+            rest = vectors[..., last:stop, :]
+            s, r = self.call("add_share", s, r, self.some(rest, (min(4 * quads, stop) - last) // 4))
+            parts.append((self.call("unbiased", s), r))
+        return functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
+
+    def gathered(self, quad: Any) -> Any:
+        return (quad[..., 0, :] + quad[..., 1, :]) + (quad[..., 2, :] + quad[..., 3, :])
+
+    def some(self, vectors: Any, quads: int) -> Any:
+        t = np.zeros((*vectors.shape[:-2], self.lanes), self.dtype)
+        for i in range(0, 4 * quads, 4):
+            t = t + self.gathered(vectors[..., i : i + 4, :])
+        for i in range(4 * quads, vectors.shape[-2]):
+            t = t + vectors[..., i, :]
+        return t
 
     def lanes_pair(self, high: Any, low: Any) -> tuple[Any, Any]:
         if self.dtype == np.float32:
@@ -113,13 +119,10 @@ class Rows:
     def greatest(self, x: Any) -> Any:
         return np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf).astype(self.dtype, copy=False)
 
-    def shares_below(self, x: Any, m: Any, c: Any, k: Any) -> tuple[Any, Any]:
-        high, low = self.total_of_shares(self.call("share_below", x, m, c, k))
-        return high + low, self.total(self.call("equal", x, m))
-
-    def log_sum(self, x: Any, m: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+    def log_sum(self, x: Any, m: Any, few: bool = True) -> tuple[Any, Any, Any, Any, Any, Any]:
         c, k = self.call("row_shift", m)
-        rest, ties = self.shares_below(x, m, c, k)
+        high, low = self.total_of_shares(self.call("share_below", x, m, c, k), few)
+        rest, ties = high + low, self.total(self.call("equal", x, m))
         top = self.call("exp_scaled", m, c, k)
         return self.call("log_sum_over", rest, ties, top), c, k, rest, ties, top
 
@@ -138,7 +141,7 @@ class Rows:
 
     def logsumexp(self, x: Any) -> Any:
         m = self.greatest(x)
-        s, *_ = self.log_sum(x, m)
+        s, *_ = self.log_sum(x, m, few=False)
         infinite = m + self.total(self.call("poison", x, None, None, None))
         return np.where(np.isfinite(m), m + s, infinite)[..., 0]
 
@@ -196,7 +199,7 @@ class Rows:
         x, q = x.reshape(-1, n), targets.reshape(-1, n)
         with np.errstate(all="ignore"):
             m = self.greatest(x)
-            s, c, k, rest, ties, top = self.log_sum(x, m)
+            s, c, k, rest, ties, top = self.log_sum(x, m, few=False)
             weight = self.total(q)
             far = self.total(self.call("distance", x, q, m, None))
             loss.reshape(-1)[...] = self.call("target_loss", far, weight, s)[:, 0]

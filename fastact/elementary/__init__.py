@@ -16,9 +16,10 @@ infinities and signed zeros included, and its error is at most 1.5 ULP while the
 ``exp_parts(x)``               (p, n) with e^x = p·2^n, n integral, p in [0.7, 1.42] to 1 ULP; |x| <= 3000
 ``exp_parts_sum(x, dx)``       the same for e^(x + dx); |x| <= 3000, \\|dx\\| at most an ULP of x
 ``expm1_parts(x)``             (u, n) with e^x = (1 + u)·2^n, u in [-0.3, 0.42] to 1 ULP; |x| <= 3000
+``expm1_parts_minus(x)``       (u, n) with e^-x = (1 + u)·2^-n, for the logistic family, which wants 2^n
 ``expm1_parts_sum(x, dx)``     the same for e^(x + dx)
-``quick_gelu_parts(x)``        (u, n) with e^(1.702 x) = (1 + u)·2^n; |x| <= 1000
-``gelu_tanh_parts(x)``         (u, n) with e^v = (1 + u)·2^n, v = 2 sqrt(2/pi) (x + 0.044715 x^3); |x| <= 100
+``quick_gelu_parts(x)``        (u, n) with e^(-1.702 x) = (1 + u)·2^-n; |x| <= 1000
+``gelu_tanh_parts(x)``         (u, n) with e^-v = (1 + u)·2^-n, v = 2 sqrt(2/pi) (x + 0.044715 x^3); |x| <= 100
 ``log1p_unit(e)``              log(1 + e) for 0 <= e <= 1, e subnormal included
 ``log1p_sum(u, n)``            (y, dy) with log(1 + (1 + u)·2^n) = y + dy for n <= 0, (1 + u)·2^n <= 1
 ``tanh_sum(t)``                (y, dy) with tanh(t) = y + dy for t >= 0

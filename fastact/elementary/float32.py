@@ -24,25 +24,23 @@ def exp_polynomial(r):
 def expm1_polynomial(r):
     """exp(r) - 1 for abs(r) <= log(2)/2. 2^-26.1"""
     s = r * r
+    q = fma(r, 8.366539143025875091552734375e-3, 4.16675023734569549560546875e-2)
     q = fma(
-        r,
-        fma(r, 1.386455609463155269622802734375e-3, 8.366539143025875091552734375e-3),
-        4.16675023734569549560546875e-2,
+        s,
+        fma(s, 1.386455609463155269622802734375e-3, q),
+        fma(r, 0.16666543483734130859375, 0.4999999701976776123046875),
     )
-    q = fma(r, fma(r, q, 0.16666543483734130859375), 0.4999999701976776123046875)
     return fma(s, q, r)
 
 
 def exp2m1_polynomial(f):
     """2^f - 1 for abs(f) <= 1/2; its error is 2^-28.5 of 2^f"""
-    q = fma(
-        f,
-        fma(f, 1.54571913299150764942169189453125e-4, 1.34024792350828647613525390625e-3),
-        9.61807556450366973876953125e-3,
-    )
-    q = fma(f, fma(f, q, 5.55032007396221160888671875e-2), 0.2402265071868896484375)
+    s = f * f
+    q = fma(f, 1.54571913299150764942169189453125e-4, 1.34024792350828647613525390625e-3)
+    q = fma(s, q, fma(f, 9.61807556450366973876953125e-3, 5.55032007396221160888671875e-2))
     # log(2) - 1 leaves the sum half the rounding of log(2)
-    return fma(f, fma(f, q, -0.3068527877330780029296875), f)
+    q = fma(s, q, fma(f, 0.2402265071868896484375, -0.3068527877330780029296875))
+    return fma(f, q, f)
 
 
 def exp_parts(x):
@@ -64,6 +62,13 @@ def expm1_parts(x):
     """(u, n) with exp(x) = (1 + u)·2^n. Max error of u: 1 ULP of 1 + u on [-3000, 3000]"""
     n = rint(1.44269502162933349609375 * x)
     r = fma(n, 1.9046542999577678e-9, fma(n, -0.693147182464599609375, x))
+    return expm1_polynomial(r), n
+
+
+def expm1_parts_minus(x):
+    """(u, n) with exp(-x) = (1 + u)·2^-n. Max error of u: 1 ULP of 1 + u on [-3000, 3000]"""
+    n = rint(1.44269502162933349609375 * x)
+    r = fma(n, -1.9046542999577678e-9, fma(n, 0.693147182464599609375, -x))
     return expm1_polynomial(r), n
 
 
@@ -146,12 +151,13 @@ def log1p(x):
 
 def log1p_polynomial(e):
     """(log(1 + e) - e)/e² for 0 <= e <= 1; its error is 2^-27.5 of log(1 + e)"""
+    w = e * e
     q = fma(
-        e, fma(e, -3.31243476830422878265380859375e-3, 2.017644606530666351318359375e-2), -5.760939419269561767578125e-2
+        w, -3.31243476830422878265380859375e-3, fma(e, 2.017644606530666351318359375e-2, -5.760939419269561767578125e-2)
     )
-    q = fma(e, fma(e, q, 0.1067469418048858642578125), -0.15351717174053192138671875)
-    q = fma(e, fma(e, q, 0.196940243244171142578125), -0.24958293139934539794921875)
-    return fma(e, fma(e, q, 0.3333047926425933837890625), -0.4999993145465850830078125)
+    q = fma(w, q, fma(e, 0.1067469418048858642578125, -0.15351717174053192138671875))
+    q = fma(w, q, fma(e, 0.196940243244171142578125, -0.24958293139934539794921875))
+    return fma(w, q, fma(e, 0.3333047926425933837890625, -0.4999993145465850830078125))
 
 
 def log1p_unit(e):
@@ -163,8 +169,8 @@ def log1p_sum(u, n):
     """(y, dy) with log(1 + (1 + u)·2^n) = y + dy for n <= 0; the sum is at most 1.5 ULP off"""
     s = scalb(1.0, n)
     e = fma(s, u, s)
-    # what rounding e lost moves log(1 + e) by 1/(1 + e) of it; half an ULP of e at most, so 1 will do
-    g = fma(e * e, log1p_polynomial(e), fma(s, u, s - e))
+    # what rounding e lost moves log(1 + e) by 1/(1 + e) of it; half an ULP of e at most, so 0.6 will do
+    g = fma(e * e, log1p_polynomial(e), 0.6 * fma(s, u, s - e))
     y = e + g
     return y, g - (y - e)
 
@@ -193,18 +199,15 @@ def tanh(x):
     tanh_sum.
     """
     t = minimum(10.0, fabs(x))
-    z = t + t
-    n = rint(1.44269502162933349609375 * z)
-    r = fma(n, -0.693147182464599609375, z)
-    # one degree more than expm1_polynomial; 2^-31.0
-    q = fma(
-        r,
-        fma(r, 1.97424626094289124011993408203125e-4, 1.393369282595813274383544921875e-3),
-        8.3335675299167633056640625e-3,
-    )
-    q = fma(r, fma(r, fma(r, q, 4.16664779186248779296875e-2), 0.1666666567325592041015625), 0.5)
+    n = rint(2.8853900432586669921875 * t)
+    r = fma(n, -0.3465735912322998046875, t)
+    # exp(2r) - 1, one degree more than expm1_polynomial; 2^-31.0
+    w = r * r
+    q = fma(r, 2.527035214006900787353515625e-2, 8.9175634086132049560546875e-2)
+    q = fma(w, q, fma(r, 0.26667416095733642578125, 0.666663646697998046875))
+    q = fma(w, q, fma(r, 1.3333332538604736328125, 2.0))
     s = scalb(0.5, n)
-    e = fma(s, fma(r * r, q, r), s - 0.5)
+    e = fma(s, fma(w, q, r + r), s - 0.5)
     d = e + 1.0
     y = e / d
     return copysign(minimum(1.0, fma(d - 1.0 - e, fma(-y, y, y), y)), x)
@@ -285,19 +288,16 @@ def gelu_exp_polynomial(s):
 def gelu_tail(t):
     """t·erfc(t/sqrt(2))/2 for t >= 0. Max error: 2 ULP on [0, inf]
 
-    Below 0.9, t·(1/2 - t/sqrt(2 pi) + t·R(t²)), 2^-26.1; beyond, exp(-t²/2)·(1/sqrt(2 pi))·(1 - h) with
-    h = N(t)/(sqrt(2 pi)·t·P(t) + N(t)), 2^-27.8: h and its errors fade as t grows. N and sqrt(2 pi) are multiplied by
-    0.8, which moves the worst roundings of h from 2.06 to 1.87 ULP of the result.
+    Below 0.9, t·(1/2 + t·B(t²)), 2^-26.3; beyond, exp(-t²/2)·(1/sqrt(2 pi))·(1 - h) with h = N(t)/(t·P(t) + N(t)),
+    2^-27.7: h and its errors fade as t grows. P's leading coefficient is 1; N's too would save a multiplication, at
+    2^-26.3 and 2.05 ULP of the result.
     """
     t = minimum(15.0, t)
     w = t * t
-    r = fma(
-        w,
-        fma(w, -9.41579564823769032955169677734375e-5, 1.16837560199201107025146484375e-3),
-        -9.965899400413036346435546875e-3,
-    )
-    r = fma(w, fma(w, r, 6.64890706539154052734375e-2), 7.7928831387907848693430423736572265625e-8)
-    near = t * fma(t, r, fma(-0.398942291736602783203125, t, 0.5))
+    b = fma(w, -9.50304456637240946292877197265625e-5, 1.170012052170932292938232421875e-3)
+    b = fma(w, fma(w, b, -9.966938756406307220458984375e-3), 6.648932397365570068359375e-2)
+    b = fma(w, b, -0.3989422321319580078125)
+    near = t * fma(t, b, 0.5)
     n = rint(-0.721347510814666748046875 * w)
     # s = t² + 2 n log(2); n times the first part of 2 log(2) is exact
     s = fma(n, -1.2401575421938e-5, fma(t, t, 1.3863067626953125 * n))
@@ -309,11 +309,11 @@ def gelu_tail(t):
     )
     u = fma(s, fma(s, u, -8.31118412315845489501953125e-3), 4.9867786467075347900390625e-2)
     u = fma(s, fma(s, u, -0.1994711458683013916015625), -1.135825744569274320383556187152862548828125e-8)
-    p = fma(t, fma(t, 0.01576957479119301, 0.12228148430585861), 0.47777658700942993)
-    p = fma(w, fma(t, p, 1.0104281902313232), t)
-    q = fma(t, fma(t, 3.16143743693828582763671875e-2, 0.245564997196197509765625), 0.888510167598724365234375)
-    q = fma(t, q, 1.59990274906158447265625)
-    h = q / fma(2.0053026676177978515625, p, q)
+    p = fma(t, t + 7.652528285980224609375, 29.73155975341796875)
+    p = fma(t, fma(t, p, 62.546115875244140625), 61.579315185546875)
+    q = fma(t, fma(t, 0.99976360797882080078125, 7.662632465362548828125), 27.54790496826171875)
+    q = fma(t, q, 49.129180908203125)
+    h = q / fma(t, p, q)
     far = scalb(0.398942291736602783203125 + fma(-h, 0.398942291736602783203125 + u, u), n)
     return where(t < 0.9, near, far)
 
@@ -336,15 +336,15 @@ def gelu_tail_grad(t):
 
 
 def quick_gelu_parts(x):
-    """(u, n) with exp(1.702·x) = (1 + u)·2^n. Max error of u: 1 ULP of 1 + u on [-1000, 1000]"""
+    """(u, n) with exp(-1.702·x) = (1 + u)·2^-n. Max error of u: 1 ULP of 1 + u on [-1000, 1000]"""
     # 1.702/log(2)
     n = rint(2.4554669857025146 * x)
-    f = fma(x, -2.6109498563187117e-08, fma(x, 2.4554669857025146, -n))
+    f = fma(x, 2.6109498563187117e-08, fma(x, -2.4554669857025146, n))
     return exp2m1_polynomial(f), n
 
 
 def gelu_tanh_parts(x):
-    """(u, n) with exp(2 sqrt(2/pi) (x + 0.044715 x³)) = (1 + u)·2^n.
+    """(u, n) with exp(-2 sqrt(2/pi) (x + 0.044715 x³)) = (1 + u)·2^-n.
 
     Max error of u: 1 ULP of 1 + u where abs(n) < 200.
     """
@@ -355,4 +355,4 @@ def gelu_tanh_parts(x):
         w, -2.016198541454628e-09, 2.513669699055754e-07
     )
     n = rint(x * g)
-    return exp2m1_polynomial(fma(x, d, fma(x, g, -n))), n
+    return exp2m1_polynomial(fma(-x, d, fma(-x, g, n))), n

@@ -15,27 +15,18 @@ import os
 import tempfile
 import threading
 from functools import lru_cache
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from fastact.backends.numba_cpu.folder import folder, note
+
 MAGIC = b"fastact1"
-problems: dict[str, str] = {}  # folder -> why nothing can be kept there
 statistics = {"compiled": 0, "loaded": 0}
 _addresses: dict[Path, int] = {}
 _engines: list[llvm.ExecutionEngine] = []  # they own the code
 _lock = threading.RLock()
-
-
-def folder() -> Path:
-    """`FASTACT_CACHE_DIR`, or the user's cache folder of the platform."""
-    chosen = os.environ.get("FASTACT_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("fastact", appauthor=False))
 
 
 @lru_cache(maxsize=1)
@@ -54,9 +45,20 @@ def _backend_hash() -> str:
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     for package in ("numba", "llvmlite"):
-        digest.update(metadata.version(package).encode())
+        digest.update(_version(package))
     digest.update("|".join(host()).encode())
     return digest.hexdigest()
+
+
+def _version(package: str) -> bytes:
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None
+    file = Path(spec.origin).with_name("_version.py")
+    if file.exists():
+        return file.read_bytes()
+    from importlib import metadata  # its import takes 15 ms
+
+    return metadata.version(package).encode()
 
 
 def _machine() -> llvm.TargetMachine:
@@ -116,7 +118,7 @@ def _write(path: Path, code: bytes) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        problems[str(path.parent)] = f"not writable: {error.strerror or error}"
+        note(path.parent, error)
 
 
 def emit_object(text: str, symbol: str) -> bytes:

@@ -40,8 +40,18 @@ class Target:
         return {"avx512": 64, "avx2": 32}.get(self.isa, 16)
 
 
+def select_lanes(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, start: int, lanes: int) -> ir.Value:
+    """`lanes` lanes of the concatenation of two vectors, from `start` on."""
+    numbers = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(start, start + lanes)))
+    return builder.shuffle_vector(a, b, numbers)
+
+
 class Emitter:
-    """Emits operations on floats of one dtype, as vectors of `lanes` or (lanes = 0) scalars."""
+    """Emits operations on floats of one dtype, as vectors of `lanes` or (lanes = 0) scalars.
+
+    With lanes for several registers (a power of two of them) LLVM splits each operation, so that the instructions of
+    independent vectors come side by side.
+    """
 
     def __init__(self, builder: ir.IRBuilder, dtype: str, lanes: int, target: Target) -> None:
         self.builder = builder
@@ -118,17 +128,29 @@ class Emitter:
         return Value(self, self.intrinsic("llvm.roundeven", self.value(x).ir))
 
     def _avx512(self, name: str, *args: ir.Value) -> ir.Value:
+        lanes = 512 // self.bits
+        if self.lanes > lanes:
+            register = Emitter(self.builder, self.dtype, lanes, self.target)
+            parts = [
+                register._avx512(name, *(select_lanes(self.builder, a, a, k, lanes) for a in args))
+                for k in range(0, self.lanes, lanes)
+            ]
+            while len(parts) > 1:
+                lanes *= 2
+                parts = [
+                    select_lanes(self.builder, a, b, 0, lanes) for a, b in zip(parts[::2], parts[1::2], strict=True)
+                ]
+            return parts[0]
         # masked form with an all-ones mask, current rounding direction
-        i8_or_i16 = ir.IntType(max(8, self.lanes))
-        ones = ir.Constant(i8_or_i16, -1)
+        ones = ir.Constant(ir.IntType(max(8, lanes)), -1)
         kind = {"float32": "ps", "float64": "pd"}[self.dtype]
-        rounding = (ir.Constant(ir.IntType(32), 4),)
+        rounding = ir.Constant(ir.IntType(32), 4)
         full = f"llvm.x86.avx512.mask.{name}.{kind}.512"
-        return self.intrinsic(full, *args, ir.Constant(self.float, ir.Undefined), ones, *rounding, overload=False)
+        return self.intrinsic(full, *args, ir.Constant(self.float, ir.Undefined), ones, rounding, overload=False)
 
     @property
     def _has_avx512(self) -> bool:
-        return self.target.isa == "avx512" and self.lanes * self.bits == 512
+        return self.target.isa == "avx512" and self.lanes > 0 and self.lanes * self.bits % 512 == 0
 
     def scalb(self, x: Value | float, n: Value | float) -> Value:
         x, n = self.value(x), self.value(n)

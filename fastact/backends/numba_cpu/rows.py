@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
 from llvmlite import ir
 from numba import cfunc, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastact import row_bind, row_kernels
@@ -46,6 +48,16 @@ class Vectors:
 
     def signed(self, builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
         return builder.fneg(v) if self.sign < 0 else v
+
+    def joined(self, builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+        if len(parts) == 1:
+            return parts[0]
+        return self.shuffled(builder, parts[0], range(2 * self.lanes), parts[1])
+
+    def taken_apart(self, builder: ir.IRBuilder, v: ir.Value, parts: int) -> list[ir.Value]:
+        if parts == 1:
+            return [v]
+        return [self.shuffled(builder, v, range(start, start + self.lanes)) for start in (0, self.lanes)]
 
     def first(self, builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
         return simd._count_mask(builder, self.lanes, count)
@@ -89,27 +101,75 @@ class Vectors:
 
     def across_wide(self, builder: ir.IRBuilder, high: ir.Value, low: ir.Value) -> list[ir.Value]:
         half = self.lanes // 2
-        wide = ir.VectorType(ir.DoubleType(), half)
-
-        def shuffled(v: ir.Value, order: Any) -> ir.Value:
-            numbers = [i % v.type.count for i in order]
-            return builder.shuffle_vector(
-                v, ir.Constant(v.type, ir.Undefined), ir.Constant(ir.VectorType(I32, len(numbers)), numbers)
-            )
-
-        def widened(start: int) -> ir.Value:
-            a, b = (builder.fpext(shuffled(v, range(start, start + half)), wide) for v in (high, low))
-            return builder.fadd(a, b)
-
-        total = builder.fadd(widened(0), widened(half))
+        total = self.halves_added(builder, high, low)
         step = half // 2
         while step:
-            total = builder.fadd(total, shuffled(total, [i ^ step for i in range(half)]))
+            total = builder.fadd(total, self.shuffled(builder, total, [i ^ step for i in range(half)]))
             step //= 2
-        narrow = ir.VectorType(ir.FloatType(), half)
-        upper = builder.fptrunc(total, narrow)
-        lower = builder.fptrunc(builder.fsub(total, builder.fpext(upper, wide)), narrow)
-        return [shuffled(v, range(self.lanes)) for v in (upper, lower)]
+        return [self.shuffled(builder, v, range(self.lanes)) for v in self.split(builder, total)]
+
+    def fold(self, builder: ir.IRBuilder, rows: list[list[ir.Value]], combine: Callable[..., list[ir.Value]]) -> Any:
+        """In lane i the combination over the lanes of row i, for as many rows as lanes; a row is one value or more."""
+        step = len(rows) // 2
+        while step:
+            lanes = range(rows[0][0].type.count)
+            first = [i if not i & step else i - step + len(lanes) for i in lanes]
+            second = [i + step if not i & step else i + len(lanes) for i in lanes]
+
+            def part(u: ir.Value, w: ir.Value, order: list[int]) -> ir.Value:
+                return builder.shuffle_vector(u, w, ir.Constant(ir.VectorType(I32, len(order)), order))
+
+            rows = [
+                combine(*([part(u, w, order) for u, w in zip(rows[j], rows[j + step])] for order in (first, second)))
+                for j in range(step)
+            ]
+            step //= 2
+        return rows[0]
+
+    def across_rows(self, builder: ir.IRBuilder, p: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
+        emit = self.emitter(builder)
+        rows = [[simd.emit_load(builder, self.vec, self.at(builder, p, j))] for j in range(self.lanes)]
+        return self.fold(builder, rows, lambda u, w: [combine(Value(emit, u[0]), Value(emit, w[0])).ir])[0]
+
+    def across_rows_pair(self, builder: ir.IRBuilder, p: ir.Value) -> list[ir.Value]:
+        rows = [simd.emit_load(builder, self.vec, self.at(builder, p, j)) for j in range(self.lanes)]
+        if self.dtype == "float32":
+            half = self.lanes // 2
+            wide = [[self.halves_added(builder, row)] for row in rows]
+
+            def add(u: list[ir.Value], w: list[ir.Value]) -> list[ir.Value]:
+                return [builder.fadd(u[0], w[0])]
+
+            low, high = (self.fold(builder, wide[start : start + half], add)[0] for start in (0, half))
+            return self.split(builder, self.shuffled(builder, low, range(self.lanes), high))
+        emit = self.emitter(builder)
+        pair_add = bind_rows(emit.primitives(), self.dtype)["pair_add"]
+
+        def add_pairs(u: list[ir.Value], w: list[ir.Value]) -> list[ir.Value]:
+            return [v.ir for v in pair_add(*(Value(emit, v) for v in [*u, *w]))]
+
+        return self.fold(builder, [[row, ir.Constant(self.type, None)] for row in rows], add_pairs)
+
+    def shuffled(self, builder: ir.IRBuilder, v: ir.Value, order: Iterable[int], w: ir.Value | None = None) -> ir.Value:
+        numbers = list(order) if w is not None else [i % v.type.count for i in order]
+        mask = ir.Constant(ir.VectorType(I32, len(numbers)), numbers)
+        return builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined) if w is None else w, mask)
+
+    def halves_added(self, builder: ir.IRBuilder, *vectors: ir.Value) -> ir.Value:
+        """The sum of the vectors in float64, then of lanes i and i + 8."""
+        half = self.lanes // 2
+        wide = ir.VectorType(ir.DoubleType(), half)
+        sums = []
+        for start in (0, half):
+            parts = [builder.fpext(self.shuffled(builder, v, range(start, start + half)), wide) for v in vectors]
+            sums.append(functools.reduce(builder.fadd, parts))
+        return builder.fadd(*sums)
+
+    def split(self, builder: ir.IRBuilder, wide: ir.Value) -> list[ir.Value]:
+        """A float64 vector as the sum of two of float32."""
+        narrow = ir.VectorType(ir.FloatType(), wide.type.count)
+        upper = builder.fptrunc(wide, narrow)
+        return [upper, builder.fptrunc(builder.fsub(wide, builder.fpext(upper, wide.type)), narrow)]
 
     def tree(self, builder: ir.IRBuilder, quad: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
         emit = self.emitter(builder)
@@ -140,6 +200,22 @@ class Vectors:
         def signed_some(b: ir.IRBuilder, p: ir.Value, count: ir.Value) -> ir.Value:
             fill = ir.Constant(self.type, [-math.inf * self.sign] * self.lanes)
             return self.signed(b, self.load_some(b, p, count, fill))
+
+        def store_value(b: ir.IRBuilder, p: ir.Value, v: ir.Value) -> None:
+            first = b.extract_element(v, ir.Constant(I32, 0))
+            b.store(first, simd.pointer(b, p, first.type), align=self.size)
+
+        def stack(b: ir.IRBuilder) -> ir.Value:
+            with b.goto_entry_block():
+                memory = b.alloca(ir.ArrayType(ir.IntType(8), row_kernels.STACK))
+            memory.align = row_kernels.VECTOR
+            return b.ptrtoint(memory, I64)
+
+        def prefetch(b: ir.IRBuilder, p: ir.Value) -> None:
+            pointer = b.inttoptr(p, ir.IntType(8).as_pointer())
+            flag = [ir.Constant(I32, v) for v in (0, 2, 1)]
+            type_ = ir.FunctionType(ir.VoidType(), [pointer.type, *(f.type for f in flag)])
+            b.call(cgutils.get_or_insert_function(b.module, type_, "llvm.prefetch.p0"), [pointer, *flag])
 
         def load_scalar(b: ir.IRBuilder, p: ir.Value, type_: ir.Type) -> ir.Value:
             return b.load(simd.pointer(b, p, type_))
@@ -173,6 +249,9 @@ class Vectors:
             "store": (none, (intp, vec), lambda b, p, v: simd.emit_store(b, vec, p, v)),
             "store4": (none, (intp, quad), store4),
             "store_some": (none, (intp, vec, i64), store_some),
+            "store_value": (none, (intp, vec), store_value),
+            "prefetch": (none, (intp,), prefetch),
+            "stack": (intp, (), stack),
             "stream": (none, (intp, vec), lambda b, p, v: simd.emit_store(b, vec, p, v, stream=True)),
             "fence": (none, (), simd.emit_fence),
             "splat": (vec, (scalar,), self.splat),
@@ -185,6 +264,9 @@ class Vectors:
             "max_lanes": (vec, (vec,), lambda b, v: self.across(b, v, greater)),
             "sum_lanes": (vec, (vec,), lambda b, v: self.across(b, v, plus)),
             "sum_lanes_pair": (types.UniTuple(vec, 2), (vec, vec), self.across_pair),
+            "across_max": (vec, (intp,), lambda b, p: self.across_rows(b, p, greater)),
+            "across_sum": (vec, (intp,), lambda b, p: self.across_rows(b, p, plus)),
+            "across_sum_pair": (types.UniTuple(vec, 2), (intp,), self.across_rows_pair),
             "without": (vec, (vec, i64), self.without),
             "without4": (quad, (quad, i64), without4),
             "first_lanes": (vec, (vec, i64),
@@ -197,12 +279,15 @@ class Vectors:
         return simd._splat(builder, scalar, self.lanes)
 
     def formula(self, formula: FunctionType) -> Any:
-        """A row formula over vectors and quads; a quad's parts are computed side by side."""
+        """A row formula over vectors and quads; of a quad, as many parts at once as leave registers for all steps."""
         name, arity = formula.__name__, formula.__code__.co_argcount
         nout = PAIRS.get(name, 1)
 
-        def once(builder: ir.IRBuilder, args: list[ir.Value]) -> list[ir.Value]:
-            emit = self.emitter(builder)
+        # two chains of operations side by side: 4 % (Zen 4, softmax of 1024 float32); four do not fit in 32 registers
+        together = 2 if self.target.isa == "avx512" else 1
+
+        def once(builder: ir.IRBuilder, args: list[ir.Value], parts: int = 1) -> list[ir.Value]:
+            emit = Emitter(builder, self.dtype, parts * self.lanes, self.target)
             found = bind_rows(emit.primitives(), self.dtype)[name](*(Value(emit, a) for a in args))
             return [emit.value(v).ir for v in (found if isinstance(found, tuple) else (found,))]
 
@@ -217,8 +302,12 @@ class Vectors:
                 if is_quad:
                     pairs = zip(sig.args, values)
                     split = [self.parts(builder, v) if t == self.quad else [v] * PARTS for t, v in pairs]
-                    columns = list(zip(*(once(builder, [s[j] for s in split]) for j in range(PARTS))))
-                    made = [context.make_tuple(builder, self.quad, list(column)) for column in columns]
+                    found: list[list[ir.Value]] = [[] for _ in range(nout)]
+                    for j in range(0, PARTS, together):
+                        args = [self.joined(builder, s[j : j + together]) for s in split]
+                        for column, wide in zip(found, once(builder, args, together)):
+                            column += self.taken_apart(builder, wide, together)
+                    made = [context.make_tuple(builder, self.quad, column) for column in found]
                 else:
                     made = once(builder, list(values))
                 return made[0] if nout == 1 else context.make_tuple(builder, result, made)
@@ -255,7 +344,7 @@ def kernel_function(name: str, dtype: str) -> FunctionType:
     env: dict[str, Any] = {n: v for n, v in vars(row_kernels).items() if n.isupper()}
     env.update(
         __name__=__name__, __builtins__={}, INF=math.inf, SIGN=float(sign), LANES=vectors.lanes,
-        QUAD=PARTS * vectors.lanes, SIZE=vectors.size, **vectors.primitives(),
+        QUAD=PARTS * vectors.lanes, GROUP=2 * PARTS * vectors.lanes, SIZE=vectors.size, **vectors.primitives(),
     )  # fmt: skip
     traced: dict[str, Any] = {}
 
@@ -272,8 +361,11 @@ def kernel_function(name: str, dtype: str) -> FunctionType:
                 continue
             if used in formulas:
                 own[used] = env[used] = formula(used)
-            else:
-                own[used] = env[used] = njit(error_model="numpy", nogil=True, forceinline=True)(build(used))
+                continue
+            callee = used.removesuffix("__each") + f"__{each}" if used.endswith("__each") else used
+            if callee not in env:
+                env[callee] = njit(error_model="numpy", nogil=True, forceinline=True)(build(callee))
+            own[used] = env[callee]
         return FunctionType(functions[template].__code__, own, called)
 
     main = build(function)

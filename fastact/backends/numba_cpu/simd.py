@@ -231,11 +231,21 @@ def emit_load(builder: ir.IRBuilder, vec: VecType, address: ir.Value) -> ir.Valu
 def emit_store(
     builder: ir.IRBuilder, vec: VecType, address: ir.Value, value: ir.Value, *, stream: bool = False
 ) -> None:
-    align = element_bytes(vec) * (vec.lanes if stream else 1)
+    # a stream is aligned to the register, of which `vec` may be several
+    align = min(element_bytes(vec) * vec.lanes, host_target().bytes) if stream else element_bytes(vec)
     instruction = builder.store(value, pointer(builder, address, value.type), align=align)
     if stream:
         one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
         instruction.set_metadata("nontemporal", one)
+
+
+def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    byte = ir.IntType(8).as_pointer()
+    i32 = ir.IntType(32)
+    signature = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    # to read, into all caches, data
+    builder.call(function, [builder.inttoptr(address, byte), *(ir.Constant(i32, k) for k in (0, 3, 1))])
 
 
 @intrinsic
