@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastact import dispatch
 from fastact.data import load_digits
 
 Array = NDArray[np.float32]
@@ -719,6 +720,8 @@ def run(settings: Settings, plot_path: str | None = None, as_json: bool = False)
     console.print(report(result))
     console.print(f"plain NumPy computes {settings.activation} by {plain.source}")
     console.print(f"fastact's first calls, not in the times above: {result.first_calls:.2f} s")
+    if dispatch.backend() == "reference":
+        console.print("fastact ran on NumPy alone, its reference backend; `fastact info` says what kernels lack")
     if not all(isfinite(run.loss[-1]) for run in result.runs.values()):
         console.print(f"The training diverged: {settings.activation} does not fit this network and learning rate.")
     if plot_path is not None:
