@@ -243,8 +243,8 @@ def serving(ready: Callable[[], bool]) -> tuple[str, str]:
     """The backend that serves a kernel, and why; `ready` says whether Numba's is on disk.
 
     Numba is the first choice. Where its kernel would have to be compiled first and there is one ahead of time for all
-    that this CPU has, that one serves: both give the same bits at about the same speed (docs/design.md), so nobody should
-    wait 0.1 to 0.9 s. `warmup` compiles Numba's, which then serves from disk.
+    that this CPU has, that one serves: both give the same bits at about the same speed (docs/design.md), so nobody
+    should wait 0.1 to 0.9 s. `warmup` compiles Numba's, which then serves from disk.
     """
     if _asked != "auto":
         return _checked(_asked), "asked for"
@@ -252,7 +252,7 @@ def serving(ready: Callable[[], bool]) -> tuple[str, str]:
         if ready():
             return "numba", "compiled for this CPU, from disk"
         if reason("cython") is None and backends.get("cython").best():
-            return "cython", "Numba's kernel is not compiled yet, and this one is about as fast; `fastact warmup` compiles it"
+            return "cython", "Numba's kernel is not compiled yet, this one is about as fast; `fastact warmup` does that"
     chosen = backend()
     missed = [f"{b}: {reason(b)}" for b in backends.ORDER[: backends.ORDER.index(chosen)]]
     return chosen, "; ".join(["first available", *missed])
