@@ -569,8 +569,9 @@ def render_c_header(functions: Sequence[Embedded], frame: str) -> str:
 
 def source_files(package: Path) -> list[Path]:
     """The files that decide what the ahead-of-time modules compute."""
-    names = ["formulas.py", "table.py", "kinds.py", "elementary/float32.py", "elementary/float64.py", "render.py"]
-    return [package / name for name in names] + sorted(package.glob("*row*.py")) + sorted(package.glob("_aot*.h"))
+    names = ["formulas", "table", "kinds", "elementary/float32", "elementary/float64", "render"]
+    names += ["render_rows", "row_bind", "row_formulas", "row_kernels"]
+    return [package / f"{name}.py" for name in names] + sorted(package.glob("_aot*.h"))
 
 
 def source_hash(package: Path) -> str:
