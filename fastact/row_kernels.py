@@ -65,8 +65,10 @@ VALUES = 3072
 SHARES = 4096
 # bytes of a row from which on it is worth going past the cache
 WIDE = 256
-# how far ahead of the sums to prefetch: two rows of 1024 float32 (2^24 of them on 2 cores of a Zen 4: 3.3 ms, one row 3.8)
+# how far ahead of the sums to prefetch, at least; what is summed before the next pass over maxima is the other bound. 2^24
+# float32 on 2 cores of a Zen 4: rows of 1024 3.1 ms (3.3 without, 3.5 at 4096), of 4096 3.5 ms (4.5 at 8192)
 AHEAD = 8192
+FARTHEST = 65536
 # flags; STREAM: the last pass goes past the cache
 STREAM = 1
 VALUE_ONLY = 2
@@ -97,7 +99,7 @@ def greatest(x: Address, n: Int) -> Vec:
 
 
 def shares(
-    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int
+    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int, ahead: Int
 ) -> tuple[Vec, Vec, Vec]:
     # the sum, lane by lane and in two parts, of shares each(x, m, k) but that at label, or with `tie` those of x = m, and how
     # many these are.
@@ -113,19 +115,19 @@ def shares(
         i: Int = start
         while i + GROUP <= stop:
             at: Address = x + i * SIZE
-            prefetch(at + AHEAD)
-            prefetch(at + AHEAD + VECTOR)
-            prefetch(at + AHEAD + 2 * VECTOR)
-            prefetch(at + AHEAD + 3 * VECTOR)
+            prefetch(at + ahead)
+            prefetch(at + ahead + VECTOR)
+            prefetch(at + ahead + 2 * VECTOR)
+            prefetch(at + ahead + 3 * VECTOR)
             v: Quad = signed4(at)
             a: Quad = each(v, m, k)
             if keep:
                 store4(e + i * step, a)
             at += QUAD * SIZE
-            prefetch(at + AHEAD)
-            prefetch(at + AHEAD + VECTOR)
-            prefetch(at + AHEAD + 2 * VECTOR)
-            prefetch(at + AHEAD + 3 * VECTOR)
+            prefetch(at + ahead)
+            prefetch(at + ahead + VECTOR)
+            prefetch(at + ahead + 2 * VECTOR)
+            prefetch(at + ahead + 3 * VECTOR)
             w: Quad = signed4(at)
             b: Quad = each(w, m, k)
             if keep:
@@ -194,7 +196,7 @@ def some_shares(
 
 
 def shares_of_row(
-    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int
+    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int, ahead: Int
 ) -> tuple[Vec, Vec, Vec]:
     # the same for any n; the sums of segments are added without their lanes
     high: Vec = splat(0.0)
@@ -206,9 +208,9 @@ def shares_of_row(
         i: Int = 0
         while i < n:
             stop: Int = least(n, i + SEGMENT)
-            s, r, count = shares__each(
-                x + i * SIZE, e + i * step, step, room, stop - i, m, k, label - i if label >= 0 else -1, keep, tie
-            )
+            after: Int = label - i if label >= 0 else -1
+            at: Address = x + i * SIZE
+            s, r, count = shares__each(at, e + i * step, step, room, stop - i, m, k, after, keep, tie, ahead)
             ties = plus(ties, count)
             if n > SEGMENT:
                 s, r = sum_lanes_pair(s, r)
@@ -322,6 +324,10 @@ def at_once(n: Int, past: Int) -> Int:
     return 1
 
 
+def ahead_of(count: Int) -> Int:
+    return AHEAD if count * SIZE < AHEAD else least(count * SIZE, FARTHEST)
+
+
 def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
     """x -> y"""
     x: Address = load_int(args)
@@ -337,6 +343,7 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
         inside = n * SIZE <= STACK - SHARES
         past = inside
     many: Int = at_once(n, past)
+    ahead: Int = ahead_of(many * n)
     work: Address = stack()
     values: Address = work + VALUES
     step: Int = SIZE if keep else 0
@@ -369,7 +376,7 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
         while i < stop:
             if stop > 1:
                 shift = load_value(values + i * SIZE)
-            high, low, ties = shares_of_row__near(source + i * dx, e + i * de, step, room, n, shift, shift, -1, 1, 0)
+            high, low, ties = shares_of_row__near(source + i * dx, e + i * de, step, room, n, shift, shift, -1, 1, 0, ahead)
             store(work + i * VECTOR, high)
             store(work + LOW + i * VECTOR, low)
             i += 1
@@ -415,6 +422,7 @@ def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Addr
     dy: Int = load_int(strides + 8)
     past: Int = flags & STREAM if n * SIZE >= WIDE else 0
     many: Int = at_once(n, 0)
+    ahead: Int = ahead_of(many * n)
     work: Address = stack()
     values: Address = work + VALUES
     stop: Int = least(many, rows)
@@ -449,7 +457,7 @@ def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Addr
             if stop > 1:
                 top = load_value(at)
                 shift = load_value(at + VECTOR)
-            high, low, ties = shares_of_row__near(source + i * ds, y, 0, 0, n, top, shift, -1, 0, 1)
+            high, low, ties = shares_of_row__near(source + i * ds, y, 0, 0, n, top, shift, -1, 0, 1, ahead)
             store(work + i * VECTOR, high)
             store(work + LOW + i * VECTOR, low)
             store(work + TIES + i * VECTOR, ties)
@@ -491,7 +499,7 @@ def logsumexp(args: Address, strides: Address, rows: Int, n: Int, params: Addres
             result = plus(m, total__poison(x, x, n, m, m))
         else:
             c, k = row_shift(m)
-            high, low, ties = shares_of_row__share(x, x, 0, 0, n, m, k, -1, 0, 1)
+            high, low, ties = shares_of_row__share(x, x, 0, 0, n, m, k, -1, 0, 1, AHEAD)
             high, low = sum_lanes_pair(high, low)
             result = plus(m, log_sum_over(plus(high, low), sum_lanes(ties), exp_scaled(m, c, k)))
         store_value(y, result)
@@ -630,6 +638,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
     factor: Vec = load_param(params)
     zero: Vec = splat(0.0)
     many: Int = at_once(n, 0)
+    ahead: Int = ahead_of(many * n)
     work: Address = stack()
     values: Address = work + VALUES
     inside: Int = n * SIZE <= NARROW
@@ -675,7 +684,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
             if stop > 1:
                 shift = load_value(values + i * SIZE)
             high, low, ties = shares_of_row__near(
-                source + i * sx, e + i * de, SIZE, room, n, shift, shift, label, 1, 0
+                source + i * sx, e + i * de, SIZE, room, n, shift, shift, label, 1, 0, ahead
             )
             store(work + i * VECTOR, high)
             store(work + LOW + i * VECTOR, low)
@@ -729,7 +738,7 @@ def cross_entropy_of_shares(args: Address, strides: Address, rows: Int, n: Int, 
     while row < rows:
         m: Vec = greatest(x, n)
         c, k = row_shift(m)
-        high, low, ties = shares_of_row__share(x, x, 0, 0, n, m, k, -1, 0, 1)
+        high, low, ties = shares_of_row__share(x, x, 0, 0, n, m, k, -1, 0, 1, AHEAD)
         high, low = sum_lanes_pair(high, low)
         rest: Vec = plus(high, low)
         ties = sum_lanes(ties)
