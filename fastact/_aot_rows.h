@@ -127,6 +127,8 @@ FASTACT_INLINE void prefetch(intptr_t p) { __builtin_prefetch((const void *)p, 0
 #define ODD1_f64(a, b) _mm512_mask_blend_pd(0xaa, a, b)
 #define FIRST_f32(v) _mm512_cvtss_f32(v)
 #define FIRST_f64(v) _mm512_cvtsd_f64(v)
+#define ANY_f32(mask) ((mask) != 0)
+#define ANY_f64(mask) ((mask) != 0)
 FASTACT_INLINE unsigned fastact_first(int64_t count, int lanes) {
     return count >= lanes ? (1u << lanes) - 1 : count <= 0 ? 0 : (1u << count) - 1;
 }
@@ -155,6 +157,8 @@ FASTACT_INLINE void fastact_store_first_f64(double *p, vf64 v, int64_t count) {
 #define ODD1_f64(a, b) _mm256_blend_pd(a, b, 0xa)
 #define FIRST_f32(v) _mm256_cvtss_f32(v)
 #define FIRST_f64(v) _mm256_cvtsd_f64(v)
+#define ANY_f32(mask) (_mm256_movemask_ps(mask) != 0)
+#define ANY_f64(mask) (_mm256_movemask_pd(mask) != 0)
 FASTACT_INLINE __m256 fastact_first_f32(int64_t count) {
     return _mm256_cmp_ps(_mm256_loadu_ps(fastact_iota_f32), lit_f32((double)count), _CMP_LT_OQ);
 }
@@ -185,9 +189,13 @@ FASTACT_INLINE void fastact_store_first_f64(double *p, vf64 v, int64_t count) {
 #define ODD1_f64(a, b) _mm_blend_pd(a, b, 2)
 #define FIRST_f32(v) _mm_cvtss_f32(v)
 #define FIRST_f64(v) _mm_cvtsd_f64(v)
+#define ANY_f32(mask) (_mm_movemask_ps(mask) != 0)
+#define ANY_f64(mask) (_mm_movemask_pd(mask) != 0)
 #else
 #define FIRST_f32(v) (v)
 #define FIRST_f64(v) (v)
+#define ANY_f32(mask) (mask)
+#define ANY_f64(mask) (mask)
 #endif
 FASTACT_INLINE vf32 fastact_load_first_f32(const float *p, int64_t count, vf32 fill) {
     float t[LANES_f32];
@@ -292,6 +300,7 @@ FASTACT_HALF(upper, FASTACT_UPPER)
 #define WIDEN(j, r, w, parts) (r).v[j] = (w).v[(j) % (parts)];
 #define PART(j, r, w, from) (r).v[j] = (w).v[(from) + (j)];
 #define ADD(j, r, a, b) (r).v[j] = (a).v[j] + (b).v[j];
+#define EQUAL(j, T, r, a, b) r |= ANY_##T(eq_##T((a).v[j], (b).v[j]));
 
 /* in lane i row i, combined over its lanes */
 #define FOLD_4(f, T, p, row, j) fold_##f##_##T(row(f, p, j), row(f, p, (j) + 4), 4)
@@ -380,7 +389,12 @@ FASTACT_HALF(upper, FASTACT_UPPER)
         EACH_vec_##T(FIRST_LANES, T, r, w, LANES_##T, count)                                                         \
         return r;                                                                                                    \
     }                                                                                                                \
-    FASTACT_INLINE int64_t less_##T(vec_##T a, vec_##T b) { return FIRST_##T(a.v[0]) < FIRST_##T(b.v[0]); }
+    FASTACT_INLINE int64_t less_##T(vec_##T a, vec_##T b) { return FIRST_##T(a.v[0]) < FIRST_##T(b.v[0]); }          \
+    FASTACT_INLINE int64_t meets_##T(vec_##T a, vec_##T b) {                                                         \
+        int r = 0;                                                                                                   \
+        EACH_vec_##T(EQUAL, T, r, a, b)                                                                              \
+        return r;                                                                                                    \
+    }
 
 FASTACT_ROWS(f32, float)
 FASTACT_ROWS(f64, double)

@@ -43,6 +43,7 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "without4": ((QUAD, INT), QUAD, "without4"),
     "first_lanes": ((VEC, INT), VEC, "first_lanes"),
     "less": ((VEC, VEC), INT, "less"),
+    "meets": ((VEC, VEC), INT, "meets"),
     # what `signed`, `signed4`, `signed_some` are for SIGN = -1; for 1 they are `load`, `load4`, `load_some`
     "load_negated": ((ADDRESS,), VEC, "row_load_negated"),
     "load4_negated": ((ADDRESS,), QUAD, "row_load4_negated"),
@@ -165,7 +166,7 @@ class _Function:
             return [self.annotation(e) for e in returns.slice.elts]
         return [self.annotation(returns)]
 
-    def render(self) -> str:
+    def render(self, kernel: bool) -> str:
         node = self.module.functions[self.instance.function]
         for argument in node.args.args:
             self.types[argument.arg] = self.annotation(argument.annotation)
@@ -178,7 +179,8 @@ class _Function:
         lines = [f"    {line}" for statement in node.body for line in self.statement(statement)]
         declared = [f"    cdef {self.c_type(t)} {n}" for n, t in self.types.items() if n not in given]
         result = "void" if self.outs else self.c_type(results[0])
-        head = f"cdef {result} {self.instance.name(self.compute)}({', '.join(arguments)}) noexcept nogil:"
+        inline = "" if kernel else "inline "
+        head = f"cdef {inline}{result} {self.instance.name(self.compute)}({', '.join(arguments)}) noexcept nogil:"
         return "\n".join([head, *declared, *lines]) + "\n"
 
     def statement(self, node: ast.stmt) -> Iterator[str]:
@@ -433,7 +435,7 @@ def render_rows(kernels: Mapping[str, tuple[str, int]], module: Module, formulas
         maps: list[tuple[str, str]] = []
         for name, (function, sign) in kernels.items():
             instance = Instance(function, "", sign)
-            _visit(instance, module, formulas, compute, done, maps)
+            _visit(instance, module, formulas, compute, done, maps, kernel=True)
             table.append((name, dtype, instance.name(compute)))
         roots[compute] = list(dict.fromkeys(f"row_{name}" for name, _ in maps))
         across = [_sum_pairs_f64(module)] if compute == "f64" and ("pair_add", VEC) in maps else []
@@ -448,12 +450,13 @@ def _visit(
     compute: str,
     done: dict[Instance, str],
     maps: list[tuple[str, str]],
+    kernel: bool = False,
 ) -> None:
     """Renders an instance into `done`, after those it calls; notes the formulas it calls in `maps`."""
     if instance in done:
         return
     function = _Function(module, formulas, instance, compute)
-    text = function.render()
+    text = function.render(kernel)
     maps += function.maps
     for callee in function.instances:
         _visit(callee, module, formulas, compute, done, maps)

@@ -97,9 +97,9 @@ def exp_scaled(x, c, k):
     return scalb(p, n - k)
 
 
-def share_below(x, m, k):
-    """the share of x, 0 where x is the greatest element, m"""
-    return where(x == m, 0.0, exp_scaled(x, origin(m), k))
+def share(x, m, k):
+    """the share of x in a row whose greatest element is m"""
+    return exp_scaled(x, origin(m), k)
 
 
 def near(x, m, k):
@@ -108,9 +108,9 @@ def near(x, m, k):
     return scalb(p, n - k)
 
 
-def near_below(x, m, k):
-    """`share_below` where c is 0"""
-    return where(x == m, 0.0, near(x, m, k))
+def unless_equal(e, x, m):
+    """e, 0 where x = m"""
+    return where(x == m, 0.0, e)
 
 
 def add_share(s, r, v):

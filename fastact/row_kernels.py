@@ -32,6 +32,7 @@ Formulas of ``row_formulas`` take `Vec` and `Quad` alike; beside them there are
 ``without(v, i)``, ``without4(v, i)``       0 in lane i, where there is such a lane
 ``first_lanes(v, count)``                   0 in the lanes from count on
 ``less(a, b)``                              whether a < b in lane 0
+``meets(a, b)``                             whether a = b in some lane
 ==========================================  ============================================================================
 """
 
@@ -57,15 +58,17 @@ NARROW = 512
 # elements of a segment: longer rows are the sum of segments, which threads share
 SEGMENT = 65536
 # the kernel's own memory: vectors to be combined over their lanes, what rows have one of, shares
-STACK = 20480
+STACK = 36864
 LOW = 1024
 TIES = 2048
 VALUES = 3072
 SHARES = 4096
 # bytes of a row from which on it is worth going past the cache
 WIDE = 256
-# how far ahead of the sums to prefetch: two rows of 1024 float32 (2^24 of them on 2 cores of a Zen 4: 3.3 ms, one row 3.8)
+# how far ahead of the sums to prefetch, at least; what is summed before the next pass over maxima is the other bound. 2^24
+# float32 on 2 cores of a Zen 4: rows of 1024 3.1 ms (3.3 without, 3.5 at 4096), of 4096 3.5 ms (4.5 at 8192)
 AHEAD = 8192
+FARTHEST = 65536
 # flags; STREAM: the last pass goes past the cache
 STREAM = 1
 VALUE_ONLY = 2
@@ -96,9 +99,10 @@ def greatest(x: Address, n: Int) -> Vec:
 
 
 def shares(
-    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int
+    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int, ahead: Int
 ) -> tuple[Vec, Vec, Vec]:
-    # the sum, lane by lane and in two parts, of the shares each(x, m, k) but that at label, and how many x are m.
+    # the sum, lane by lane and in two parts, of shares each(x, m, k) but that at label, or with `tie` those of x = m, and how
+    # many these are.
     # With `keep` shares go to e: element i to e + i·step, of the last vector `room` more lanes than there are elements
     high: Vec = splat(0.0)
     low: Vec = splat(0.0)
@@ -111,28 +115,29 @@ def shares(
         i: Int = start
         while i + GROUP <= stop:
             at: Address = x + i * SIZE
-            prefetch(at + AHEAD)
-            prefetch(at + AHEAD + VECTOR)
-            prefetch(at + AHEAD + 2 * VECTOR)
-            prefetch(at + AHEAD + 3 * VECTOR)
+            prefetch(at + ahead)
+            prefetch(at + ahead + VECTOR)
+            prefetch(at + ahead + 2 * VECTOR)
+            prefetch(at + ahead + 3 * VECTOR)
             v: Quad = signed4(at)
             a: Quad = each(v, m, k)
             if keep:
                 store4(e + i * step, a)
-            if tie:
-                ties = plus(ties, gather4(equal(v, m)))
             at += QUAD * SIZE
-            prefetch(at + AHEAD)
-            prefetch(at + AHEAD + VECTOR)
-            prefetch(at + AHEAD + 2 * VECTOR)
-            prefetch(at + AHEAD + 3 * VECTOR)
-            v = signed4(at)
-            b: Quad = each(v, m, k)
+            prefetch(at + ahead)
+            prefetch(at + ahead + VECTOR)
+            prefetch(at + ahead + 2 * VECTOR)
+            prefetch(at + ahead + 3 * VECTOR)
+            w: Quad = signed4(at)
+            b: Quad = each(w, m, k)
             if keep:
                 store4(e + (i + QUAD) * step, b)
-            if tie:
-                ties = plus(ties, gather4(equal(v, m)))
             g: Vec = plus(gather4(a), gather4(b))
+            if tie:
+                # most groups are without the greatest element
+                if meets(greater(greatest4(v), greatest4(w)), m):
+                    g = plus(gather4(unless_equal(a, v, m)), gather4(unless_equal(b, w, m)))
+                    ties = plus(ties, plus(gather4(equal(v, m)), gather4(equal(w, m))))
             if label >= 0:
                 if (label >= i) & (label < i + GROUP):
                     g = plus(gather4(without4(a, label - i)), gather4(without4(b, label - i - QUAD)))
@@ -169,6 +174,7 @@ def some_shares(
         if keep:
             store4(e + i * step, a)
         if tie:
+            a = unless_equal(a, v, m)
             ties = plus(ties, gather4(equal(v, m)))
         if label >= 0:
             a = without4(a, label - i)
@@ -180,6 +186,7 @@ def some_shares(
         if keep:
             store_some(e + i * step, w, n - i + room)
         if tie:
+            w = unless_equal(w, u, m)
             ties = plus(ties, equal(u, m))
         if label >= 0:
             w = without(w, label - i)
@@ -189,7 +196,7 @@ def some_shares(
 
 
 def shares_of_row(
-    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int
+    x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int, ahead: Int
 ) -> tuple[Vec, Vec, Vec]:
     # the same for any n; the sums of segments are added without their lanes
     high: Vec = splat(0.0)
@@ -201,9 +208,9 @@ def shares_of_row(
         i: Int = 0
         while i < n:
             stop: Int = least(n, i + SEGMENT)
-            s, r, count = shares__each(
-                x + i * SIZE, e + i * step, step, room, stop - i, m, k, label - i if label >= 0 else -1, keep, tie
-            )
+            after: Int = label - i if label >= 0 else -1
+            at: Address = x + i * SIZE
+            s, r, count = shares__each(at, e + i * step, step, room, stop - i, m, k, after, keep, tie, ahead)
             ties = plus(ties, count)
             if n > SEGMENT:
                 s, r = sum_lanes_pair(s, r)
@@ -264,9 +271,9 @@ def finish(p: Address, q: Address, out: Address, n: Int, a: Vec, b: Vec, c: Vec,
     if past:
         # up to the alignment of out
         i = (-out % VECTOR) // SIZE
-        if i > n:
-            i = n
-        store_some(out, each(load_some(p, i, 0.0), load_some(q, i, 0.0), a, b, c, d), i)
+        if i:
+            i = least(i, n)
+            store_some(out, each(load_some(p, i, 0.0), load_some(q, i, 0.0), a, b, c, d), i)
         while i + LANES <= n:
             stream(out + i * SIZE, each(load(p + i * SIZE), load(q + i * SIZE), a, b, c, d))
             i += LANES
@@ -317,6 +324,10 @@ def at_once(n: Int, past: Int) -> Int:
     return 1
 
 
+def ahead_of(count: Int) -> Int:
+    return AHEAD if count * SIZE < AHEAD else least(count * SIZE, FARTHEST)
+
+
 def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
     """x -> y"""
     x: Address = load_int(args)
@@ -324,14 +335,17 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
     dx: Int = load_int(strides)
     dy: Int = load_int(strides + 8)
     past: Int = flags & STREAM if n * SIZE >= WIDE else 0
+    # shares are kept in memory of the kernel or in y, or computed twice
+    keep: Int = n <= SEGMENT
+    inside: Int = n * SIZE <= NARROW
+    if past & keep:
+        # not past the cache what lies in it
+        inside = n * SIZE <= STACK - SHARES
+        past = inside
     many: Int = at_once(n, past)
+    ahead: Int = ahead_of(many * n)
     work: Address = stack()
     values: Address = work + VALUES
-    # shares are kept in memory of the kernel, in y, or not at all
-    keep: Int = n <= SEGMENT
-    if past:
-        keep = n * SIZE <= STACK - SHARES
-    inside: Int = keep if past else n * SIZE <= NARROW
     step: Int = SIZE if keep else 0
     stop: Int = least(many, rows)
     m: Vec = greatest_of_rows(x, dx, stop, n, work)
@@ -362,7 +376,7 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
         while i < stop:
             if stop > 1:
                 shift = load_value(values + i * SIZE)
-            high, low, ties = shares_of_row__near(source + i * dx, e + i * de, step, room, n, shift, shift, -1, 1, 0)
+            high, low, ties = shares_of_row__near(source + i * dx, e + i * de, step, room, n, shift, shift, -1, 1, 0, ahead)
             store(work + i * VECTOR, high)
             store(work + LOW + i * VECTOR, low)
             i += 1
@@ -408,6 +422,7 @@ def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Addr
     dy: Int = load_int(strides + 8)
     past: Int = flags & STREAM if n * SIZE >= WIDE else 0
     many: Int = at_once(n, 0)
+    ahead: Int = ahead_of(many * n)
     work: Address = stack()
     values: Address = work + VALUES
     stop: Int = least(many, rows)
@@ -442,7 +457,7 @@ def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Addr
             if stop > 1:
                 top = load_value(at)
                 shift = load_value(at + VECTOR)
-            high, low, ties = shares_of_row__near_below(source + i * ds, y, 0, 0, n, top, shift, -1, 0, 1)
+            high, low, ties = shares_of_row__near(source + i * ds, y, 0, 0, n, top, shift, -1, 0, 1, ahead)
             store(work + i * VECTOR, high)
             store(work + LOW + i * VECTOR, low)
             store(work + TIES + i * VECTOR, ties)
@@ -484,7 +499,7 @@ def logsumexp(args: Address, strides: Address, rows: Int, n: Int, params: Addres
             result = plus(m, total__poison(x, x, n, m, m))
         else:
             c, k = row_shift(m)
-            high, low, ties = shares_of_row__share_below(x, x, 0, 0, n, m, k, -1, 0, 1)
+            high, low, ties = shares_of_row__share(x, x, 0, 0, n, m, k, -1, 0, 1, AHEAD)
             high, low = sum_lanes_pair(high, low)
             result = plus(m, log_sum_over(plus(high, low), sum_lanes(ties), exp_scaled(m, c, k)))
         store_value(y, result)
@@ -623,6 +638,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
     factor: Vec = load_param(params)
     zero: Vec = splat(0.0)
     many: Int = at_once(n, 0)
+    ahead: Int = ahead_of(many * n)
     work: Address = stack()
     values: Address = work + VALUES
     inside: Int = n * SIZE <= NARROW
@@ -668,7 +684,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
             if stop > 1:
                 shift = load_value(values + i * SIZE)
             high, low, ties = shares_of_row__near(
-                source + i * sx, e + i * de, SIZE, room, n, shift, shift, label, 1, 0
+                source + i * sx, e + i * de, SIZE, room, n, shift, shift, label, 1, 0, ahead
             )
             store(work + i * VECTOR, high)
             store(work + LOW + i * VECTOR, low)
@@ -722,7 +738,7 @@ def cross_entropy_of_shares(args: Address, strides: Address, rows: Int, n: Int, 
     while row < rows:
         m: Vec = greatest(x, n)
         c, k = row_shift(m)
-        high, low, ties = shares_of_row__share_below(x, x, 0, 0, n, m, k, -1, 0, 1)
+        high, low, ties = shares_of_row__share(x, x, 0, 0, n, m, k, -1, 0, 1, AHEAD)
         high, low = sum_lanes_pair(high, low)
         rest: Vec = plus(high, low)
         ties = sum_lanes(ties)

@@ -241,6 +241,10 @@ class Vectors:
             zero = ir.Constant(I32, 0)
             return b.zext(b.fcmp_ordered("<", b.extract_element(x, zero), b.extract_element(y, zero)), I64)
 
+        def meets(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+            mask = b.bitcast(b.fcmp_ordered("==", x, y), ir.IntType(self.lanes))
+            return b.zext(b.icmp_unsigned("!=", mask, ir.Constant(mask.type, 0)), I64)
+
         def plus(x: Value, y: Value) -> Value:
             return x + y
 
@@ -281,6 +285,7 @@ class Vectors:
             "first_lanes": (vec, (vec, i64),
                             lambda b, v, n: b.select(self.first(b, n), v, ir.Constant(self.type, None))),
             "less": (i64, (vec, vec), less),
+            "meets": (i64, (vec, vec), meets),
         }  # fmt: skip
         return {name: _intrinsic(name, *rest) for name, rest in emitters.items()}
 
