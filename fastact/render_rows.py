@@ -366,7 +366,7 @@ def render_maps(maps: Sequence[tuple[str, str]], formulas: Mapping[str, Formula]
 
 def _sum_pairs_f64(module: Module) -> str:
     """`sum_lanes_pair` and `across_sum_pair` by the formula `pair_add`; those of float32 are in ``_aot_rows.h``."""
-    lanes = step = module.constants["VECTOR"] // SIZES["f64"]
+    lanes = step = int(module.constants["VECTOR"]) // SIZES["f64"]
     lines = ["cdef inline void sum_lanes_pair_f64(vec_f64 a, vec_f64 b, vec_f64 *out0, vec_f64 *out1) noexcept nogil:"]
     while step := step // 2:
         lines.append(f"each_pair_add_vec_f64(a, b, swap_f64(a, {step}), swap_f64(b, {step}), &a, &b)")

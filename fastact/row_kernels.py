@@ -4,9 +4,9 @@ Numba compiles these functions as they stand, with the names below bound for a d
 a renderer to a typed language needs. A `Vec` is 64 bytes wide on every machine and a `Quad` four of them, so that a sum
 has the same order of additions everywhere; a row value (a maximum, a sum) is a `Vec` with the value in all lanes.
 
-``LANES`` elements of ``SIZE`` bytes make a vector, ``QUAD`` elements four, ``GROUP`` elements two quads. ``SIGN`` is -1 for softmin, else 1.
-A function called ``total__NAME`` is `total` with the formula NAME for ``each``; ``block__each`` in it is `block` with the
-same formula.
+``LANES`` elements of ``SIZE`` bytes make a vector, ``QUAD`` elements four, ``GROUP`` elements two quads. ``SIGN`` is -1
+for softmin, else 1. A function called ``total__NAME`` is `total` with the formula NAME for ``each``; ``block__each`` in
+it is `block` with the same formula.
 Formulas of ``row_formulas`` take `Vec` and `Quad` alike; beside them there are
 
 ==========================================  ============================================================================
@@ -51,7 +51,7 @@ BLOCK_QUADS = 8
 CHUNK_GROUPS = 16
 # what the compensated sum of groups starts at: above the sum of a group, for no share is above 1.5
 BIAS = 16.0
-# bytes of a row up to which LANES rows are computed side by side: what a row has one of is then computed for all at once
+# bytes of a row up to which LANES rows are computed side by side: what a row has one of is computed for all at once
 SIDE = 2048
 # bytes of a row up to which its shares are kept in memory of the kernel, those of LANES rows
 NARROW = 512
@@ -65,8 +65,8 @@ VALUES = 3072
 SHARES = 4096
 # bytes of a row from which on it is worth going past the cache
 WIDE = 256
-# how far ahead of the sums to prefetch, at least; what is summed before the next pass over maxima is the other bound. 2^24
-# float32 on 2 cores of a Zen 4: rows of 1024 3.1 ms (3.3 without, 3.5 at 4096), of 4096 3.5 ms (4.5 at 8192)
+# how far ahead of the sums to prefetch, at least; what is summed before the next pass over maxima is the other bound.
+# 2^24 float32 on 2 cores of a Zen 4: rows of 1024 3.1 ms (3.3 without, 3.5 at 4096), of 4096 3.5 ms (4.5 at 8192)
 AHEAD = 8192
 FARTHEST = 65536
 # flags; STREAM: the last pass goes past the cache
@@ -101,8 +101,8 @@ def greatest(x: Address, n: Int) -> Vec:
 def shares(
     x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int, ahead: Int
 ) -> tuple[Vec, Vec, Vec]:
-    # the sum, lane by lane and in two parts, of shares each(x, m, k) but that at label, or with `tie` those of x = m, and how
-    # many these are.
+    # the sum, lane by lane and in two parts, of shares each(x, m, k) but that at label, or with `tie` those of x = m, and
+    # how many these are.
     # With `keep` shares go to e: element i to e + i·step, of the last vector `room` more lanes than there are elements
     high: Vec = splat(0.0)
     low: Vec = splat(0.0)
@@ -376,7 +376,9 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
         while i < stop:
             if stop > 1:
                 shift = load_value(values + i * SIZE)
-            high, low, ties = shares_of_row__near(source + i * dx, e + i * de, step, room, n, shift, shift, -1, 1, 0, ahead)
+            high, low, _ties = shares_of_row__near(
+                source + i * dx, e + i * de, step, room, n, shift, shift, -1, 1, 0, ahead
+            )
             store(work + i * VECTOR, high)
             store(work + LOW + i * VECTOR, low)
             i += 1
@@ -683,7 +685,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
             label = label if label >= 0 else 0
             if stop > 1:
                 shift = load_value(values + i * SIZE)
-            high, low, ties = shares_of_row__near(
+            high, low, _ties = shares_of_row__near(
                 source + i * sx, e + i * de, SIZE, room, n, shift, shift, label, 1, 0, ahead
             )
             store(work + i * VECTOR, high)

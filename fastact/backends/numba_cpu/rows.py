@@ -21,7 +21,13 @@ from fastact.row_bind import KERNELS, PAIRS, bind_rows
 
 SIGNATURE = types.void(types.intp, types.intp, types.int64, types.int64, types.intp, types.int64)
 # a function that kernels are made of: never called from Python
-PART = {"error_model": "numpy", "nogil": True, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+PART = {
+    "error_model": "numpy",
+    "nogil": True,
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 PARTS = 4  # vectors of a quad
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -139,9 +145,7 @@ class Vectors:
         return self.fold(builder, rows, lambda u, w: [combine(Value(emit, u[0]), Value(emit, w[0])).ir])[0]
 
     def across_rows_pair(self, builder: ir.IRBuilder, p: ir.Value, q: ir.Value) -> list[ir.Value]:
-        rows = [
-            [simd.emit_load(builder, self.vec, self.at(builder, a, j)) for a in (p, q)] for j in range(self.lanes)
-        ]
+        rows = [[simd.emit_load(builder, self.vec, self.at(builder, a, j)) for a in (p, q)] for j in range(self.lanes)]
         if self.dtype == "float32":
             half = self.lanes // 2
             wide = [[self.halves_added(builder, *row)] for row in rows]
