@@ -101,8 +101,8 @@ def greatest(x: Address, n: Int) -> Vec:
 def shares(
     x: Address, e: Address, step: Int, room: Int, n: Int, m: Vec, k: Vec, label: Int, keep: Int, tie: Int, ahead: Int
 ) -> tuple[Vec, Vec, Vec]:
-    # the sum, lane by lane and in two parts, of shares each(x, m, k) but that at label, or with `tie` those of x = m, and
-    # how many these are.
+    # the sum, lane by lane and in two parts, of shares each(x, m, k) but that at label, or with `tie` those of x = m,
+    # and how many these are.
     # With `keep` shares go to e: element i to e + i·step, of the last vector `room` more lanes than there are elements
     high: Vec = splat(0.0)
     low: Vec = splat(0.0)
