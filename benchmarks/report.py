@@ -133,9 +133,9 @@ def performance(result: dict[str, Any], source: str) -> str:
         "## Targets",
         targets(result),
         "\n".join(f"- {line}" for line in missed) if missed else "No target is missed.",
-        "Where the speed of a copy is missed, two cores mostly have more to compute, within the bounds of accuracy, than "
-        "memory has to move: compare the time of the same work on cached data. What bounds it is in [design.md](design.md), "
-        "'Several vectors side by side'.",
+        "Where the speed of a copy is missed, two cores mostly have more to compute, within the bounds of accuracy, "
+        "than memory has to move: compare the time of the same work on cached data. What bounds it is in "
+        "[design.md](design.md), 'Several vectors side by side'.",
         "## By kind and size",
         table(
             ["kind", "elements", "geometric mean of the ratios"],
