@@ -10,7 +10,7 @@ cdef inline vec_f32 each_minimum_of_vec_f32(vec_f32 x, vec_f32 y) noexcept nogil
 cdef inline void each_pair_sum_vec_f32(vec_f32 a, vec_f32 b, vec_f32 *out0, vec_f32 *out1) noexcept nogil:
     PAIR2_vec_f32(row_pair_sum_f32, a, b, out0, out1)
 
-cdef void rows_scaled_sum__minimum_of_f32(intptr_t p, int64_t n, vec_f32 a, vec_f32 *out0, vec_f32 *out1) noexcept nogil:
+cdef inline void rows_scaled_sum__minimum_of_f32(intptr_t p, int64_t n, vec_f32 a, vec_f32 *out0, vec_f32 *out1) noexcept nogil:
     cdef quad_f32 s
     cdef int64_t i
     cdef vec_f32 high
@@ -52,7 +52,7 @@ cdef void rows_kernel_f32(intptr_t args, intptr_t strides, int64_t rows, int64_t
         y += load_int((strides + 8))
         start += 1
 
-cdef void rows_scaled_sum__minimum_of_negated_f32(intptr_t p, int64_t n, vec_f32 a, vec_f32 *out0, vec_f32 *out1) noexcept nogil:
+cdef inline void rows_scaled_sum__minimum_of_negated_f32(intptr_t p, int64_t n, vec_f32 a, vec_f32 *out0, vec_f32 *out1) noexcept nogil:
     cdef quad_f32 s
     cdef int64_t i
     cdef vec_f32 high
