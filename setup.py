@@ -75,19 +75,19 @@ def driver() -> list[Extension]:
     return cythonize(
         [
             Extension(
-                "fastact._driver",
-                ["fastact/_driver.pyx"],
-                include_dirs=[np.get_include(), "fastact"],
-                depends=["fastact/_pool.h"],
+                "fastact.runtime._driver",
+                ["fastact/runtime/_driver.pyx"],
+                include_dirs=[np.get_include(), "fastact/runtime"],
+                depends=["fastact/runtime/_pool.h"],
                 define_macros=NUMPY_API,
                 extra_compile_args=(["-O3", "-std=gnu11"] if posix else []) + openmp,
                 extra_link_args=openmp,
             ),
             Extension(
-                "fastact._rows",
-                ["fastact/_rows.pyx"],
-                include_dirs=[np.get_include(), "fastact"],
-                depends=["fastact/_rows.h", "fastact/_driver.pxd"],
+                "fastact.runtime._rows",
+                ["fastact/runtime/_rows.pyx"],
+                include_dirs=[np.get_include(), "fastact/runtime"],
+                depends=["fastact/runtime/_rows.h", "fastact/runtime/_driver.pxd"],
                 define_macros=NUMPY_API,
                 extra_compile_args=["-O3", "-std=gnu11"] if posix else [],
             ),
@@ -101,7 +101,9 @@ def ahead_of_time() -> ModuleType | None:
     if os.environ.get("FASTACT_NO_AOT", "0") not in ("", "0"):
         print("fastact: FASTACT_NO_AOT is set, no ahead-of-time kernels", file=sys.stderr)
         return None
-    spec = importlib.util.spec_from_file_location("build_aot", ROOT / "fastact" / "build_aot.py")
+    spec = importlib.util.spec_from_file_location(
+        "build_aot", ROOT / "fastact" / "backends" / "cython_aot" / "build.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

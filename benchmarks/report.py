@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastact.bench import SMALL, STREAM_SIZE, cell_name, geometric_mean, size_text, time_text
+from fastact.tools.bench import SMALL, STREAM_SIZE, cell_name, geometric_mean, size_text, time_text
 
 # what issue and spec ask for
 GEOMETRIC_MEAN, WORST, STREAM_SHARE, SMALL_SECONDS = 2.0, 1.0, 0.9, 0.6e-6

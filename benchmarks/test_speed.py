@@ -1,7 +1,7 @@
 """One case per activation, kind, size and library: ``pytest benchmarks --benchmark-group-by=group``.
 
-Activations come from ``fastact.table.OPS``, libraries and their ways from ``fastact._peers``: what is in the table is
-measured here. A library without the activation, or not installed, is a skip that says so.
+Activations come from ``fastact.spec.table.OPS``, libraries and their ways from ``fastact.tools.peers``: what is in the
+table is measured here. A library without the activation, or not installed, is a skip that says so.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fastact import bench
-from fastact._peers import HOW, PEERS, Cell, Peer
-from fastact.table import OPS
+from fastact.spec.table import OPS
+from fastact.tools import bench
+from fastact.tools.peers import HOW, PEERS, Cell, Peer
 
 SIZES = (2**10, 2**20)
 CELLS = [

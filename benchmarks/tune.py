@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 
 import fastact as fa
-from fastact import _driver, bench, dispatch
+from fastact import dispatch
+from fastact.runtime import _driver
+from fastact.tools import bench
 
 # activations that stand for a cost class (dispatch.cost)
 SAMPLES = {"cheap": ("relu", "leaky_relu"), "costly": ("sigmoid", "gelu", "mish")}

@@ -16,9 +16,8 @@ Importing this loads NumPy only; Numba is imported when a kernel is first needed
 
 from fastact import dispatch, ufuncs  # noqa: F401 - pickle looks for ufuncs in loaded modules
 from fastact._version import __version__
-from fastact.activation import Activation, activations, get
-from fastact.dispatch import explain, get_include, get_num_threads, info, set_num_threads, use_backend, warmup
-from fastact.rows import (
+from fastact.api.activation import Activation, activations, get
+from fastact.api.rows import (
     log_softmax,
     logsumexp,
     sigmoid_cross_entropy,
@@ -27,6 +26,7 @@ from fastact.rows import (
     softmin,
     sparsemax,
 )
+from fastact.dispatch import explain, get_include, get_num_threads, info, set_num_threads, use_backend, warmup
 
 identity = activations["identity"]
 relu = activations["relu"]

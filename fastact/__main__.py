@@ -1,5 +1,5 @@
 """``python -m fastact``: the same as the command ``fastact``."""
 
-from fastact.cli import main
+from fastact.tools.cli import main
 
 raise SystemExit(main())

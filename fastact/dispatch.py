@@ -15,11 +15,12 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fastact import _driver, backends
-from fastact.kinds import KINDS, kinds_of
+from fastact import backends
+from fastact.runtime import _driver
+from fastact.spec.kinds import KINDS, kinds_of
 
 if TYPE_CHECKING:
-    from fastact.table import Op
+    from fastact.spec.table import Op
 
 # not a kernel backend of this release, but a name that users may ask for
 CUDA_REASON = "the CUDA backend is not part of this release; arrays on a GPU are not taken"
@@ -294,9 +295,9 @@ def register(slots: Any) -> None:
 
 
 def _function(name: str) -> Any:
-    from fastact.activation import activations
-    from fastact.rows import FUNCTIONS
-    from fastact.table import resolve
+    from fastact.api.activation import activations
+    from fastact.api.rows import FUNCTIONS
+    from fastact.spec.table import resolve
 
     found = resolve(name, FUNCTIONS)
     return FUNCTIONS.get(found) or activations[found]
@@ -345,8 +346,8 @@ def warmup(
     >>> fa.warmup(["softmax", "softmax_cross_entropy"])  # value and gradient; of class indices and of probabilities
     4
     """
-    from fastact.activation import activations
-    from fastact.rows import FUNCTIONS
+    from fastact.api.activation import activations
+    from fastact.api.rows import FUNCTIONS
 
     if names is None:
         functions = [*activations.values(), *FUNCTIONS.values()]

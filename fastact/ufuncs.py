@@ -13,8 +13,9 @@ from typing import Any
 
 @cache
 def _methods() -> dict[str, Any]:
-    from fastact import activations, rows
-    from fastact.kinds import kinds_of
+    from fastact import activations
+    from fastact.api import rows
+    from fastact.spec.kinds import kinds_of
 
     found: dict[str, Any] = {}
     for activation in activations.values():

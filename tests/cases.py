@@ -10,7 +10,7 @@ import pytest
 from ulp import BFLOAT16, neighbours, poisoned, sample
 
 import fastact as fa
-from fastact.table import OPS
+from fastact.spec.table import OPS
 
 BACKENDS = ("reference", "numba", "cython")
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16)

@@ -19,7 +19,7 @@ from multiprocessing import get_context
 import numpy as np
 
 import fastact as fa
-from fastact import _driver
+from fastact.runtime import _driver
 
 ASKED = int(os.environ.get("FASTACT_NUM_THREADS", "2"))
 LAYER = os.environ.get("NUMBA_THREADING_LAYER", "")
@@ -256,9 +256,9 @@ def prange_njit() -> str | None:
     """
     import numba
 
-    from fastact import _numba_extension
+    from fastact.integrations import numba_extension
 
-    _numba_extension.init()
+    numba_extension.init()
     x = BIG[:90_000].reshape(-1, 30)
 
     @numba.njit(parallel=True)

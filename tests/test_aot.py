@@ -25,9 +25,10 @@ from oracle import TRUTH
 from subprocesses import copied, python
 
 import fastact as fa
-from fastact import kinds, render
 from fastact.backends import cython_aot, reference
-from fastact.table import OPS
+from fastact.backends.cython_aot import render
+from fastact.spec import kinds
+from fastact.spec.table import OPS
 
 GOLDEN = Path(__file__).parent / "golden"
 DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in render.DTYPES}
@@ -239,13 +240,13 @@ def build(tmp_path_factory):
     setuptools = pytest.importorskip("setuptools")
     if shutil.which(sysconfig.get_config_var("CC").split()[0]) is None:
         pytest.skip("no C compiler")
-    spec = spec_from_file_location("build_aot", Path(fa.__file__).parent / "build_aot.py")
+    spec = spec_from_file_location("build_aot", Path(render.__file__).with_name("build.py"))
     build_aot = module_from_spec(spec)
     spec.loader.exec_module(build_aot)
     folder = tmp_path_factory.mktemp("aot")
 
     formulas = render.parse(GOLDEN / "formulas.py")
-    primitives = render.arities(Path(fa.__file__).parent / "primitives.py")
+    primitives = render.arities(Path(fa.__file__).parent / "maths" / "primitives.py")
 
     def body(name):
         return lambda env: lambda *args: (env[name](*args),)
@@ -368,7 +369,7 @@ def test_unknown_level_is_a_reason():
 
 
 def test_missing_feature_is_a_reason(monkeypatch):
-    monkeypatch.setitem(cython_aot.LEVELS, "x86-64-v4", ("fastact._aot_v4", ("NO_SUCH_FEATURE",)))
+    monkeypatch.setitem(cython_aot.LEVELS, "x86-64-v4", ("fastact.backends.cython_aot._aot_v4", ("NO_SUCH_FEATURE",)))
     monkeypatch.setenv("FASTACT_AOT_LEVEL", "x86-64-v4")
     cython_aot._choose.cache_clear()
     try:
@@ -412,7 +413,7 @@ def built(request, tmp_path):
             for path, s in files.items()
         },
     }
-    (package / "_aot_stamp.json").write_text(json.dumps(stamp))
+    (package / "backends/cython_aot/_aot_stamp.json").write_text(json.dumps(stamp))
     if request.param == "wheel":
         for path in package.rglob("*"):
             os.utime(path)
@@ -425,7 +426,7 @@ def report(package):
 import sys
 from fastact.backends import cython_aot
 print(cython_aot.available())
-print("fastact.render" in sys.modules)
+print("fastact.backends.cython_aot.render" in sys.modules)
 """
     reason, hashed = python(code, path=package.parent).splitlines()
     return reason, hashed == "True"
@@ -445,11 +446,14 @@ def test_sources_as_built_are_not_read(built):
 
 
 def test_touched_sources_are_read_and_found_unchanged(built):
-    os.utime(built / "formulas.py", (2e9, 2e9))
+    os.utime(built / "maths/activations.py", (2e9, 2e9))
     assert report(built) == ("None", True)
 
 
-@pytest.mark.parametrize("file", ["formulas.py", "elementary/float64.py", "row_kernels.py", "_aot_simd.h"])
+@pytest.mark.parametrize(
+    "file",
+    ["maths/activations.py", "maths/elementary/float64.py", "spec/kinds.py", "loops/rows.py", "backends/cython_aot/simd.h"],
+)
 def test_edited_sources_make_the_kernels_stale(built, file):
     edit(built / file)
     reason, _ = report(built)
@@ -461,18 +465,18 @@ def test_edited_sources_make_the_kernels_stale(built, file):
 
 def test_an_edit_that_keeps_the_size(built):
     # a wheel's files were written moments ago; an edit comes after the installation
-    edit(built / "formulas.py", same_size=True, later=10.0)
+    edit(built / "maths/activations.py", same_size=True, later=10.0)
     assert "built from other formulas" in report(built)[0]
 
 
 @pytest.mark.parametrize("stamp", [None, "", "{}", '{"sources": 1', '{"sources": "0", "files": {}}', "[]"])
 def test_without_a_good_stamp_the_sources_are_read(built, stamp):
     if stamp is None:
-        (built / "_aot_stamp.json").unlink()
+        (built / "backends/cython_aot/_aot_stamp.json").unlink()
     else:
-        (built / "_aot_stamp.json").write_text(stamp)
+        (built / "backends/cython_aot/_aot_stamp.json").write_text(stamp)
     assert report(built) == ("None", True)
-    edit(built / "formulas.py")
+    edit(built / "maths/activations.py")
     assert "built from other formulas" in report(built)[0]
 
 
@@ -480,7 +484,7 @@ def test_this_build_left_a_stamp():
     """Without one every first call would read and hash the sources."""
     if cython_aot.available() is not None:
         pytest.skip(cython_aot.available())
-    stamp = json.loads((Path(fa.__file__).parent / "_aot_stamp.json").read_text())
+    stamp = json.loads((Path(render.__file__).with_name("_aot_stamp.json")).read_text())
     assert list(stamp["files"]) == [
         path.relative_to(Path(fa.__file__).parent).as_posix() for path in render.source_files(Path(fa.__file__).parent)
     ]
@@ -509,7 +513,7 @@ print(*(set(sys.modules) - before))
 def embed():
     if cython_aot.available() is not None:
         pytest.skip(cython_aot.available())
-    return import_module("fastact._embed")
+    return import_module("fastact.backends.cython_aot._embed")
 
 
 def embedded(embed, name, kind, dtype):

@@ -8,7 +8,7 @@ from oracle import TRUTH
 from ulp import BFLOAT16, misaligned, poisoned
 
 import fastact as fa
-from fastact.table import OPS
+from fastact.spec.table import OPS
 
 F32 = np.dtype(np.float32)
 

@@ -13,8 +13,10 @@ import pytest
 import ulp
 
 import fastact as fa
-from fastact import _peers, _truth, bench, verify
-from fastact.table import OPS
+from fastact.spec.table import OPS
+from fastact.tools import bench, verify
+from fastact.tools import peers as _peers
+from fastact.tools import truth as _truth
 
 # float32 ULP that the reference of `fastact verify` may be off
 VALUE_SLACK, DERIVATIVE_SLACK = 2.0**-16, 2.0**-9

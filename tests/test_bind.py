@@ -10,7 +10,8 @@ from oracle import DERIVATIVE_ULP, FORWARD_ULP, TRUTH
 from subprocesses import python
 from ulp import errors
 
-from fastact import bind, primitives
+from fastact.maths import grammar as bind
+from fastact.maths import primitives
 
 X = (-90.25, -7.5, -3.0, -1.0, -0.75, -0.03, -0.0, 0.02, 0.5, 1.0, 2.9, 6.0, 17.25, 91.5)
 
@@ -18,8 +19,8 @@ SIMULATOR = """
 import json, sys
 import numpy as np
 from numba import cuda
-from fastact import bind
-from fastact.table import OPS
+from fastact.maths import grammar as bind
+from fastact.spec.table import OPS
 
 cases, x = json.loads(sys.stdin.read())
 
@@ -72,7 +73,7 @@ def test_every_formula_runs_in_the_cuda_simulator():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_formulas_run_in_plain_python(name):
-    """fastact.primitives on Python floats define the primitives; float64 formulas over them give the same bits."""
+    """Primitives on Python floats define the primitives; float64 formulas over them give the same bits."""
     bound = bind.bind({p: getattr(primitives, p) for p in bind.PRIMITIVES}, "float64")
     case = TRUTH[name].cases[0].values()
     inputs = [x for x in X if x != 0.0]  # Python raises where floats are divided by 0

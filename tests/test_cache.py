@@ -139,7 +139,7 @@ def test_folder_that_cannot_be_written_in_the_automatic_choice(first, tmp_path, 
 
 @each_way
 def test_warmup_says_that_nothing_is_kept(tmp_path, how):
-    code = "from fastact.cli import main; raise SystemExit(main(['warmup', 'relu', '--kinds', 'forward']))"
+    code = "from fastact.tools.cli import main; raise SystemExit(main(['warmup', 'relu', '--kinds', 'forward']))"
     done = python(code, FASTACT_CACHE_DIR=str(unwritable(how, tmp_path)), check=False)
     assert done.returncode == 1 and "1 kernels ready" in done.stdout
     assert "nothing is kept" in done.stderr and "not writable" in done.stderr

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from fastact import __version__, cli
-from fastact.table import OPS
+from fastact import __version__
+from fastact.spec.table import OPS
+from fastact.tools import cli
 
 
 def run(*argv):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastact import demo
-from fastact.data import load_digits
-from fastact.table import OPS
+from fastact.spec.table import OPS
+from fastact.tools import demo
+from fastact.tools.data import load_digits
 
 DOCS = Path(__file__).parents[1] / "docs"
 # mpi_data_parallel.py needs mpiexec

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import fastact as fa
-from fastact.kinds import kinds_of
-from fastact.row_bind import KERNELS
-from fastact.table import kernel_rows
+from fastact.spec.kinds import kinds_of
+from fastact.spec.rows import KERNELS
+from fastact.spec.table import kernel_rows
 
 X = np.linspace(-3, 3, 1 << 20, dtype=np.float32)
 
@@ -137,7 +137,7 @@ def test_explain_tells_of_rows(threads):
 
 
 def test_explain_takes_names():
-    for name, function in {**fa.activations, **fa.rows.FUNCTIONS}.items():
+    for name, function in {**fa.activations, **fa.api.rows.FUNCTIONS}.items():
         assert fa.explain(name) == fa.explain(function)
         for kind in ("backward", "backward_from_output", "value_and_grad"):
             if hasattr(function, kind):
@@ -202,7 +202,7 @@ def test_warmup_of_functions_over_an_axis():
 
 
 def test_every_row_kernel_belongs_to_a_function():
-    known = {kernel for f in fa.rows.FUNCTIONS.values() for kernels in f.kernels.values() for kernel in kernels}
+    known = {kernel for f in fa.api.rows.FUNCTIONS.values() for kernels in f.kernels.values() for kernel in kernels}
     assert known == set(KERNELS)
 
 

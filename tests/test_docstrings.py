@@ -10,8 +10,8 @@ import pytest
 from cases import NAMES
 
 import fastact as fa
-from fastact.kinds import kinds_of
-from fastact.rows import FUNCTIONS
+from fastact.api.rows import FUNCTIONS
+from fastact.spec.kinds import kinds_of
 
 METHODS = [
     (

@@ -12,7 +12,7 @@ from mpmath import mp
 from ulp import assert_within, errors, measure, sample, ulp_of
 
 import fastact as fa
-from fastact import bind
+from fastact.maths import grammar as bind
 
 BOUND = re.compile(
     r"Max error(?: of (?P<part>[pu]))?: (?P<bound>[\d.]+) ULP(?P<scale> of 1 \+ u)?"
@@ -167,7 +167,7 @@ def compare(x, got, want, tolerance):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_special_values(dtype):
-    """As the table in fastact.elementary says."""
+    """As the table in fastact.maths.elementary says."""
     functions = bind.bind_numpy(dtype)
     inf, nan = np.inf, np.nan
     cases = {

@@ -302,12 +302,12 @@ def test_bad_input(mistakes, backend):
 def test_every_function_is_among_them():
     tried = {id.rsplit("-", 1)[0] for id in (param.id for param in mistakes())}
     for name, activation in fa.activations.items():
-        for kind in fa.kinds.kinds_of(activation.op):
+        for kind in fa.spec.kinds.kinds_of(activation.op):
             assert (name if kind == "forward" else f"{name}.{kind}") in tried
-    for function in vars(fa.rows).values():
-        if isinstance(function, fa.rows.Loss):
+    for function in vars(fa.api.rows).values():
+        if isinstance(function, fa.api.rows.Loss):
             assert f"{function.name}.value_and_grad" in tried
-        elif isinstance(function, fa.rows.RowMethod):
+        elif isinstance(function, fa.api.rows.RowMethod):
             assert function.name in tried
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from fastact import bind, formulas
+from fastact.maths import activations as formulas
+from fastact.maths import grammar as bind
 
-HEAD = '"""A module of formulas."""\n\nfrom fastact.primitives import fma, sqrt, where\n\n\n'
+HEAD = '"""A module of formulas."""\n\nfrom fastact.maths.primitives import fma, sqrt, where\n\n\n'
 
 
 def check(tmp_path, source):

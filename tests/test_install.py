@@ -15,7 +15,7 @@ import pytest
 from subprocesses import PACKAGE, python
 
 import fastact as fa
-from fastact import render
+from fastact.backends.cython_aot import render
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -75,8 +75,8 @@ def test_with_the_jit_of_numba_off():
     pytest.importorskip("numba")
     code = """
 import numba, numpy as np, fastact as fa
-from fastact import _numba_extension
-_numba_extension.init()
+from fastact.integrations import numba_extension
+numba_extension.init()
 x = np.linspace(-3, 3, 1001, dtype=np.float32)
 
 @numba.njit
@@ -163,14 +163,16 @@ def test_a_level_that_the_compiler_does_not_know_is_left_out(compiler_without, m
     pytest.importorskip("Cython")
     compiler_without("-mavx512*")
     monkeypatch.chdir(tmp_path)
-    build_aot = load(PACKAGE / "build_aot.py")
+    build_aot = load(PACKAGE / "backends" / "cython_aot" / "build.py")
     if "_aot_v4" not in build_aot.levels():
         pytest.skip("one level on this machine")
     formulas = render.parse(HERE / "golden" / "formulas.py")
     kernel = render.Kernel(
         "fma_of", "forward", ("x", "y", "z"), (), ("out",), lambda env: lambda *a: (env["fma_of"](*a),)
     )
-    text = render.render_module([kernel], {"f32": formulas, "f64": formulas}, render.arities(PACKAGE / "primitives.py"))
+    text = render.render_module(
+        [kernel], {"f32": formulas, "f64": formulas}, render.arities(PACKAGE / "maths" / "primitives.py")
+    )
     (tmp_path / "_aot.pyx").write_text(text, encoding="utf-8")
     distribution = setuptools.Distribution({"ext_modules": build_aot.level_extensions(tmp_path, "")})
     command = build_aot.BuildExt(distribution)
@@ -189,7 +191,8 @@ def test_source_distribution(setup_py, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info"))
     package = tree / "fastact"
-    made = ["__init__.pxd", "_embed.pxd", "include/fastact.h", "_aot_stamp.json", "_driver.c", "_driver.cpython-311.so"]
+    made = ["__init__.pxd", "include/fastact.h", "runtime/_driver.c", "runtime/_driver.cpython-311.so"]
+    made += [f"backends/cython_aot/{name}" for name in ("_embed.pxd", "_aot_stamp.json")]
     for name in made:
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).touch()

@@ -14,16 +14,16 @@ from cases import NAMES
 from subprocesses import PACKAGE, python
 
 import fastact as fa
-from fastact.kinds import kinds_of
-from fastact.table import OPS
+from fastact.spec.kinds import kinds_of
+from fastact.spec.table import OPS
 
 numba = pytest.importorskip("numba")
 if fa.dispatch.reasons()["numba"] is not None:
     pytest.skip(fa.dispatch.reasons()["numba"], allow_module_level=True)
 
-from fastact import _numba_extension  # noqa: E402
+from fastact.integrations import numba_extension  # noqa: E402
 
-_numba_extension.init()
+numba_extension.init()
 njit = numba.njit
 
 DTYPES = (np.float32, np.float64)
@@ -245,7 +245,7 @@ def test_a_users_loop_is_vectorised(name, kind):
     x = np.linspace(-5, 5, 1000, dtype=np.float32)
     loop(x, x.copy())
     text = instructions(loop)
-    features = _numba_extension.host_target().features
+    features = numba_extension.host_target().features
     packed = re.findall(r"\bv?(?:add|sub|mul|fn?m(?:add|sub)\d*)ps\b", text)
     assert len(packed) >= 5, "no vector arithmetic"
     if "fma" in features:
@@ -324,7 +324,7 @@ def entry_point_installed():
     from importlib.metadata import distributions
 
     return any(
-        e.group == "numba_extensions" and e.value == "fastact._numba_extension:init"
+        e.group == "numba_extensions" and e.value == "fastact.integrations.numba_extension:init"
         for d in distributions(path=[str(PACKAGE.parent), *sys.path])
         for e in d.entry_points
     )
@@ -332,14 +332,14 @@ def entry_point_installed():
 
 def initialise():
     """What a program adds where the package is imported from its source tree, which has no entry point."""
-    return "" if entry_point_installed() else "from fastact import _numba_extension; _numba_extension.init()"
+    return "" if entry_point_installed() else "from fastact import numba_extension; numba_extension.init()"
 
 
 def test_importing_fastact_is_enough():
     """Numba finds the extension by its entry point."""
     if not entry_point_installed():
         project = PACKAGE.parent / "pyproject.toml"
-        assert not project.exists() or "fastact._numba_extension:init" in project.read_text()
+        assert not project.exists() or "fastact.integrations.numba_extension:init" in project.read_text()
         pytest.skip("the entry point is there once fastact is installed")
     code = """
 import fastact as fa, numba

@@ -6,7 +6,7 @@ from mpmath import mp
 from oracle import ELEMENTARY, FAST, FAST_ERROR, MP, TRUTH, exact, fast, parameters_as, settle
 from ulp import neighbours, sample
 
-from fastact import _truth
+from fastact.tools import truth as _truth
 
 CASES = [pytest.param(name, case, id=f"{name}-{i}") for name, t in TRUTH.items() for i, case in enumerate(t.cases)]
 SMALLEST = 2.0**-149

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import fastact as fa
-from fastact import render, render_rows
+from fastact.backends.cython_aot import render, render_rows
 
 GOLDEN = Path(__file__).parent / "golden"
-PRIMITIVES = render.arities(Path(fa.__file__).parent / "primitives.py")
+PRIMITIVES = render.arities(Path(fa.__file__).parent / "maths" / "primitives.py")
 
 
 def kernel(op, kind, inputs, params, outputs, body):
@@ -76,7 +76,8 @@ def test_refuses_in_a_row_kernel(tmp_path, line, what):
 
 
 def test_primitives_are_those_of_the_grammar():
-    from fastact import bind, primitives
+    from fastact.maths import grammar as bind
+    from fastact.maths import primitives
 
     assert set(PRIMITIVES) == set(bind.PRIMITIVES) == set(primitives.__all__)
     assert PRIMITIVES == bind._ARITY
@@ -85,7 +86,9 @@ def test_primitives_are_those_of_the_grammar():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_formula_renders(dtype):
     package = Path(fa.__file__).parent
-    formulas = render.parse(package / "elementary" / f"{dtype}.py") | render.parse(package / "formulas.py")
+    formulas = render.parse(package / "maths" / "elementary" / f"{dtype}.py") | render.parse(
+        package / "maths" / "activations.py"
+    )
     text = render.render_functions(formulas, formulas, PRIMITIVES, "f32")
     assert text.count("cdef inline") == len(formulas)
 

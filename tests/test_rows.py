@@ -527,9 +527,9 @@ def test_stores_past_the_cache_give_the_same_bits(name, dtype, threads):
     x = np.random.default_rng(11).standard_normal((300, 211)).astype(dtype)
     y = f(x)
     dx = f.backward(x, y)
-    before = fa._driver.status()["stream_min"]
+    before = fa.runtime._driver.status()["stream_min"]
     try:
-        fa._driver.configure(stream_min=0)
+        fa.runtime._driver.configure(stream_min=0)
         f.slots.reset()
         f.backward.slots.reset()
         for offset in range(0, 8, 3):
@@ -539,7 +539,7 @@ def test_stores_past_the_cache_give_the_same_bits(name, dtype, threads):
         z = x.copy()
         assert same(f(z, out=z), y)
     finally:
-        fa._driver.configure(stream_min=before)
+        fa.runtime._driver.configure(stream_min=before)
         f.slots.reset()
         f.backward.slots.reset()
 

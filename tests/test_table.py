@@ -12,8 +12,9 @@ from cases import NAMES, each_name
 from oracle import ALIASES, TRUTH
 
 import fastact as fa
-from fastact import bind, formulas
-from fastact.table import OPS, kernel_rows
+from fastact.maths import activations as formulas
+from fastact.maths import grammar as bind
+from fastact.spec.table import OPS, kernel_rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -175,5 +176,5 @@ def test_benchmarks_cover_every_activation():
     if not files:
         pytest.skip("benchmarks/ is not in this checkout")
     source = "".join(f.read_text(encoding="utf-8") for f in files)
-    assert "fastact.table" in source
+    assert "fastact.spec.table" in source
     assert "OPS" in source

@@ -19,7 +19,7 @@ import pytest
 from subprocesses import PACKAGE, python
 
 import fastact as fa
-from fastact import _driver
+from fastact.runtime import _driver
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
 

@@ -13,8 +13,8 @@ import numpy as np
 from mpi4py import MPI
 
 import fastact as fa
-from fastact.data import load_digits
-from fastact.demo import CLASSES, Adam, Network, fastact_functions
+from fastact.tools.data import load_digits
+from fastact.tools.demo import CLASSES, Adam, Network, fastact_functions
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=5)

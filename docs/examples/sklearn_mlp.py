@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastact as fa
-from fastact.data import load_digits
+from fastact.tools.data import load_digits
 
 
 class FastMLPClassifier(MLPClassifier):

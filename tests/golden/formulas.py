@@ -1,6 +1,6 @@
 """What the grammar of formulas has, once each, for the renderer's golden file and the tests of its primitives."""
 
-from fastact.primitives import copysign, fabs, fma, logb, maximum, minimum, rint, scalb, sqrt, where
+from fastact.maths.primitives import copysign, fabs, fma, logb, maximum, minimum, rint, scalb, sqrt, where
 
 
 def two_sum(a, b):

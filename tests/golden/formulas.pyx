@@ -1,8 +1,8 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True, emit_code_comments=False
-# rendered by fastact/render.py; not to be edited
+# rendered by fastact/backends/cython_aot/render.py; not to be edited
 from libc.stdint cimport int64_t, intptr_t, uint16_t
 
-cdef extern from '_aot_simd.h' nogil:
+cdef extern from 'simd.h' nogil:
     const char *FASTACT_ISA
     const double INFINITY
     ctypedef float vf32

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastact.table import Op
+    from fastact.spec.table import Op
 
 
 def available() -> str | None:
@@ -42,7 +42,7 @@ def _row_name(name: str, dtype: str) -> str:
 def kernel(op: Op, kind: str, dtype: str) -> int:
     """The address of a kernel (docs/design.md, 'Kernel ABI'), compiled now unless it is on disk."""
     from fastact.backends.numba_cpu import cache
-    from fastact.bind import source_hash
+    from fastact.maths.grammar import source_hash
 
     def compile_ir() -> str:
         from fastact.backends.numba_cpu import kernels
@@ -55,7 +55,7 @@ def kernel(op: Op, kind: str, dtype: str) -> int:
 def row_kernel(name: str, dtype: str) -> int:
     """The address of a row kernel (docs/design.md, 'Row kernels') for float32 or float64, likewise."""
     from fastact.backends.numba_cpu import cache
-    from fastact.row_bind import row_source_hash
+    from fastact.spec.rows import row_source_hash
 
     def compile_ir() -> str:
         from fastact.backends.numba_cpu import rows
@@ -70,7 +70,7 @@ def ready(op: Op, kind: str, dtype: str) -> bool:
     if not _may_be_ready(_name(op, kind, dtype)):
         return False
     from fastact.backends.numba_cpu import cache
-    from fastact.bind import source_hash
+    from fastact.maths.grammar import source_hash
 
     return cache.ready(_name(op, kind, dtype), source_hash(dtype))
 
@@ -80,7 +80,7 @@ def row_ready(name: str, dtype: str) -> bool:
     if not _may_be_ready(_row_name(name, dtype)):
         return False
     from fastact.backends.numba_cpu import cache
-    from fastact.row_bind import row_source_hash
+    from fastact.spec.rows import row_source_hash
 
     return cache.ready(_row_name(name, dtype), row_source_hash(dtype))
 

@@ -181,8 +181,8 @@ class Emitter:
         return exponent - self.where(subnormal, self.bias + up, float(self.bias))
 
     def primitives(self) -> dict[str, Callable[..., Any]]:
-        """What `fastact.bind.bind` resolves names to."""
-        from fastact.bind import PRIMITIVES
+        """What `fastact.maths.grammar.bind` resolves names to."""
+        from fastact.maths.grammar import PRIMITIVES
 
         return {name: getattr(self, name) for name in PRIMITIVES}
 

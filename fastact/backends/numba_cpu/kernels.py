@@ -12,11 +12,11 @@ from numba.extending import intrinsic
 
 from fastact.backends.numba_cpu import simd
 from fastact.backends.numba_cpu.emit import Emitter, Value, select_lanes
-from fastact.bind import bind
-from fastact.kinds import KINDS, body
+from fastact.maths.grammar import bind
+from fastact.spec.kinds import KINDS, body
 
 if TYPE_CHECKING:
-    from fastact.table import Op
+    from fastact.spec.table import Op
 
 SIGNATURE = types.void(types.intp, types.int64, types.intp, types.int64)
 

@@ -14,10 +14,11 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastact import row_bind, row_kernels
 from fastact.backends.numba_cpu import simd
 from fastact.backends.numba_cpu.emit import BITS, Emitter, Value
-from fastact.row_bind import KERNELS, PAIRS, bind_rows
+from fastact.loops import rows as row_kernels
+from fastact.spec import rows as row_bind
+from fastact.spec.rows import KERNELS, PAIRS, bind_rows
 
 SIGNATURE = types.void(types.intp, types.intp, types.int64, types.int64, types.intp, types.int64)
 # a function that kernels are made of: never called from Python

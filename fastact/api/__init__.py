@@ -1,0 +1,1 @@
+"""What users hold: activations, functions over an axis, losses."""

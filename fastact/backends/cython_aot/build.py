@@ -1,0 +1,223 @@
+"""Building the ahead-of-time kernels: for ``setup.py``, before fastact can be imported.
+
+Renders the kernels once (``render.py``), lets Cython translate them once, and compiles the C once per ISA level: only
+the flags and the name of the module differ. Every level is optional: a compiler that does not know it leaves it out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parent
+PACKAGE = HERE.parents[1]
+ROOT = PACKAGE.parent
+# relative to the root, where setup.py runs: setuptools takes no absolute sources
+BUILD = Path("build", "aot")
+
+# -ffp-contract=off and no -ffast-math: the same bits on every level
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=gnu11",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-unused-function",
+]
+# the vector part of x86-64-v2, -v3, -v4, spelt out: gcc 10, which makes manylinux2014 wheels, does not know these names
+X86_LEVELS = {
+    "_aot_v2": ["-msse4.2", "-mpopcnt"],
+    "_aot_v3": ["-mavx2", "-mfma", "-mf16c"],
+    "_aot_v4": ["-mavx2", "-mfma", "-mf16c", *(f"-mavx512{f}" for f in ("f", "cd", "bw", "dq", "vl"))],
+}
+
+
+@contextmanager
+def _source_package() -> Iterator[None]:
+    """Makes modules of the package importable from source without running ``fastact/__init__.py``."""
+    if "fastact" in sys.modules:
+        yield
+        return
+    package = ModuleType("fastact")
+    package.__path__ = [str(PACKAGE)]
+    sys.modules["fastact"] = package
+    try:
+        yield
+    finally:
+        for name in [m for m in sys.modules if m == "fastact" or m.startswith("fastact.")]:
+            del sys.modules[name]
+
+
+def _write(path: Path, text: str) -> None:
+    """Leaves an unchanged file alone, so that nothing is translated or compiled again for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def kernels(render: Any, table: Any, kinds: Any) -> list[Any]:
+    """A `render.Kernel` for every activation of the table and every kind it has."""
+    names = {"forward": ("x", "y"), "backward": ("dy x", "dx"), "backward_from_output": ("dy y", "dx"),
+             "value_and_grad": ("x", "y d")}  # fmt: skip
+    found = []
+    for op in table.kernel_rows():
+        for kind in kinds.kinds_of(op):
+            inputs, outputs = (tuple(n.split()) for n in names[kind])
+            params = tuple(p.name for p in op.params)
+            body = _Body(kinds, op, kind)
+            found.append(render.Kernel(op.name, kind, inputs, params, outputs, body))
+    return found
+
+
+class _Body:
+    def __init__(self, kinds: Any, op: Any, kind: str) -> None:
+        self.kinds, self.op, self.kind = kinds, op, kind
+
+    def __call__(self, env: Any) -> Any:
+        return self.kinds.body(env, self.op, self.kind)
+
+
+def sources(render: Any) -> dict[str, dict[str, Any]]:
+    """The formulas that each dtype computes with, by name."""
+    found = {}
+    for compute, dtype in (("f32", "float32"), ("f64", "float64")):
+        elementary = render.parse(PACKAGE / "maths" / "elementary" / f"{dtype}.py", relative_to=ROOT)
+        found[compute] = elementary | render.parse(PACKAGE / "maths" / "activations.py", relative_to=ROOT)
+    return found
+
+
+def render_all(folder: Path) -> None:
+    """Writes what is generated: Cython and C sources into `folder`, declarations for users into the package."""
+    with _source_package():
+        # first: what is edited while this runs then counts as changed
+        built_from = importlib.import_module("fastact.backends.cython_aot.render").source_hash(PACKAGE)
+        render, render_rows, table, kinds, row_bind = (
+            importlib.import_module(f"fastact.{name}")
+            for name in (
+                "backends.cython_aot.render",
+                "backends.cython_aot.render_rows",
+                "spec.table",
+                "spec.kinds",
+                "spec.rows",
+            )
+        )
+        loops = kernels(render, table, kinds)
+        row_formulas = render.parse(PACKAGE / "maths" / "rows.py", relative_to=ROOT)
+        row_module = render_rows.parse(PACKAGE / "loops" / "rows.py", relative_to=ROOT)
+        rows = render_rows.render_rows(row_bind.KERNELS, row_module, row_formulas)
+        formulas = {c: render_rows.row_formulas(row_formulas, known) for c, known in sources(render).items()}
+        functions = render.embedded([loop for loop in loops if loop.op in table.OPS])
+        primitives = render.arities(PACKAGE / "maths" / "primitives.py")
+        module = render.render_module(loops, formulas, primitives, rows=rows)
+        _write(
+            folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
+        )
+        frame = (HERE / "embed.pyx.in").read_text(encoding="utf-8")
+        _write(folder / "_embed.pyx", render.render_embed(functions, frame))
+        _write(HERE / "_embed.pxd", render.render_embed_pxd(functions))
+        _write(PACKAGE / "__init__.pxd", render.render_package_pxd(functions))
+        header = (HERE / "fastact.h.in").read_text(encoding="utf-8")
+        _write(PACKAGE / "include" / "fastact.h", render.render_c_header(functions, header))
+
+
+def _level_source(level: str) -> str:
+    # one C file for all levels, each under its own module name. Formulas must be inlined into the loops to be vectors
+    return f"""\
+#define PyInit__aot PyInit_{level}
+#if defined(__GNUC__)
+#define CYTHON_INLINE inline __attribute__((always_inline))
+#endif
+#include "_aot.c"
+"""
+
+
+def levels() -> dict[str, list[str]]:
+    """Names of the modules of kernels to build here, and their compiler flags."""
+    if os.name != "posix":
+        return {"_aot_generic": []}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return {name: FLAGS + flags for name, flags in X86_LEVELS.items()}
+    return {"_aot_generic": FLAGS}
+
+
+def level_extensions(folder: Path, package: str) -> list[Extension]:
+    """A module of `package` per ISA level, of the kernels in ``folder/_aot.pyx``."""
+    from Cython.Build import cythonize
+
+    cythonize([Extension(package + "_aot", [str(folder / "_aot.pyx")])], quiet=True)
+    for level in levels():
+        _write(folder / f"{level}.c", _level_source(level))
+    package_folder = os.path.relpath(HERE)
+    headers = [os.path.join(package_folder, name) for name in ("simd.h", "rows.h")]
+    return [
+        Extension(
+            package + level,
+            [str(folder / f"{level}.c")],
+            include_dirs=[package_folder, str(folder)],
+            depends=[str(folder / "_aot.c"), *headers],
+            extra_compile_args=flags,
+            optional=True,
+        )
+        for level, flags in levels().items()
+    ]
+
+
+def extensions() -> list[Extension]:
+    """The extension modules of the ahead-of-time backend, rendered and translated to C."""
+    from Cython.Build import cythonize
+
+    render_all(ROOT / BUILD)
+    flags = ["-O2", "-g0"] if os.name == "posix" else []
+    embed = Extension(
+        "fastact.backends.cython_aot._embed", [str(BUILD / "_embed.pyx")], extra_compile_args=flags, optional=True
+    )
+    return level_extensions(BUILD, "fastact.backends.cython_aot.") + cythonize([embed], quiet=True)
+
+
+def write_stamp(folder: Path, *, in_place: bool) -> None:
+    """Leaves in `folder` what tells the backend, without hashing the sources, that they are those that were built.
+
+    That is their sizes and, where they stay where they are, their times; an installer of wheels sets times of its own.
+    """
+    with _source_package():
+        render = importlib.import_module("fastact.backends.cython_aot.render")
+        stats = {path: path.stat() for path in render.source_files(PACKAGE)}
+        files = {
+            path.relative_to(PACKAGE).as_posix(): [s.st_size, s.st_mtime_ns if in_place else None]
+            for path, s in stats.items()
+        }
+        stamp = {"sources": render.source_hash(PACKAGE), "files": files}
+    _write(folder / "_aot_stamp.json", json.dumps(stamp))
+
+
+class BuildExt(build_ext):
+    """Builds two extensions at a time, and says which were built."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.parallel = min(2, os.cpu_count() or 1)
+
+        self.built: set[str] = set()
+
+    def build_extension(self, ext: Extension) -> None:
+        super().build_extension(ext)
+        self.built.add(ext.name)
+
+    def run(self) -> None:
+        super().run()
+        write_stamp(HERE if self.inplace else Path(self.build_lib, HERE.relative_to(ROOT)), in_place=bool(self.inplace))
+        for extension in self.extensions:
+            state = "built" if extension.name in self.built else "NOT BUILT: see the messages above"
+            print(f"fastact: {extension.name} {state}", file=sys.stderr)

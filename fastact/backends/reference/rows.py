@@ -1,0 +1,244 @@
+"""Row kernels over whole NumPy arrays: the same formulas and the same order of additions as ``row_kernels``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fastact.backends import reference
+from fastact.loops import rows as row_kernels
+from fastact.spec.rows import KERNELS, bind_rows
+
+
+class Rows:
+    """The row functions of one dtype."""
+
+    def __init__(self, dtype: str, sign: int) -> None:
+        self.dtype = np.dtype(dtype).type
+        self.lanes = row_kernels.VECTOR // np.dtype(dtype).itemsize
+        self.sign = self.dtype(sign)
+        self.formulas: dict[str, Callable[..., Any]] = bind_rows(reference.primitives(dtype), dtype)
+
+    def call(self, name: str, *args: Any) -> Any:
+        return self.formulas[name](*args)
+
+    def constant(self, value: float) -> Any:
+        return self.dtype(value)
+
+    def vectors(self, terms: Any) -> Any:
+        """Rows as vectors, the last one filled up with zeros, and how many quads have all their elements."""
+        rows, n = terms.shape[:-1], terms.shape[-1]
+        count = -(-n // self.lanes)
+        padded = np.zeros((*rows, count * self.lanes), self.dtype)
+        padded[..., :n] = terms
+        return padded.reshape(*rows, count, self.lanes), n // (4 * self.lanes)
+
+    def total(self, terms: Any) -> Any:
+        """The sum over the last axis, kept: four chains over a block, blocks compensated, then the tree over lanes."""
+        vectors, quads = self.vectors(terms)
+        zero = np.zeros((*terms.shape[:-1], self.lanes), self.dtype)
+        high, low = zero, zero
+        block = row_kernels.BLOCK_QUADS * 4
+        for start in range(0, vectors.shape[-2], block):
+            stop = min(start + block, vectors.shape[-2])
+            chains = [zero] * 4
+            last = start + min(4 * quads - start, block)
+            for i in range(start, last, 4):
+                chains = [c + vectors[..., i + j, :] for j, c in enumerate(chains)]
+            total = (chains[0] + chains[1]) + (chains[2] + chains[3])
+            for i in range(last, stop):
+                total = total + vectors[..., i, :]
+            if start:
+                high, error = self.call("two_sum", high, total)
+                low = low + error
+            else:
+                high = total
+        lanes = high + low
+        while lanes.shape[-1] > 1:
+            half = lanes.shape[-1] // 2
+            lanes = lanes[..., :half] + lanes[..., half:]
+        return lanes
+
+    def total_of_shares(self, shares: Any) -> tuple[Any, Any]:
+        """The sum of shares over the last axis, kept, in two parts."""
+        n = shares.shape[-1]
+        if n <= 8 * self.lanes:
+            t = self.some(*self.vectors(shares))
+            return self.lanes_pair(t, np.zeros_like(t))
+        parts = []
+        for i in range(0, n, row_kernels.SEGMENT):
+            parts.append(self.lanes_pair(*self.segment(shares[..., i : i + row_kernels.SEGMENT])))
+        if len(parts) > 1:
+            # without the lanes
+            high, low = functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
+            zeros = np.zeros((*high.shape[:-1], self.lanes - 1), self.dtype)
+            parts = [self.lanes_pair(*(np.concatenate([v, zeros], -1) for v in (high, low)))]
+        return parts[0]
+
+    def segment(self, shares: Any) -> Any:
+        vectors, quads = self.vectors(shares)
+        chunk = row_kernels.CHUNK_GROUPS * 8
+        parts = []
+        for start in range(0, vectors.shape[-2], chunk):
+            stop = min(start + chunk, vectors.shape[-2])
+            s = np.full((*shares.shape[:-1], self.lanes), row_kernels.BIAS, self.dtype)
+            r = np.zeros_like(s)
+            last = start + min(4 * quads - start, chunk) // 8 * 8
+            for i in range(start, last, 8):
+                group = self.gathered(vectors[..., i : i + 4, :]) + self.gathered(vectors[..., i + 4 : i + 8, :])
+                s, r = self.call("add_share", s, r, group)
+            rest = vectors[..., last:stop, :]
+            t = self.some(rest, (min(4 * quads, stop) - last) // 4)
+            if last > start:
+                s, r = self.call("add_share", s, r, t)
+                t = self.call("unbiased", s)
+            parts.append((t, r))
+        return functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
+
+    def gathered(self, quad: Any) -> Any:
+        return (quad[..., 0, :] + quad[..., 1, :]) + (quad[..., 2, :] + quad[..., 3, :])
+
+    def some(self, vectors: Any, quads: int) -> Any:
+        t = np.zeros((*vectors.shape[:-2], self.lanes), self.dtype)
+        for i in range(0, 4 * quads, 4):
+            t = t + self.gathered(vectors[..., i : i + 4, :])
+        for i in range(4 * quads, vectors.shape[-2]):
+            t = t + vectors[..., i, :]
+        return t
+
+    def lanes_pair(self, high: Any, low: Any) -> tuple[Any, Any]:
+        if self.dtype == np.float32:
+            wide = high.astype(np.float64) + low.astype(np.float64)
+            while wide.shape[-1] > 1:
+                half = wide.shape[-1] // 2
+                wide = wide[..., :half] + wide[..., half:]
+            upper = wide.astype(np.float32)
+            return upper, (wide - upper.astype(np.float64)).astype(np.float32)
+        while high.shape[-1] > 1:
+            half = high.shape[-1] // 2
+            halves = (v[..., part] for part in (np.s_[:half], np.s_[half:]) for v in (high, low))
+            high, low = self.call("pair_add", *halves)
+        return high, low
+
+    def greatest(self, x: Any) -> Any:
+        return np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf).astype(self.dtype, copy=False)
+
+    def log_sum(self, x: Any, m: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+        c, k = self.call("row_shift", m)
+        high, low = self.total_of_shares(self.call("unless_equal", self.call("share", x, m, k), x, m))
+        rest, ties = high + low, self.total(self.call("equal", x, m))
+        top = self.call("exp_scaled", m, c, k)
+        return self.call("log_sum_over", rest, ties, top), c, k, rest, ties, top
+
+    def softmax(self, x: Any) -> Any:
+        x = self.sign * x
+        c, k = self.call("row_shift", self.greatest(x))
+        shares = self.call("exp_scaled", x, c, k)
+        high, low = self.total_of_shares(shares)
+        inverse, rest = self.call("reciprocal", high, low)
+        return self.call("scaled", shares, None, inverse, rest, None, None)
+
+    def log_softmax(self, x: Any) -> Any:
+        m = self.greatest(x)
+        s, *_ = self.log_sum(x, m)
+        return self.call("log_share", x, None, m, s, None, None)
+
+    def logsumexp(self, x: Any) -> Any:
+        m = self.greatest(x)
+        s, *_ = self.log_sum(x, m)
+        infinite = m + self.total(self.call("poison", x, None, None, None))
+        return np.where(np.isfinite(m), m + s, infinite)[..., 0]
+
+    def sparsemax(self, x: Any) -> Any:
+        m = self.greatest(x)
+        t = np.full_like(m, -1)
+        count = self.total(self.call("above_count", x, None, m, t))
+        live = np.ones(m.shape, bool)
+        while live.any():
+            new = self.call("threshold_of", self.total(self.call("above", x, None, m, t)), count)
+            t = np.where(live, new, t)
+            fewer = self.total(self.call("above_count", x, None, m, t))
+            again = live & (fewer < count)
+            count = np.where(live, fewer, count)
+            live = again
+        return self.call("positive_part", x, None, m, t, None, None)
+
+    def softmax_backward(self, dy: Any, y: Any) -> Any:
+        s = self.total(self.call("product", dy, y, None, None))
+        return self.call("softmax_grad", dy, y, s, self.sign, None, None)
+
+    def log_softmax_backward(self, dy: Any, y: Any) -> Any:
+        return self.call("log_softmax_grad", dy, y, self.total(dy), None, None, None)
+
+    def sparsemax_backward(self, dy: Any, y: Any) -> Any:
+        count = self.total(self.call("support", dy, y, None, None))
+        mean = self.call("quotient", self.total(self.call("supported", dy, y, None, None)), count)
+        return self.call("sparsemax_grad", dy, y, mean, None, None, None)
+
+    def cross_entropy(self, x: Any, labels: Any, weights: Any, loss: Any, dx: Any, factor: float) -> None:
+        n = x.shape[-1]
+        rows, flat = x.reshape(-1, n), labels.reshape(-1)
+        counted = flat >= 0
+        at = np.where(counted, flat, 0)[:, None]
+        with np.errstate(all="ignore"):
+            m = self.greatest(rows)
+            c, k = self.call("row_shift", m)
+            shares = self.call("exp_scaled", rows, c, k)
+            chosen, share = np.take_along_axis(rows, at, -1), np.take_along_axis(shares, at, -1)
+            others = shares.copy()
+            np.put_along_axis(others, at, 0, -1)
+            high, low = self.total_of_shares(others)
+            rest = high + low
+            weight = self.constant(1) if weights is None else weights[at]
+            value = weight * self.call("label_loss", chosen, m, rest, share, self.call("exp_scaled", m, c, k))
+            loss.reshape(-1)[...] = np.where(counted[:, None], value, 0)[:, 0]
+            if dx is not None:
+                inverse = self.call("quotient", weight * self.constant(factor), rest + share)
+                grad = self.call("scaled", shares, None, inverse, self.constant(0), None, None)
+                np.put_along_axis(grad, at, self.call("negative_product", rest, inverse), -1)
+                dx.reshape(-1, n)[...] = np.where(counted[:, None], grad, 0)
+
+    def cross_entropy_of_shares(self, x: Any, targets: Any, loss: Any, dx: Any, factor: float) -> None:
+        n = x.shape[-1]
+        x, q = x.reshape(-1, n), targets.reshape(-1, n)
+        with np.errstate(all="ignore"):
+            m = self.greatest(x)
+            s, c, k, rest, ties, top = self.log_sum(x, m)
+            weight = self.total(q)
+            far = self.total(self.call("distance", x, q, m, None))
+            loss.reshape(-1)[...] = self.call("target_loss", far, weight, s)[:, 0]
+            if dx is not None:
+                share = self.call("target_factor", weight, rest, ties, top)
+                dx.reshape(-1, n)[...] = self.call("target_grad", x, q, share, self.constant(factor), c, k)
+
+    def sigmoid_cross_entropy(
+        self, x: Any, targets: Any, weights: Any, positive: Any, sums: Any, dx: Any, losses: Any, n: int, factor: float
+    ) -> None:
+        one = self.constant(1)
+        args = x.ravel(), targets.ravel(), *(one if a is None else a.ravel() for a in (weights, positive))
+        with np.errstate(all="ignore"):
+            value = self.call("sigmoid_loss", *args)
+            for row in range(sums.size):
+                part = value[row * n : (row + 1) * n]
+                high = low = np.zeros(self.lanes, self.dtype)
+                for i in range(0, part.size, self.lanes):
+                    lanes = np.zeros(self.lanes, self.dtype)
+                    lanes[: part[i : i + self.lanes].size] = part[i : i + self.lanes]
+                    high, error = self.call("two_sum", high, lanes)
+                    low = low + error
+                sums[row] = self.total((high + low)[None])[0, 0]
+            if losses is not None:
+                losses.reshape(-1)[...] = value
+            if dx is not None:
+                dx.reshape(-1)[...] = self.call("sigmoid_loss_grad", *args) * self.constant(factor)
+
+
+@cache
+def kernel(name: str, dtype: str) -> Callable[..., Any]:
+    """A function over the last axis of arrays of `dtype`."""
+    function, sign = KERNELS[name]
+    return getattr(Rows(dtype, sign), function)

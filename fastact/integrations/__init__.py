@@ -1,0 +1,1 @@
+"""fastact inside other people's compilers and libraries."""

@@ -1,0 +1,526 @@
+"""fastact inside other people's ``@njit`` functions (docs/embedding.md, 'Numba').
+
+Numba calls `init` before it compiles for the first time (entry point ``numba_extensions``), so that importing fastact
+imports no Numba and still suffices. A call on scalars leaves its straight-line IR in the caller's own loop, which LLVM
+then vectorises: as chains of `@njit` functions the bodies were beyond LLVM's inlining threshold. A call on arrays is a
+loop over such calls.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, errors, types
+from numba.core.imputils import impl_ret_new_ref
+from numba.core.targetconfig import ConfigStack
+from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, Signature, infer_getattr, signature
+from numba.extending import (
+    NativeValue,
+    intrinsic,
+    lower_builtin,
+    lower_getattr_generic,
+    models,
+    register_jitable,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+
+from fastact.api import rows
+from fastact.api.activation import Activation, Method, PreluBackward, activations
+from fastact.api.rows import RowFunction, RowMethod
+from fastact.backends.numba_cpu import rows as row_kernels
+from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
+from fastact.backends.numba_cpu.simd import host_target
+from fastact.maths.grammar import bind
+from fastact.spec.kinds import KINDS, body, kinds_of
+
+ARRAYS = {
+    "forward": ("x",),
+    "backward": ("dy", "x"),
+    "backward_from_output": ("dy", "y"),
+    "value_and_grad": ("x",),
+}
+
+
+class _NoFlags(list):  # type: ignore[type-arg]
+    """The fast-math flags of an instruction, which stay none."""
+
+    def append(self, flag: Any) -> None:
+        pass
+
+    add = append
+
+
+class _Exact(Emitter):
+    """Emits scalars that ``@njit(fastmath=True)`` leaves alone.
+
+    It gives its flags to every instruction of the caller's module; reassociated, the elementary functions lose their
+    split constants (measured: other bits for 2,539 of 20,011 values of mish, 36 of tanh, 24 of gelu).
+    """
+
+    def binary(self, op: str, a: Value | float, b: Value | float) -> Value:
+        value = super().binary(op, a, b)
+        value.ir.flags = _NoFlags()
+        return value
+
+    def compare(self, op: str, a: Value | float, b: Value | float) -> Mask:
+        mask = super().compare(op, a, b)
+        mask.ir.flags = _NoFlags()
+        return mask
+
+    def intrinsic(self, name: str, *args: ir.Value, result: ir.Type | None = None, overload: bool = True) -> ir.Value:
+        call = super().intrinsic(name, *args, result=result, overload=overload)
+        call.fastmath = _NoFlags()
+        return call
+
+
+# ---- types
+
+
+class MethodType(types.Function):
+    """Numba's type of one `Method`; it has that one value."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        super().__init__(type("Template", (_Template,), {"key": method, "method": method}))
+
+    def __reduce__(self) -> Any:
+        return numba_type, (self.method,)
+
+
+@cache
+def numba_type(method: Method) -> MethodType:
+    """Numba's type of a `Method`."""
+    return MethodType(method)
+
+
+def _element(type_: types.Type) -> str | None:
+    """'float32', 'float64', 'integer', or None for what no activation takes."""
+    if isinstance(type_, types.Array):
+        type_ = type_.dtype
+    if type_ in (types.float32, types.float64):
+        return str(type_)
+    return "integer" if isinstance(type_, (types.Integer, types.Boolean)) else None
+
+
+def _computing(given: list[types.Type]) -> types.Type | None:
+    """The dtype of a call: as in NumPy scalars follow the arrays, if there are any; integers are float64."""
+    elements = [_element(t) for t in given]
+    if None in elements:
+        return None
+    arrays = [_element(t) for t in given if isinstance(t, types.Array)]
+    return types.float32 if set(arrays or elements) == {"float32"} else types.float64
+
+
+class _Template(AbstractTemplate):
+    method: Method
+
+    def generic(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Signature | None:
+        method = self.method
+        if isinstance(method, PreluBackward):
+            raise errors.TypingError(
+                "prelu.backward sums over arrays and is not available in nopython mode; "
+                "dx alone is leaky_relu.backward(dy, x, weight)"
+            )
+        pysig = _python_signature(method)
+        try:
+            bound = pysig.bind(*args, **kws).arguments
+        except TypeError as error:
+            raise errors.TypingError(f"{method.__name__}: {error}") from error
+        given = [bound[name] for name in ARRAYS[method.kind]]
+        dtype = _computing(given)
+        if dtype is None:
+            raise errors.TypingError(
+                f"{method.__name__} takes float32, float64, integers and booleans, scalars or arrays of them, "
+                f"not ({', '.join(map(str, given))})"
+            )
+        for name in method.names:
+            if name in bound and (_element(bound[name]) is None or isinstance(bound[name], types.Array)):
+                raise errors.TypingError(
+                    f"{method.__name__}: in nopython mode {name} must be a number, not {bound[name]}; "
+                    "loop over the elements where it is an array"
+                )
+        full = [t if isinstance(t, types.Array) else dtype for t in given] + [dtype] * len(method.names)
+        if method.variants is not None:
+            keyword, choices = method.variants
+            chosen = bound.get(keyword, types.literal(pysig.parameters[keyword].default))
+            if not isinstance(chosen, types.StringLiteral):
+                raise errors.RequireLiteralValue(f"{method.__name__}: {keyword} must be a literal string")
+            if chosen.literal_value not in choices:
+                raise errors.TypingError(f"{method.__name__}: {keyword} must be one of {', '.join(map(repr, choices))}")
+            full.append(chosen)
+        result = _result(dtype, [t for t in given if isinstance(t, types.Array)])
+        if KINDS[method.kind][1] == 2:
+            result = types.UniTuple(result, 2)
+        return signature(result, *full).replace(pysig=pysig)
+
+
+def _result(dtype: types.Type, arrays: list[types.Array]) -> types.Type:
+    if not arrays:
+        return dtype
+    ndim = max(a.ndim for a in arrays)
+    fortran = ndim > 1 and all(a.layout == "F" and a.ndim == ndim for a in arrays)
+    return types.Array(dtype, ndim, "F" if fortran else "C")
+
+
+@cache
+def _python_signature(method: Method) -> inspect.Signature:
+    P = inspect.Parameter
+    parameters = [P(name, P.POSITIONAL_ONLY) for name in ARRAYS[method.kind]]
+    for name, default in zip(method.names, method.defaults):
+        parameters.append(P(name, P.POSITIONAL_OR_KEYWORD, default=P.empty if default is None else default))
+    if method.variants is not None:
+        keyword, choices = method.variants
+        default = next(value for value, other in choices.items() if other is None)
+        parameters.append(P(keyword, P.POSITIONAL_OR_KEYWORD, default=default))
+    return inspect.Signature(parameters)
+
+
+# ---- lowering
+
+
+def _scalar(builder: ir.IRBuilder, method: Method, dtype: str, args: Any) -> list[ir.Value]:
+    emit = _Exact(builder, dtype, 0, host_target())
+    values = [Value(emit, a) for a in args]
+    outputs = body(bind(emit.primitives(), dtype), method.op, method.kind)(*values)
+    return [emit.value(output).ir for output in outputs]
+
+
+def _lower(method: Method) -> Callable[..., Any]:
+    narrays, nparams = KINDS[method.kind][0], len(method.names)
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
+        chosen = method
+        if method.variants is not None:
+            chosen = method.variants[1][sig.args[-1].literal_value] or method
+        result = sig.return_type.dtype if isinstance(sig.return_type, types.UniTuple) else sig.return_type
+        if not isinstance(result, types.Array):
+            outputs = _scalar(builder, chosen, str(result), args[: narrays + nparams])
+            return outputs[0] if len(outputs) == 1 else context.make_tuple(builder, sig.return_type, outputs)
+        arrays = sig.args[:narrays]
+        params = types.UniTuple(result.dtype, nparams) if nparams else types.Tuple(())
+        loop = _loop(chosen, arrays, result, KINDS[method.kind][1] == 2)
+        inner = signature(sig.return_type, *arrays, params)
+        packed = context.make_tuple(builder, params, args[narrays : narrays + nparams])
+        made = _compile(context, builder, loop, inner, (*args[:narrays], packed))
+        return impl_ret_new_ref(context, builder, sig.return_type, made)
+
+    return lower
+
+
+def _compile(context: Any, builder: ir.IRBuilder, function: Any, sig: Signature, args: Any) -> Any:
+    # a loop here is neither a parallel region of its own nor open to fast-math
+    flags = ConfigStack().top().copy()
+    flags.fastmath = False
+    flags.auto_parallel = False
+    flags.error_model = "numpy"
+    compiled = context.compile_subroutine(builder, function, sig, flags=flags)
+    return context.call_internal(builder, compiled.fndesc, sig, args)
+
+
+@cache
+def _loop(f: Method, arrays: tuple[types.Type, ...], result: types.Array, pair: bool) -> Callable[..., Any]:
+    """The function over arrays that is compiled for these types; always the same one, for Numba compiles it once."""
+    dense = all(isinstance(a, types.Array) and a.layout == result.layout and a.ndim == result.ndim for a in arrays)
+    make = _pair_loop if pair else _loop_of_two if len(arrays) == 2 else _loop_of_one
+    return make(f, result.dtype, dense, dense and result.layout == "F")
+
+
+def _loop_of_one(f: Method, dtype: types.Type, dense: bool, transpose: bool) -> Callable[..., Any]:
+    def over_memory(x, params):  # type: ignore[no-untyped-def]
+        out = np.empty(x.shape, dtype)
+        source, target = x.ravel(), out.ravel()
+        for i in range(source.size):
+            target[i] = f(source[i], *params)
+        return out
+
+    def over_elements(x, params):  # type: ignore[no-untyped-def]
+        out = np.empty(x.shape, dtype)
+        target = out.ravel()
+        i = 0
+        for element in x.flat:
+            target[i] = f(element, *params)
+            i += 1
+        return out
+
+    jitted = register_jitable(over_memory)
+    if transpose:
+        return lambda x, params: jitted(x.T, params).T
+    return over_memory if dense else over_elements
+
+
+def _loop_of_two(f: Method, dtype: types.Type, dense: bool, transpose: bool) -> Callable[..., Any]:
+    @register_jitable
+    def broadcast(dy, x, params):  # type: ignore[no-untyped-def]
+        dy, x = np.asarray(dy), np.asarray(x)
+        shape = np.broadcast_shapes(dy.shape, x.shape)
+        out = np.empty(shape, dtype)
+        target = out.ravel()
+        i = 0
+        for a, b in zip(np.broadcast_to(dy, shape).flat, np.broadcast_to(x, shape).flat):
+            target[i] = f(a, b, *params)
+            i += 1
+        return out
+
+    @register_jitable
+    def over_memory(dy, x, params):  # type: ignore[no-untyped-def]
+        if dy.shape != x.shape:
+            return broadcast(dy, x, params)
+        out = np.empty(x.shape, dtype)
+        left, right, target = dy.ravel(), x.ravel(), out.ravel()
+        for i in range(right.size):
+            target[i] = f(left[i], right[i], *params)
+        return out
+
+    if transpose:
+        return lambda dy, x, params: over_memory(dy.T, x.T, params).T
+    return over_memory if dense else broadcast
+
+
+def _pair_loop(f: Method, dtype: types.Type, dense: bool, transpose: bool) -> Callable[..., Any]:
+    def over_memory(x, params):  # type: ignore[no-untyped-def]
+        value, grad = np.empty(x.shape, dtype), np.empty(x.shape, dtype)
+        source, first, second = x.ravel(), value.ravel(), grad.ravel()
+        for i in range(source.size):
+            first[i], second[i] = f(source[i], *params)
+        return value, grad
+
+    def over_elements(x, params):  # type: ignore[no-untyped-def]
+        value, grad = np.empty(x.shape, dtype), np.empty(x.shape, dtype)
+        first, second = value.ravel(), grad.ravel()
+        i = 0
+        for element in x.flat:
+            first[i], second[i] = f(element, *params)
+            i += 1
+        return value, grad
+
+    def over_transposed(x, params):  # type: ignore[no-untyped-def]
+        value, grad = jitted(x.T, params)
+        return value.T, grad.T
+
+    jitted = register_jitable(over_memory)
+    return over_transposed if transpose else over_memory if dense else over_elements
+
+
+# ---- rows
+
+
+class RowType(types.Function):
+    """Numba's type of one `RowMethod`; it has that one value."""
+
+    def __init__(self, method: RowMethod) -> None:
+        self.method = method
+        super().__init__(type("Template", (_RowTemplate,), {"key": method, "method": method}))
+
+    def __reduce__(self) -> Any:
+        return row_type, (self.method,)
+
+
+@cache
+def row_type(method: RowMethod) -> RowType:
+    """Numba's type of a `RowMethod`."""
+    return RowType(method)
+
+
+class _RowTemplate(AbstractTemplate):
+    method: RowMethod
+
+    def generic(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Signature | None:
+        name = self.method.name
+        try:
+            bound = _row_signature(self.method).bind(*args, **kws).arguments
+        except TypeError as error:
+            raise errors.TypingError(f"{name}: {error}") from error
+        axis = bound.pop("axis", None)
+        given = list(bound.values())
+        ndim = given[0].ndim if isinstance(given[0], types.Array) else 0
+        dtype = _computing(given)
+        if dtype is None or not ndim or any(not isinstance(t, types.Array) or t.ndim != ndim for t in given):
+            raise errors.TypingError(
+                f"{name} takes arrays of float32, float64, integers or booleans, of one or more dimensions, "
+                f"not ({', '.join(map(str, given))})"
+            )
+        if axis is not None and not isinstance(axis, types.IntegerLiteral):
+            raise errors.RequireLiteralValue(f"{name}: axis must be a literal")
+        if axis is not None and axis.literal_value not in (-1, ndim - 1):
+            raise errors.TypingError(f"{name}: in nopython mode the axis is the last one")
+        if not self.method._reduces:
+            result = types.Array(dtype, ndim, "C")
+        else:
+            result = types.Array(dtype, ndim - 1, "C") if ndim > 1 else dtype
+        full = given if axis is None else [*given, axis]
+        return signature(result, *full).replace(pysig=_row_signature(self.method) if axis is not None else None)
+
+
+@cache
+def _row_signature(method: RowMethod) -> inspect.Signature:
+    P = inspect.Parameter
+    arrays = ("x",) if method._nin == 1 else ("dy", "y")
+    return inspect.Signature(
+        [*(P(n, P.POSITIONAL_ONLY) for n in arrays), P("axis", P.POSITIONAL_OR_KEYWORD, default=-1)]
+    )
+
+
+def _lower_rows(method: RowMethod) -> Callable[..., Any]:
+    def lower(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
+        dtype = sig.return_type.dtype if isinstance(sig.return_type, types.Array) else sig.return_type
+        arrays = sig.args[: method._nin]
+        over = _rows(method, arrays, dtype)
+        made = _compile(context, builder, over, signature(sig.return_type, *arrays), args[: method._nin])
+        return impl_ret_new_ref(context, builder, sig.return_type, made)
+
+    return lower
+
+
+@cache
+def _rows(method: RowMethod, arrays: tuple[types.Type, ...], dtype: types.Type) -> Callable[..., Any]:
+    """The function over arrays of these types; always the same one, for Numba compiles it once."""
+    kernel = row_kernels.kernel_function(method._kernel, str(dtype))
+    # Numba tells compiled functions apart by their code, which all dtypes share
+    kernel.__code__ = kernel.__code__.replace(co_name=kernel.__name__)
+    run = _row_intrinsic(kernel, dtype)
+    dense = all(a.layout == "C" and a.dtype == dtype for a in arrays)
+    shapes_differ = f"{method.name}: dy and y must have the same shape"
+
+    @register_jitable
+    def contiguous(x):  # type: ignore[no-untyped-def]
+        if dense:
+            return x
+        copy = np.empty(x.shape, dtype)
+        copy[...] = x
+        return copy
+
+    def forward(x):  # type: ignore[no-untyped-def]
+        x = contiguous(x)
+        out = np.empty(x.shape, dtype)
+        if x.size:
+            run(x, out, out)
+        return out
+
+    def backward(dy, y):  # type: ignore[no-untyped-def]
+        if dy.shape != y.shape:
+            raise ValueError(shapes_differ)
+        dy, y = contiguous(dy), contiguous(y)
+        out = np.empty(y.shape, dtype)
+        if y.size:
+            run(dy, y, out)
+        return out
+
+    @register_jitable
+    def reduction(x):  # type: ignore[no-untyped-def]
+        x = contiguous(x)
+        out = np.full(x.shape[:-1], -np.inf, dtype)
+        if x.size:
+            run(x, out, out)
+        return out
+
+    def reduction_of_row(x):  # type: ignore[no-untyped-def]
+        return reduction(contiguous(x).reshape(1, x.size))[0]
+
+    if method._reduces:
+        return reduction_of_row if arrays[0].ndim == 1 else reduction
+    return forward if method._nin == 1 else backward
+
+
+def _row_intrinsic(kernel: Any, dtype: types.Type) -> Any:
+    @intrinsic
+    def run(typingctx: Any, first: Any, second: Any, third: Any) -> Any:
+        """Call a row kernel (docs/design.md, 'Row kernels') on contiguous arrays; the first one has its rows."""
+        i64 = ir.IntType(64)
+        size = ir.Constant(i64, dtype.bitwidth // 8)
+
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
+            arrays = [context.make_array(t)(context, builder, a) for t, a in zip(sig.args, args)]
+            shape = cgutils.unpack_tuple(builder, arrays[0].shape)
+            rows, n = ir.Constant(i64, 1), shape[-1]
+            for extent in shape[:-1]:
+                rows = builder.mul(rows, extent)
+            # a reduction's output has one element for a row
+            strides = [builder.mul(size, n) if t.ndim == first.ndim else size for t in sig.args]
+            data = [builder.ptrtoint(a.data, i64) for a in arrays]
+            tables = []
+            for values in (data, strides):
+                table = cgutils.alloca_once(builder, ir.ArrayType(i64, 3))
+                for j, value in enumerate(values):
+                    builder.store(value, cgutils.gep_inbounds(builder, table, 0, j))
+                tables.append(builder.ptrtoint(table, i64))
+            zero = ir.Constant(i64, 0)
+            _compile(context, builder, kernel, row_kernels.SIGNATURE, (*tables, rows, n, zero, zero))
+            return context.get_dummy_value()
+
+        return types.void(first, second, third), codegen
+
+    return run
+
+
+# ---- registration
+
+
+@register_model(MethodType)
+class _MethodModel(models.OpaqueModel):
+    pass
+
+
+register_model(RowType)(_MethodModel)
+
+
+@infer_getattr
+class _MethodAttributes(AttributeTemplate):
+    key = MethodType
+
+    def generic_resolve(self, type_: MethodType, attr: str) -> types.Type | None:  # type: ignore[override]
+        if attr not in KINDS or not isinstance(type_.method, Activation):
+            return None
+        try:
+            return numba_type(getattr(type_.method, attr))
+        except AttributeError as error:
+            raise errors.TypingError(str(error)) from error
+
+
+@infer_getattr
+class _RowAttributes(AttributeTemplate):
+    key = RowType
+
+    def resolve_backward(self, type_: RowType) -> types.Type | None:
+        return row_type(type_.method.backward) if isinstance(type_.method, RowFunction) else None
+
+
+@lower_getattr_generic(RowType)
+@lower_getattr_generic(MethodType)
+def _get_method(context: Any, builder: ir.IRBuilder, type_: types.Type, value: Any, attr: str) -> Any:
+    return context.get_dummy_value()
+
+
+@unbox(RowType)
+@unbox(MethodType)
+def _unbox_method(type_: types.Type, value: Any, c: Any) -> NativeValue:
+    return NativeValue(c.context.get_dummy_value())
+
+
+@cache
+def init() -> None:
+    """Teach Numba fastact's types; called by Numba."""
+
+    @typeof_impl.register(Method)
+    def typeof_method(method: Method, c: Any) -> MethodType:
+        return numba_type(method)
+
+    @typeof_impl.register(RowMethod)
+    def typeof_row_method(method: RowMethod, c: Any) -> RowType:
+        return row_type(method)
+
+    for activation in activations.values():
+        for kind in kinds_of(activation.op):
+            method = activation if kind == "forward" else getattr(activation, kind)
+            lower_builtin(method, types.VarArg(types.Any))(_lower(method))
+    for function in vars(rows).values():
+        if isinstance(function, RowMethod):
+            for each in (function, getattr(function, "backward", None)):
+                if each is not None:
+                    lower_builtin(each, types.VarArg(types.Any))(_lower_rows(each))

@@ -1,0 +1,1 @@
+"""Loops over rows and columns as templates, once for every backend."""

@@ -1,0 +1,1 @@
+"""The mathematics: primitives, elementary functions, formulas. It knows no array, dtype, thread or device."""

@@ -1,0 +1,715 @@
+"""``fastact bench``: every cell (activation, kind, size) against every installed peer, in one process.
+
+How it is measured, and why so:
+
+- Each library runs in its best form (``_peers``): kernels called directly, results into memory that exists already
+  where it can, its thread count set to ours. A library with several forms counts with its fastest.
+- All libraries work on the same arrays, aligned to 64 bytes, which none of them can complain about.
+- Rounds are interleaved: every library has its turn in each round, in rotating order, so that a slow minute of the
+  machine hits all. A turn is a block of calls; its time is the mean, a cell's time is the median of the turns.
+- Before a turn, ``settle`` sleeps until the process burns no CPU time: the threads of a library spin in wait for work
+  (measured: OpenMP 8 ms, ONNX Runtime 42 ms after the last call) and would take a core from the next library. Then
+  some calls go unmeasured: they wake this library's own threads and bring its data back into the cache.
+- A turn in which the system took a core away from us (involuntary context switches) is repeated, ``RETRIES`` times in
+  all; then the fastest of them is kept and counted as disturbed.
+- Backward: a library may start from x or from y, whichever is faster for it; training has both.
+- Large arrays: a streaming copy (forward) or triad (backward), the best of several implementations, races in the same
+  rounds; ``stream_share`` is its time over ours.
+- Every form's result is compared with the textbook value before it is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import datetime
+import gc
+import json
+import math
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastact as fa
+from fastact.spec.table import OPS as TABLE
+from fastact.tools.peers import PEERS, Cell, Form, Peer, Torch
+from fastact.tools.truth import TRUTH
+
+OPS = (
+    "relu",
+    "leaky_relu",
+    "elu",
+    "sigmoid",
+    "tanh",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "mish",
+    "softplus",
+    "softmax",
+)
+KINDS = ("forward", "backward")
+SIZES = (2**10, 2**16, 2**20, 2**24)
+# torch.compile takes a second or more for each cell: only when asked for
+AGAINST = tuple(name for name in PEERS if name != "torch.compile")
+DTYPES = ("float32", "float64")
+THREADS = 2
+ROW = 1024  # softmax works on rows of this length, or one shorter row
+SMALL = 16  # elements of the call whose overhead is measured
+ROUNDS = 15
+BLOCK_SECONDS = 0.002
+RETRIES = 4
+# a form (a library) this much slower than the best after its trial gets no more turns: it cannot win
+HOPELESS_FORM, HOPELESS_PEER = 1.3, 8.0
+ROWS = ("softmax", "log_softmax")
+STREAM_SIZE = 2**24  # from here on arrays are larger than the caches of most machines
+
+
+class FastAct(Peer):
+    name = "fastact"
+    needs = ()
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        fa.set_num_threads(threads)
+
+    def version(self) -> str:
+        return fa.__version__
+
+    def forms(self, cell: Cell) -> dict[str, Form]:
+        f = getattr(fa, cell.op) if cell.op in ROWS else fa.activations[cell.op]
+        if cell.kind == "forward":
+            return {"out=": partial(f, cell.x, out=cell.out)}
+        if cell.op in ROWS:
+            return {"backward(dy, y, out=)": partial(f.backward, cell.dy, cell.y, out=cell.out)}
+        found: dict[str, Form] = {"backward(dy, x, out=)": partial(f.backward, cell.dy, cell.x, out=cell.out)}
+        if TABLE[cell.op].grad_from_output is not None:
+            found["backward_from_output(dy, y, out=)"] = partial(f.backward_from_output, cell.dy, cell.y, out=cell.out)
+        return found
+
+
+# timing
+
+
+def settle() -> None:
+    """Sleep until threads that spin in wait for work have gone to sleep."""
+    for _ in range(50):
+        cpu, clock = time.process_time(), time.perf_counter()
+        # the time of other threads is counted in ticks of up to 4 ms: a shorter sleep sees none of it half of the time
+        time.sleep(0.01)
+        if time.process_time() - cpu < 0.1 * (time.perf_counter() - clock):
+            return
+
+
+def mean_of(call: Form, number: int) -> float:
+    turns = repeat(None, number)
+    start = time.perf_counter()
+    for _ in turns:
+        call()
+    return (time.perf_counter() - start) / number
+
+
+def preempted() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+@dataclass
+class Timed:
+    """One form of one library in one cell."""
+
+    call: Form
+    mode: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    number: int = 1
+    seconds: list[float] = field(default_factory=list)
+    disturbed: int = 0
+
+    def turn(self) -> float:
+        found = []
+        with self.mode():
+            for _ in range(RETRIES):
+                settle()
+                mean_of(self.call, max(2, self.number // 8))
+                before = preempted()
+                found.append(mean_of(self.call, self.number))
+                if preempted() == before:
+                    return found[-1]
+        self.disturbed += 1
+        return min(found)
+
+    def trial(self) -> None:
+        with self.mode():
+            self.call()
+            once = mean_of(self.call, 1)
+        self.number = 1 if once > 0.05 else int(min(5000, max(3, BLOCK_SECONDS / once)))
+        self.seconds = [min(self.turn(), self.turn())]
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "median": statistics.median(self.seconds),
+            "min": min(self.seconds),
+            "turns": len(self.seconds),
+            "disturbed": self.disturbed,
+        }
+
+
+def compete(timed: dict[tuple[str, str], Timed], rounds: int) -> None:
+    """Time all; keys are (library, form)."""
+    for t in timed.values():
+        t.trial()
+    best: dict[str, float] = {}
+    for (library, _), t in timed.items():
+        best[library] = min(best.get(library, math.inf), t.seconds[0])
+    fastest = min(best.values())
+    racing = [
+        t
+        for (library, _), t in timed.items()
+        if t.seconds[0] <= HOPELESS_FORM * best[library]
+        and (best[library] <= HOPELESS_PEER * fastest or library in ("fastact", "stream"))
+    ]
+    for t in racing:
+        # the trial chose who goes on: its luck does not count
+        t.seconds.clear()
+    for i in range(rounds):
+        k = i % len(racing)
+        for t in racing[k:] + racing[:k]:
+            t.seconds.append(t.turn())
+
+
+# arrays
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype, index: int = 0) -> np.ndarray:
+    """An array that starts on a 64-byte boundary, each `index` at another offset in its page."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + 8192, np.uint8)
+    start = -raw.ctypes.data % 4096 + 320 * index
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """The textbook result in float64."""
+    x, dy = x.astype(np.float64), dy.astype(np.float64)
+    if op in ROWS:
+        e = np.exp(x - x.max(-1, keepdims=True))
+        s = e.sum(-1, keepdims=True)
+        p = e / s
+        if op == "softmax":
+            return p if kind == "forward" else p * (dy - (dy * p).sum(-1, keepdims=True))
+        return x - x.max(-1, keepdims=True) - np.log(s) if kind == "forward" else dy - p * dy.sum(-1, keepdims=True)
+    params = {p.name: p.default for p in TABLE[op].params}
+    return TRUTH[op].value(x, **params) if kind == "forward" else dy * TRUTH[op].derivative(x, **params)
+
+
+def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype: np.dtype) -> Iterator[Cell]:
+    for n in sizes:
+        flat = [aligned((n,), dtype, i) for i in range(5)]
+        rng = np.random.default_rng(0)
+        # both tails and the middle, as before normalisation
+        flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
+        flat[1][:] = rng.standard_normal(n, dtype=dtype)
+        for op in ops:
+            x, dy, y, out, scratch = (a.reshape(-1, min(n, ROW)) if op in ROWS else a for a in flat)
+            step = max(1, 2**20 * len(x) // n)
+            for i in range(0, len(x), step):
+                y[i : i + step] = truth(op, "forward", x[i : i + step], dy[i : i + step])
+            for kind in kinds:
+                yield Cell(op, kind, x, dy, y, out, scratch)
+
+
+def wrong(result: Any, cell: Cell) -> str | None:
+    """What is wrong with a form's result, or None: a peer that computes something else is no peer."""
+    head = slice(0, max(1, 2**16 * len(cell.x) // cell.x.size))
+    expected = truth(cell.op, cell.kind, cell.x[head], cell.dy[head])
+    got = np.asarray(result)[head].astype(np.float64)
+    if got.shape != expected.shape:
+        return f"shape {got.shape}"
+    # loose: gelu by exp near 0 and the like are approximations that people use
+    error = float(np.max(np.abs(got - expected) / (1e-3 + np.abs(expected))))
+    return None if error < 2e-2 else f"relative error {error:.1e}"
+
+
+# the speed of memory
+
+
+class Stream(Peer):
+    """The fastest copy (forward: one read, one write) or triad (backward: two reads, one write) of several.
+
+    It races with the libraries in each cell of STREAM_SIZE elements or more, because the bandwidth of a shared machine
+    changes within minutes.
+    """
+
+    name = "stream"
+
+    def __init__(self, threads: int, libraries: Sequence[Peer]) -> None:
+        super().__init__(threads)
+        self.torch: Any = next((library.torch for library in libraries if isinstance(library, Torch)), None)
+        self.pool = ThreadPoolExecutor(threads)
+
+    def forms(self, cell: Cell) -> dict[str, Form]:
+        if cell.x.size < STREAM_SIZE:
+            return {}
+        x, dy, out = cell.x, cell.dy, cell.out
+        tensors = [self.torch.from_numpy(a) for a in (x, dy, out)] if self.torch else []
+        if cell.kind == "forward":
+            copies: dict[str, Form] = {
+                "numpy.copyto": partial(np.copyto, out, x),
+                f"memmove in {self.threads} threads": partial(self.memmove, x, out),
+                "fastact.identity": partial(fa.identity, x, out=out),
+            }
+            if tensors:
+                copies["torch.copy_"] = partial(tensors[2].copy_, tensors[0])
+            return copies
+        triads: dict[str, Form] = {
+            "numpy.add": partial(np.add, dy, x, out=out),
+            "fastact.relu.backward": partial(fa.relu.backward, dy, x, out=out),
+        }
+        if tensors:
+            triads["torch.add"] = partial(self.torch.add, tensors[1], tensors[0], out=tensors[2])
+            triads["torch.mul"] = partial(self.torch.mul, tensors[1], tensors[0], out=tensors[2])
+        return triads
+
+    def memmove(self, source: np.ndarray, target: np.ndarray) -> None:
+        # libc goes past the cache for large blocks; ctypes lets go of the GIL
+        cuts = [source.nbytes * i // self.threads for i in range(self.threads + 1)]
+        parts = pairwise(cuts)
+        jobs = [
+            self.pool.submit(ctypes.memmove, target.ctypes.data + i, source.ctypes.data + i, j - i) for i, j in parts
+        ]
+        for job in jobs:
+            job.result()
+
+
+def small_calls(libraries: Sequence[Peer], dtype: np.dtype) -> dict[str, dict[str, float]]:
+    """Seconds of a forward call on SMALL elements, by activation and library: what a call costs beside arithmetic."""
+    found: dict[str, dict[str, float]] = {}
+    for cell in cells(("relu", "sigmoid", "gelu"), ("forward",), (SMALL,), dtype):
+        timed = {}
+        for library in libraries:
+            for name, call in library.forms(cell).items():
+                timed[library.name, name] = Timed(call, library.mode)
+        compete(timed, rounds=9)
+        row = found.setdefault(cell.op, {})
+        for (name, _), t in timed.items():
+            row[name] = min(row.get(name, math.inf), statistics.median(t.seconds))
+        for library in libraries:
+            library.finish()
+    return found
+
+
+# the machine
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    info: dict[str, Any] = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines: dict[str, str] = {}
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            lines[key.strip()] = value.strip()
+        info["cpu"] = lines.get("model name", info["cpu"])
+        family = f"family {lines.get('cpu family')}, model {lines.get('model')}"
+        info["cpu"] += f" ({family})"
+        flags = lines.get("flags", "").split()
+        info["isa"] = [f for f in ("sse4_2", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile") if f in flags]
+    caches = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((index / leaf).read_text().strip() for leaf in ("level", "type", "size"))
+        if kind != "Instruction":
+            caches[f"L{level}"] = size
+    info["caches"] = caches
+    return info
+
+
+def scheduler() -> str:
+    """How the system schedules this process: FIFO (`chrt -f 10 fastact bench`) keeps other programs away."""
+    if not hasattr(os, "sched_getscheduler"):
+        return "unknown"
+    policy = os.sched_getscheduler(0)
+    names = ("OTHER", "FIFO", "RR", "BATCH", "IDLE")
+    return next((name for name in names if getattr(os, f"SCHED_{name}", None) == policy), str(policy))
+
+
+@contextlib.contextmanager
+def confined(threads: int) -> Iterator[None]:
+    """Run on `threads` CPUs, so that libraries which size their pools by the machine have as many as the others."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    # one CPU of each core first, its siblings last
+    order = sorted(before, key=lambda cpu: (siblings(cpu).index(cpu) if cpu in siblings(cpu) else 0, cpu))
+    os.sched_setaffinity(0, set(order[:threads]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def siblings(cpu: int) -> list[int]:
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    if not path.exists():
+        return [cpu]
+    found: list[int] = []
+    for part in path.read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        found.extend(range(int(first), int(last or first) + 1))
+    return found
+
+
+def load_peers(names: Sequence[str], threads: int) -> tuple[list[Peer], dict[str, str]]:
+    """The libraries asked for, and why some are missing."""
+    libraries, missing = [], {}
+    for name in names:
+        reason = PEERS[name].missing()
+        if reason is None:
+            with quiet_imports():
+                libraries.append(PEERS[name](threads))
+        else:
+            missing[name] = reason
+    return libraries, missing
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """TensorFlow writes to the error stream while it loads, whatever its log level."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+# a run
+
+
+def measure(
+    ops: Sequence[str] = OPS,
+    kinds: Sequence[str] = KINDS,
+    against: Sequence[str] = AGAINST,
+    sizes: Sequence[int] = SIZES,
+    dtype: str = "float32",
+    threads: int = THREADS,
+    rounds: int = ROUNDS,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Measure all cells and return what ``--json`` writes. `report` gets each finished row.
+
+    Examples
+    --------
+    >>> result = measure(["relu"], ["forward"], ["numpy"], [1024], rounds=1)
+    >>> sorted(result["cells"][0]["libraries"])
+    ['fastact', 'numpy']
+    """
+    kind_of = np.dtype(dtype)
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "settings": {"threads": threads, "dtype": dtype, "rounds": rounds, "row": ROW, "scheduler": scheduler()},
+        "load_before": os.getloadavg()[0],
+    }
+    with confined(threads), np.errstate(all="ignore"):
+        peers, result["missing"] = load_peers(against, threads)
+        libraries = [FastAct(threads), *peers]
+        result["versions"] = {library.name: library.version() for library in libraries}
+        result["small_calls"] = small_calls(libraries, kind_of)
+        libraries.append(Stream(threads, libraries))
+        result["cells"] = []
+        for cell in cells(ops, kinds, sizes, kind_of):
+            row = measure_cell(cell, libraries, rounds)
+            result["cells"].append(row)
+            report(row)
+            gc.collect()
+    result["load_after"] = os.getloadavg()[0]
+    result["summary"] = summarise(result)
+    return result
+
+
+def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str, Any]:
+    timed: dict[tuple[str, str], Timed] = {}
+    rejected: dict[str, str] = {}
+    for library in libraries:
+        for name, call in library.forms(cell).items():
+            cell.out[...] = np.nan
+            with library.mode():
+                got = call()
+            problem = None if library.name == "stream" else wrong(got, cell)
+            if problem is None:
+                timed[library.name, name] = Timed(call, library.mode)
+            elif library.name == "fastact":
+                raise RuntimeError(f"fastact.{cell.op} {cell.kind}, {cell.x.size} elements: {problem}")
+            else:
+                rejected[f"{library.name} {name}"] = problem
+    compete(timed, rounds)
+    found: dict[str, Any] = {}
+    for (library_name, form), t in timed.items():
+        mine = found.setdefault(library_name, {"forms": {}})
+        mine["forms"][form] = t.summary()
+    for mine in found.values():
+        mine["form"] = min(mine["forms"], key=lambda f: mine["forms"][f]["median"])
+        mine["seconds"] = mine["forms"][mine["form"]]["median"]
+    for library in libraries:
+        rejected |= {f"{library.name} {form}": reason for form, reason in library.refused.items()}
+        library.finish()
+    stream = found.pop("stream", None)
+    rivals = {name: mine["seconds"] for name, mine in found.items() if name != "fastact"}
+    best = min(rivals, key=lambda name: rivals[name], default=None)
+    seconds = found["fastact"]["seconds"]
+    return {
+        "op": cell.op,
+        "kind": cell.kind,
+        "size": cell.x.size,
+        "fastact": seconds,
+        "best_peer": best,
+        "ratio": rivals[best] / seconds if best else None,
+        "stream": stream,
+        "stream_share": stream["seconds"] / seconds if stream else None,
+        "libraries": found,
+        "rejected": rejected,
+    }
+
+
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """Geometric mean, worst cell, by kind and size; share of the stream at the largest size."""
+    rows = [r for r in result["cells"] if r["ratio"] is not None]
+    if not rows:
+        return {"cells": 0}
+    worst = min(rows, key=lambda r: r["ratio"])
+    groups: dict[str, list[float]] = {}
+    for r in rows:
+        groups.setdefault(f"{r['kind']} {r['size']}", []).append(r["ratio"])
+    return {
+        "cells": len(rows),
+        "geometric_mean": geometric_mean(r["ratio"] for r in rows),
+        "worst": {k: worst[k] for k in ("op", "kind", "size", "ratio", "best_peer")},
+        "slower": [{k: r[k] for k in ("op", "kind", "size", "ratio", "best_peer")} for r in rows if r["ratio"] < 1],
+        "by_kind_and_size": {k: geometric_mean(v) for k, v in groups.items()},
+    }
+
+
+def geometric_mean(values: Any) -> float:
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+# output
+
+
+def size_text(n: int) -> str:
+    return f"2^{n.bit_length() - 1}" if n & (n - 1) == 0 and n >= 1024 else str(n)
+
+
+def cell_name(row: dict[str, Any]) -> str:
+    return f"{row['op']} {row['kind']}, {size_text(row['size'])}"
+
+
+def time_text(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    micro = seconds * 1e6
+    return f"{micro:.2f}" if micro < 10 else f"{micro:.1f}" if micro < 100 else f"{micro:.0f}"
+
+
+def cell_table(result: dict[str, Any], width: int) -> Any:
+    from rich.table import Table
+
+    peers = [name for name in result["versions"] if name != "fastact"]
+    if width < 64 + sum(len(name) + 3 for name in peers):
+        peers = []
+    table = Table(title="microseconds, median", title_justify="left")
+    for name in ("activation", "kind", "size", "fastact", *peers, "best peer", "ratio", "stream"):
+        table.add_column(name, justify="left" if name in ("activation", "kind", "best peer") else "right", no_wrap=True)
+    for row in result["cells"]:
+        times = {name: mine["seconds"] for name, mine in row["libraries"].items()}
+        texts = [time_text(times.get(name)) for name in ("fastact", *peers)]
+        best = row["best_peer"]
+        texts.append("-" if best is None else best if peers else f"{time_text(times[best])} {best}")
+        ratio = "-" if row["ratio"] is None else f"[{'green' if row['ratio'] >= 1 else 'red'}]{row['ratio']:.2f}[/]"
+        table.add_row(row["op"], row["kind"], size_text(row["size"]), *texts, ratio, share_text(row))
+    return table
+
+
+def share_text(row: dict[str, Any]) -> str:
+    """The share of the stream's speed, where the arrays are too large for the caches."""
+    return f"{row['stream_share']:.0%}" if row["stream"] else ""
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table and what follows from it."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(cell_table(result, console.width))
+    for kind, moved in (("forward", 2), ("backward", 3)):
+        rows = [r for r in result["cells"] if r["kind"] == kind and r["stream"]]
+        if rows:
+            rates = [
+                moved * r["size"] * np.dtype(result["settings"]["dtype"]).itemsize / r["stream"]["seconds"] / 1e9
+                for r in rows
+            ]
+            forms = ", ".join(sorted({r["stream"]["form"] for r in rows}))
+            console.print(f"stream, {kind}: {min(rates):.1f} to {max(rates):.1f} GB/s ({forms})")
+    for op, times in result["small_calls"].items():
+        console.print(
+            f"{op} on {SMALL} elements: " + ", ".join(f"{name} {time_text(t)} µs" for name, t in times.items())
+        )
+    for name, reason in result["missing"].items():
+        console.print(f"{name}: {reason}")
+    summary = result["summary"]
+    if summary["cells"]:
+        worst = summary["worst"]
+        console.print(
+            f"ratio to the best peer over {summary['cells']} cells: geometric mean {summary['geometric_mean']:.2f}, "
+            f"worst {worst['ratio']:.2f} ({cell_name(worst)}, {worst['best_peer']})"
+        )
+    for row in result["cells"]:
+        for form, problem in row["rejected"].items():
+            console.print(f"not counted: {form}, {cell_name(row)}: {problem}")
+
+
+def plot(result: dict[str, Any], path: str) -> None:
+    """The ratio to the best peer, activation by size, one panel for each kind."""
+    from matplotlib import colors
+    from matplotlib.figure import Figure
+
+    rows = [r for r in result["cells"] if r["ratio"] is not None]
+    kinds, ops, sizes = (list(dict.fromkeys(r[key] for r in rows)) for key in ("kind", "op", "size"))
+    ratios = {(r["kind"], r["op"], r["size"]): r["ratio"] for r in rows}
+    figure = Figure(figsize=(1.6 + len(kinds) * (1 + 0.8 * len(sizes)), 1.4 + 0.34 * len(ops)), layout="constrained")
+    axes = figure.subplots(1, len(kinds), squeeze=False)[0]
+    limit = max(2.0, *(max(v, 1 / v) for v in ratios.values()))
+    for axis, kind in zip(axes, kinds, strict=True):
+        values = [[ratios.get((kind, op, n), math.nan) for n in sizes] for op in ops]
+        axis.imshow(values, norm=colors.LogNorm(1 / limit, limit), cmap="RdYlGn", aspect="auto")
+        axis.set_xticks(range(len(sizes)), [size_text(n) for n in sizes])
+        axis.set_yticks(range(len(ops)), ops if axis is axes[0] else [])
+        axis.set_title(kind)
+        axis.set_xlabel("elements")
+        for i, line in enumerate(values):
+            for j, value in enumerate(line):
+                if not math.isnan(value):
+                    axis.text(j, i, f"{value:.2f}", ha="center", va="center")
+    figure.suptitle("how many times faster than the best peer")
+    figure.savefig(path, dpi=150)
+
+
+# the command
+
+
+def _op(text: str) -> str:
+    if text in ROWS:
+        return text
+    try:
+        return fa.get(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _size(text: str) -> int:
+    base, _, power = text.partition("^")
+    try:
+        n = int(base) ** int(power) if power else int(base)
+    except ValueError:
+        n = 0
+    if n < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer, nor a power such as 2^20")
+    return n
+
+
+def _list_of(convert: Callable[[str], Any], choices: Sequence[str] = ()) -> Callable[[str], tuple[Any, ...]]:
+    def parse(text: str) -> tuple[Any, ...]:
+        found = tuple(convert(part.strip()) for part in text.split(","))
+        for part in found:
+            if choices and part not in choices:
+                raise argparse.ArgumentTypeError(f"{part!r} is not one of {', '.join(choices)}")
+        return found
+
+    return parse
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"cannot write {text!r}: {'a folder' if path.is_dir() else f'no folder {path.parent}'}"
+        )
+    return path
+
+
+def _threads(text: str) -> int:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdecimal() or not 1 <= int(text) <= available:
+        raise argparse.ArgumentTypeError(f"{text!r}: this process may run on 1 to {available} CPUs")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ops", nargs="*", type=_op, metavar="OP", help=f"activations (default: {', '.join(OPS)})")
+    parser.add_argument("--kinds", type=_list_of(str, KINDS), default=KINDS, help="forward,backward (default: both)")
+    parser.add_argument(
+        "--against",
+        type=_list_of(str, tuple(PEERS)),
+        default=AGAINST,
+        help=f"of {','.join(PEERS)} (default: all but torch.compile)",
+    )
+    parser.add_argument("--sizes", type=_list_of(_size), default=SIZES, help="default: 2^10,2^16,2^20,2^24")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+    parser.add_argument(
+        "--threads", type=_threads, help=f"for every library (default: {THREADS}, if there are as many CPUs)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"turns of each library in each cell (default: {ROUNDS})"
+    )
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write every number")
+    parser.add_argument("--plot", type=_file, metavar="FILE.png", help="draw the ratios to the best peer")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    if args.plot:
+        # before minutes of measuring, not after
+        import matplotlib.figure  # noqa: F401
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = args.threads or min(THREADS, available)
+    ops = tuple(dict.fromkeys(args.ops)) or OPS
+    before = fa.get_num_threads()
+    try:
+        with Progress(*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+            task = progress.add_task("measuring", total=len(ops) * len(args.kinds) * len(args.sizes))
+
+            def report(row: dict[str, Any]) -> None:
+                progress.update(task, advance=1, description=cell_name(row))
+
+            result = measure(ops, args.kinds, args.against, args.sizes, args.dtype, threads, args.rounds, report)
+    finally:
+        fa.set_num_threads(before)
+    show(result)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    if args.plot:
+        plot(result, str(args.plot))
+    return 0

@@ -1,0 +1,327 @@
+"""The command ``fastact``: info, demo, bench, verify, plot, warmup.
+
+What a user can get wrong ends in one line on stderr and exit code 2. Libraries for screens and plots are imported by
+the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import fastact as fa
+from fastact import dispatch
+from fastact.api.rows import FUNCTIONS
+from fastact.runtime._driver import DTYPES
+from fastact.spec.kinds import KINDS
+from fastact.spec.table import OPS, Op, resolve
+from fastact.tools import bench, demo, verify
+
+# the least step of a curve that a plot shows as a jump
+JUMP = 1e-3
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def activation(text: str) -> Op:
+    """The activation of a name or alias."""
+    try:
+        return OPS[fa.get(text).name]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def function(text: str) -> str:
+    """The name of an activation, a function over an axis or a loss."""
+    try:
+        return resolve(text, FUNCTIONS)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def demo_activation(text: str) -> Op:
+    """An activation that needs no parameter from the user."""
+    op = activation(text)
+    required = [p.name for p in op.params if p.default is None]
+    if required:
+        raise argparse.ArgumentTypeError(f"{op.name} has no default for {', '.join(required)}; choose another one")
+    return op
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """An integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a non-negative integer")
+    return int(text)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Positive integers separated by commas."""
+    return tuple(positive(part.strip()) for part in text.split(","))
+
+
+def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """A type of arguments: words from `known`, separated by commas."""
+    known = tuple(known)
+
+    def words(text: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in text.split(","))
+        for word in found:
+            if word not in known:
+                raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(known)}")
+        return found
+
+    return words
+
+
+def parameter(text: str) -> tuple[str, float]:
+    """NAME=NUMBER."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=NUMBER") from None
+
+
+def picture(text: str) -> str:
+    """A path that a plot can be written to."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("plots need matplotlib, which is not installed: pip install 'fastact[plot]'")
+    path = Path(text)
+    formats = (".png", ".svg", ".pdf")
+    if path.suffix.lower() not in formats:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(formats)}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {str(path.parent)!r}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+    return text
+
+
+def run_info(args: argparse.Namespace) -> int:
+    found = dispatch.info()
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"fastact {found['version']}", title_justify="left", show_header=False)
+    for key, value in found.items():
+        if key == "backends":
+            value = {name: reason or "available" for name, reason in value.items()}
+        if isinstance(value, dict):
+            value = "\n".join(f"{name}: {text}" for name, text in value.items()) or "none"
+        if key != "version":
+            table.add_row(key, str(value))
+    Console().print(table)
+    return 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    settings = demo.Settings(
+        activation=args.activation.name,
+        hidden=args.hidden,
+        batch_norm=args.batch_norm,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    return demo.run(settings, plot_path=args.plot, as_json=args.json)
+
+
+def run_plot(args: argparse.Namespace) -> int:
+    op, given = args.activation, dict(args.param)
+    known = [p.name for p in op.params]
+    for name in given:
+        if name not in known:
+            args.error(f"{op.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+    missing = [p.name for p in op.params if p.default is None and p.name not in given]
+    if missing:
+        args.error(f"{op.name} needs {', '.join(f'--param {name}=NUMBER' for name in missing)}")
+    low, high = args.range
+    if not low < high:
+        args.error(f"the range must go from a smaller to a larger number, not from {low:g} to {high:g}")
+    try:
+        path = args.out or picture(f"{op.name}.png")
+        draw(op, given, low, high, path)
+    except (argparse.ArgumentTypeError, ValueError) as error:  # no place for the file; a parameter outside its domain
+        args.error(str(error))
+    print(path)
+    return 0
+
+
+def draw(op: Op, given: dict[str, float], low: float, high: float, path: str) -> None:
+    """f and f' over [low, high], with the limits of f and the kinks, where f' jumps."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    f = fa.get(op.name)
+
+    def derivative(x: Any) -> Any:
+        return f.value_and_grad(x, **given)[1]
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axis = figure.subplots()
+    named = ", ".join(f"{name} = {value:g}" for name, value in {**f.params, **given}.items())
+    axis.set_title(f"{op.name}{f'  ({named})' if named else ''}")
+    axis.axhline(0, color="0.8", lw=0.8)
+    axis.axvline(0, color="0.8", lw=0.8)
+
+    x = np.linspace(low, high, 2001)
+    for curve, style, label in ((lambda x: f(x, **given), "C0-", f.formula), (derivative, "C1--", "derivative")):
+        y = curve(x)
+        at = jumps(curve, x)
+        for jump in at:
+            y[np.abs(x - jump) < 1e-9] = np.nan
+        where = np.searchsorted(x, at)
+        axis.plot(np.insert(x, where, at), np.insert(y, where, np.nan), style, label=label)
+    for kink in at:
+        value = float(derivative(kink))
+        axis.plot(kink, value, "C1o", label=f"kink at {kink:g}, derivative there {value:g}")
+    for end, name in ((-np.inf, "-∞"), (np.inf, "∞")):
+        limit = float(f(end, **given))
+        if np.isfinite(limit):
+            axis.axhline(limit, color="C0", lw=0.8, ls=":", label=f"limit at {name}: {limit:g}")
+    axis.set_xlabel("x")
+    axis.set_xlim(low, high)
+    axis.legend()
+    figure.savefig(path, dpi=150)
+
+
+def jumps(function: Callable[[Any], Any], x: Any) -> list[float]:
+    """Where a function is discontinuous between neighbours in `x`: found from its values, so for any parameters."""
+    y = function(x)
+    found = []
+    for i in range(len(x) - 1):
+        if not abs(y[i + 1] - y[i]) > JUMP:
+            continue
+        a, b = x[i : i + 2]
+        while b - a > 1e-12:
+            middle = (a + b) / 2
+            value = function(middle)
+            a, b = (a, middle) if abs(value - function(a)) > abs(function(b) - value) else (middle, b)
+            if not abs(function(b) - function(a)) > JUMP:
+                break
+        else:
+            found.append(round(float(b), 9) + 0.0)
+    return found
+
+
+def run_warmup(args: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    ready = dispatch.warmup(args.names or None, args.kinds, args.dtypes)
+    seconds = time.perf_counter() - start
+    found = dispatch.info()
+    if args.json:
+        print(json.dumps({"kernels": ready, "seconds": seconds, "backend": found["backend"]}))
+    else:
+        print(f"{ready} kernels ready after {seconds:.1f} s (backend {found['backend']})")
+    if found["backend"] != "numba" or found["cache folder"] not in found["cache problems"]:
+        return 0
+    folder = found["cache folder"]
+    print(
+        f"fastact warmup: nothing is kept for the next process: {folder}: {found['cache problems'][folder]}",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def build_parser() -> Parser:
+    """All commands and their arguments."""
+    parser = Parser(prog="fastact", description="Activation functions for NumPy.")
+    parser.add_argument("--version", action="version", version=f"fastact {fa.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> Parser:
+        added = commands.add_parser(name, help=summary, description=summary)
+        added.set_defaults(run=run, error=added.error)
+        return added
+
+    p = command("info", run_info, "backends and why not, instruction set, threads, cache folder")
+    p.add_argument("--json", action="store_true", help="print JSON")
+
+    default = demo.Settings()
+    p = command("demo", run_demo, "train a network on handwritten digits, with plain NumPy and with fastact")
+    p.add_argument(
+        "--activation", type=demo_activation, default=default.activation, metavar="NAME", help="default: %(default)s"
+    )
+    hidden = ",".join(map(str, default.hidden))
+    p.add_argument(
+        "--hidden", type=sizes, default=hidden, metavar="N,N", help="units per hidden layer, default: %(default)s"
+    )
+    p.add_argument("--batch-norm", action="store_true", help="batch normalisation before each activation")
+    p.add_argument("--epochs", type=positive, default=default.epochs, metavar="N", help="default: %(default)s")
+    p.add_argument("--batch-size", type=positive, default=default.batch_size, metavar="N", help="default: %(default)s")
+    p.add_argument("--seed", type=natural, default=default.seed, metavar="N", help="default: %(default)s")
+    p.add_argument("--plot", type=picture, metavar="FILE", help="draw losses, dead and saturated units, gradient norms")
+    p.add_argument("--json", action="store_true", help="print the result as JSON, everything else on stderr")
+
+    p = command("bench", bench.run, "measure against NumPy, PyTorch, ONNX Runtime, JAX, TensorFlow, SciPy")
+    bench.add_arguments(p)
+    p = command("verify", verify.run, "measure the error of an activation over every float32")
+    verify.add_arguments(p)
+
+    p = command("plot", run_plot, "draw an activation and its derivative")
+    p.add_argument("activation", type=activation, metavar="NAME")
+    p.add_argument("--out", type=picture, metavar="FILE", help="default: NAME.png")
+    p.add_argument(
+        "--param", type=parameter, action="append", default=[], metavar="NAME=NUMBER", help="a parameter of f"
+    )
+    p.add_argument("--range", type=float, nargs=2, default=(-6.0, 6.0), metavar=("LOW", "HIGH"), help="default: -6 6")
+
+    p = command("warmup", run_warmup, "compile kernels ahead, so that no later call waits for one")
+    p.add_argument("names", type=function, nargs="*", metavar="NAME", help="activations, softmax, losses; default: all")
+    p.add_argument("--kinds", type=some_of(KINDS), metavar="KIND,KIND", help=f"of {', '.join(KINDS)}; default: all")
+    p.add_argument(
+        "--dtypes",
+        type=some_of(DTYPES),
+        default="float32",
+        metavar="DTYPE,DTYPE",
+        help=f"of {', '.join(DTYPES)}; default: %(default)s",
+    )
+    p.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for a wrong command line, or what the command says.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments without the program's name; by default those of the process.
+
+    Examples
+    --------
+    >>> main(["--version"])
+    Traceback (most recent call last):
+    SystemExit: 0
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
