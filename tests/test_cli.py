@@ -174,7 +174,7 @@ def test_module_runs():
 
 def test_the_parser_loads_nothing_heavy():
     code = (
-        "import sys; from fastact import cli; cli.build_parser(); "
+        "import sys; from fastact.tools import cli; cli.build_parser(); "
         "print({'numba', 'matplotlib', 'rich', 'torch', 'scipy', 'jax'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -51,7 +51,7 @@ def test_python(number):
         if fa.dispatch.reasons()["numba"] is not None:
             pytest.skip(fa.dispatch.reasons()["numba"])
         # found by its entry point where fastact is installed
-        code = "from fastact import numba_extension; numba_extension.init()\n" + code
+        code = "from fastact.integrations import numba_extension; numba_extension.init()\n" + code
     if ".address(" in code and fa.dispatch.reasons()["cython"] is not None:
         pytest.skip(fa.dispatch.reasons()["cython"])
     python(code)

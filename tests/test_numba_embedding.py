@@ -332,7 +332,7 @@ def entry_point_installed():
 
 def initialise():
     """What a program adds where the package is imported from its source tree, which has no entry point."""
-    return "" if entry_point_installed() else "from fastact import numba_extension; numba_extension.init()"
+    return "" if entry_point_installed() else "from fastact.integrations import numba_extension; numba_extension.init()"
 
 
 def test_importing_fastact_is_enough():
