@@ -217,7 +217,8 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         super().run()
-        write_stamp(HERE if self.inplace else Path(self.build_lib, HERE.relative_to(ROOT)), in_place=bool(self.inplace))
+        in_place = bool(self.inplace or self.editable_mode)
+        write_stamp(HERE if in_place else Path(self.build_lib, HERE.relative_to(ROOT)), in_place=in_place)
         for extension in self.extensions:
             state = "built" if extension.name in self.built else "NOT BUILT: see the messages above"
             print(f"fastact: {extension.name} {state}", file=sys.stderr)
