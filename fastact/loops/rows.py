@@ -42,6 +42,8 @@ Formulas of ``row_formulas`` take `Vec` and `Quad` alike; beside them there are
 
 from __future__ import annotations
 
+from fastact.spec.call import COLS, DATA, FLAGS, ROW_STEP, ROWS, SCALARS, STREAM, VALUE_ONLY
+
 # bytes of a vector
 VECTOR = 64
 # quads whose terms `total` adds plainly before their sum goes to a compensated one: the error does not grow with a row
@@ -69,9 +71,16 @@ WIDE = 256
 # 2^24 float32 on 2 cores of a Zen 4: rows of 1024 3.1 ms (3.3 without, 3.5 at 4096), of 4096 3.5 ms (4.5 at 8192)
 AHEAD = 8192
 FARTHEST = 65536
-# flags; STREAM: the last pass goes past the cache
-STREAM = 1
-VALUE_ONLY = 2
+
+
+def data(call: Address, j: Int) -> Address:
+    # where argument j begins
+    return load_int(call + DATA + 8 * j)
+
+
+def row_step(call: Address, j: Int) -> Int:
+    # its bytes from row to row
+    return load_int(call + ROW_STEP + 8 * j)
 
 
 def least(a: Int, b: Int) -> Int:
@@ -328,13 +337,15 @@ def ahead_of(count: Int) -> Int:
     return AHEAD if count * SIZE < AHEAD else least(count * SIZE, FARTHEST)
 
 
-def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def softmax(call: Address) -> None:
     """x -> y"""
-    x: Address = load_int(args)
-    y: Address = load_int(args + 8)
-    dx: Int = load_int(strides)
-    dy: Int = load_int(strides + 8)
-    past: Int = flags & STREAM if n * SIZE >= WIDE else 0
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    y: Address = data(call, 1)
+    dx: Int = row_step(call, 0)
+    dy: Int = row_step(call, 1)
+    past: Int = load_int(call + FLAGS) & STREAM if n * SIZE >= WIDE else 0
     # shares are kept in memory of the kernel or in y, or computed twice
     keep: Int = n <= SEGMENT
     inside: Int = n * SIZE <= NARROW
@@ -416,13 +427,15 @@ def softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address,
         fence()
 
 
-def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def log_softmax(call: Address) -> None:
     """x -> y"""
-    x: Address = load_int(args)
-    y: Address = load_int(args + 8)
-    dx: Int = load_int(strides)
-    dy: Int = load_int(strides + 8)
-    past: Int = flags & STREAM if n * SIZE >= WIDE else 0
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    y: Address = data(call, 1)
+    dx: Int = row_step(call, 0)
+    dy: Int = row_step(call, 1)
+    past: Int = load_int(call + FLAGS) & STREAM if n * SIZE >= WIDE else 0
     many: Int = at_once(n, 0)
     ahead: Int = ahead_of(many * n)
     work: Address = stack()
@@ -488,10 +501,12 @@ def log_softmax(args: Address, strides: Address, rows: Int, n: Int, params: Addr
         fence()
 
 
-def logsumexp(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def logsumexp(call: Address) -> None:
     """x -> one value a row"""
-    x: Address = load_int(args)
-    y: Address = load_int(args + 8)
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    y: Address = data(call, 1)
     row: Int = 0
     while row < rows:
         m: Vec = greatest(x, n)
@@ -505,15 +520,17 @@ def logsumexp(args: Address, strides: Address, rows: Int, n: Int, params: Addres
             high, low = sum_lanes_pair(high, low)
             result = plus(m, log_sum_over(plus(high, low), sum_lanes(ties), exp_scaled(m, c, k)))
         store_value(y, result)
-        x += load_int(strides)
-        y += load_int(strides + 8)
+        x += row_step(call, 0)
+        y += row_step(call, 1)
         row += 1
 
 
-def sparsemax(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def sparsemax(call: Address) -> None:
     """x -> y: Newton's method from the left for t with sum(max(x - m - t, 0)) = 1 (Michelot, JOTA 50, 1986)"""
-    x: Address = load_int(args)
-    y: Address = load_int(args + 8)
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    y: Address = data(call, 1)
     row: Int = 0
     while row < rows:
         m: Vec = greatest(x, n)
@@ -526,43 +543,45 @@ def sparsemax(args: Address, strides: Address, rows: Int, n: Int, params: Addres
             again = less(fewer, count)
             count = fewer
         finish__positive_part(x, x, y, n, m, t, t, t, 0)
-        x += load_int(strides)
-        y += load_int(strides + 8)
+        x += row_step(call, 0)
+        y += row_step(call, 1)
         row += 1
 
 
-def softmax_backward(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def softmax_backward(call: Address) -> None:
     """dy, y -> dx"""
-    gradient__product__softmax_grad(args, strides, rows, n, flags & STREAM)
+    gradient__product__softmax_grad(call, load_int(call + FLAGS) & STREAM)
 
 
-def log_softmax_backward(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def log_softmax_backward(call: Address) -> None:
     """dy, y -> dx"""
-    gradient__first__log_softmax_grad(args, strides, rows, n, flags & STREAM)
+    gradient__first__log_softmax_grad(call, load_int(call + FLAGS) & STREAM)
 
 
-def gradient(args: Address, strides: Address, rows: Int, n: Int, past: Int) -> None:
+def gradient(call: Address, past: Int) -> None:
     # each2(dy, y, s) of s = the sum of each(dy, y)
     if n <= LANES:
-        side_gradient__each__each2(args, strides, rows, n)
+        side_gradient__each__each2(call)
     else:
-        long_gradient__each__each2(args, strides, rows, n, past)
+        long_gradient__each__each2(call, past)
     if past:
         fence()
 
 
-def long_gradient(args: Address, strides: Address, rows: Int, n: Int, past: Int) -> None:
-    dy: Address = load_int(args)
-    y: Address = load_int(args + 8)
-    dx: Address = load_int(args + 16)
+def long_gradient(call: Address, past: Int) -> None:
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    dy: Address = data(call, 0)
+    y: Address = data(call, 1)
+    dx: Address = data(call, 2)
     sign: Vec = splat(SIGN)
     row: Int = 0
     while row < rows:
         s: Vec = total__each(dy, y, n, sign, sign)
         finish__each2(dy, y, dx, n, s, sign, sign, sign, past)
-        dy += load_int(strides)
-        y += load_int(strides + 8)
-        dx += load_int(strides + 16)
+        dy += row_step(call, 0)
+        y += row_step(call, 1)
+        dx += row_step(call, 2)
         row += 1
 
 
@@ -580,12 +599,14 @@ def blocks_of_rows(p: Address, q: Address, dp: Int, dq: Int, count: Int, n: Int,
     return sums(work, count, s)
 
 
-def side_gradient(args: Address, strides: Address, rows: Int, n: Int) -> None:
-    dy: Address = load_int(args)
-    y: Address = load_int(args + 8)
-    dx: Address = load_int(args + 16)
-    ddy: Int = load_int(strides)
-    dyy: Int = load_int(strides + 8)
+def side_gradient(call: Address) -> None:
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    dy: Address = data(call, 0)
+    y: Address = data(call, 1)
+    dx: Address = data(call, 2)
+    ddy: Int = row_step(call, 0)
+    dyy: Int = row_step(call, 1)
     work: Address = stack()
     values: Address = work + VALUES
     sign: Vec = splat(SIGN)
@@ -604,40 +625,44 @@ def side_gradient(args: Address, strides: Address, rows: Int, n: Int) -> None:
             finish__each2(dy, y, dx, n, load_value(values + i * SIZE), sign, sign, sign, 0)
             dy += ddy
             y += dyy
-            dx += load_int(strides + 16)
+            dx += row_step(call, 2)
             i += 1
 
 
-def sparsemax_backward(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def sparsemax_backward(call: Address) -> None:
     """dy, y -> dx"""
-    dy: Address = load_int(args)
-    y: Address = load_int(args + 8)
-    dx: Address = load_int(args + 16)
-    past: Int = flags & STREAM
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    dy: Address = data(call, 0)
+    y: Address = data(call, 1)
+    dx: Address = data(call, 2)
+    past: Int = load_int(call + FLAGS) & STREAM
     row: Int = 0
     zero: Vec = splat(0.0)
     while row < rows:
         count: Vec = total__support(dy, y, n, zero, zero)
         mean: Vec = quotient(total__supported(dy, y, n, zero, zero), count)
         finish__sparsemax_grad(dy, y, dx, n, mean, mean, mean, mean, past)
-        dy += load_int(strides)
-        y += load_int(strides + 8)
-        dx += load_int(strides + 16)
+        dy += row_step(call, 0)
+        y += row_step(call, 1)
+        dx += row_step(call, 2)
         row += 1
     if past:
         fence()
 
 
-def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def cross_entropy(call: Address) -> None:
     """x, labels (int64; -1: not counted), weights of classes (0: none) -> loss of each row, dx; work takes dx's place
-    where `flags & VALUE_ONLY`. params: the factor of dx."""
-    x: Address = load_int(args)
-    labels: Address = load_int(args + 8)
-    weights: Address = load_int(args + 16)
-    loss: Address = load_int(args + 24)
-    dx: Address = load_int(args + 32)
-    sx: Int = load_int(strides)
-    factor: Vec = load_param(params)
+    where VALUE_ONLY is among the flags. The scalar is the factor of dx."""
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    labels: Address = data(call, 1)
+    weights: Address = data(call, 2)
+    loss: Address = data(call, 3)
+    dx: Address = data(call, 4)
+    sx: Int = row_step(call, 0)
+    factor: Vec = load_param(load_int(call + SCALARS))
     zero: Vec = splat(0.0)
     many: Int = at_once(n, 0)
     ahead: Int = ahead_of(many * n)
@@ -656,7 +681,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
         store(values + 3 * VECTOR, splat(1.0))
         i: Int = 0
         while i < stop:
-            label: Int = load_int(labels + i * load_int(strides + 8))
+            label: Int = load_int(labels + i * row_step(call, 1))
             label = label if label >= 0 else 0
             at: Address = i * SIZE
             store_value(values + 2 * VECTOR + at, load_value(x + i * sx + label * SIZE))
@@ -670,7 +695,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
             finish__below(x, x, dx, n, c, c, c, c, 0)
             source = dx
         e: Address = dx
-        de: Int = load_int(strides + 32)
+        de: Int = row_step(call, 4)
         room: Int = 0
         if inside:
             e = work + SHARES
@@ -681,7 +706,7 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
         shift: Vec = k
         i = 0
         while i < stop:
-            label = load_int(labels + i * load_int(strides + 8))
+            label = load_int(labels + i * row_step(call, 1))
             label = label if label >= 0 else 0
             if stop > 1:
                 shift = load_value(values + i * SIZE)
@@ -715,26 +740,28 @@ def cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Ad
             if label < 0:
                 value = zero
             store_value(loss, value)
-            if not flags & VALUE_ONLY:
+            if not load_int(call + FLAGS) & VALUE_ONLY:
                 if label < 0:
                     finish__filled(dx, dx, dx, n, zero, zero, zero, zero, 0)
                 else:
                     finish__scaled(e, e, dx, n, load_value(at + VECTOR), zero, zero, zero, 0)
                     store_value(dx + label * SIZE, load_value(at + 2 * VECTOR))
-            labels += load_int(strides + 8)
-            loss += load_int(strides + 24)
-            dx += load_int(strides + 32)
+            labels += row_step(call, 1)
+            loss += row_step(call, 3)
+            dx += row_step(call, 4)
             e += de
             i += 1
 
 
-def cross_entropy_of_shares(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
-    """x, targets -> loss of each row, dx. params: the factor of dx."""
-    x: Address = load_int(args)
-    q: Address = load_int(args + 8)
-    loss: Address = load_int(args + 16)
-    dx: Address = load_int(args + 24)
-    factor: Vec = load_param(params)
+def cross_entropy_of_shares(call: Address) -> None:
+    """x, targets -> loss of each row, dx. The scalar is the factor of dx."""
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    q: Address = data(call, 1)
+    loss: Address = data(call, 2)
+    dx: Address = data(call, 3)
+    factor: Vec = load_param(load_int(call + SCALARS))
     row: Int = 0
     zero: Vec = splat(0.0)
     while row < rows:
@@ -748,27 +775,29 @@ def cross_entropy_of_shares(args: Address, strides: Address, rows: Int, n: Int, 
         weight: Vec = total__first(q, q, n, zero, zero)
         far: Vec = total__distance(x, q, n, m, zero)
         store_value(loss, target_loss(far, weight, log_sum_over(rest, ties, top)))
-        if not flags & VALUE_ONLY:
+        if not load_int(call + FLAGS) & VALUE_ONLY:
             share: Vec = target_factor(weight, rest, ties, top)
             finish__target_grad(x, q, dx, n, share, factor, c, k, 0)
-        x += load_int(strides)
-        q += load_int(strides + 8)
-        loss += load_int(strides + 16)
-        dx += load_int(strides + 24)
+        x += row_step(call, 0)
+        q += row_step(call, 1)
+        loss += row_step(call, 2)
+        dx += row_step(call, 3)
         row += 1
 
 
-def sigmoid_cross_entropy(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def sigmoid_cross_entropy(call: Address) -> None:
     """x, targets, weights, positive weights (0: none) -> sum of the row's losses, dx, losses.
-    dx is left alone where `flags & VALUE_ONLY`, losses where 0. params: the factor of dx."""
-    x: Address = load_int(args)
-    t: Address = load_int(args + 8)
-    weights: Address = load_int(args + 16)
-    positive: Address = load_int(args + 24)
-    sums: Address = load_int(args + 32)
-    dx: Address = load_int(args + 40)
-    losses: Address = load_int(args + 48)
-    factor: Vec = load_param(params)
+    dx is left alone where VALUE_ONLY is among the flags, losses where 0. The scalar is the factor of dx."""
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    t: Address = data(call, 1)
+    weights: Address = data(call, 2)
+    positive: Address = data(call, 3)
+    sums: Address = data(call, 4)
+    dx: Address = data(call, 5)
+    losses: Address = data(call, 6)
+    factor: Vec = load_param(load_int(call + SCALARS))
     row: Int = 0
     while row < rows:
         high: Vec = splat(0.0)
@@ -787,17 +816,17 @@ def sigmoid_cross_entropy(args: Address, strides: Address, rows: Int, n: Int, pa
             value: Vec = sigmoid_loss(v, target, weight, pos)
             if losses:
                 store_some(losses + at, value, n - i)
-            if not flags & VALUE_ONLY:
+            if not load_int(call + FLAGS) & VALUE_ONLY:
                 store_some(dx + at, scale(sigmoid_loss_grad(v, target, weight, pos), factor), n - i)
             high, error = two_sum(high, first_lanes(value, n - i))
             low = plus(low, error)
             i += LANES
         store_value(sums, sum_lanes(plus(high, low)))
-        x += load_int(strides)
-        t += load_int(strides + 8)
-        weights += load_int(strides + 16)
-        positive += load_int(strides + 24)
-        sums += load_int(strides + 32)
-        dx += load_int(strides + 40)
-        losses += load_int(strides + 48)
+        x += row_step(call, 0)
+        t += row_step(call, 1)
+        weights += row_step(call, 2)
+        positive += row_step(call, 3)
+        sums += row_step(call, 4)
+        dx += row_step(call, 5)
+        losses += row_step(call, 6)
         row += 1

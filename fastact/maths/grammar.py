@@ -7,10 +7,8 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -67,18 +65,21 @@ def bind_numpy(dtype: Any) -> dict[str, Callable[..., Any]]:
     return bind(reference.primitives(name), name)
 
 
-@cache
-def source_hash(dtype: str) -> str:
-    """A hash of every source file that decides what a formula of this dtype computes."""
-    digest = hashlib.sha256()
-    for module in (
-        elementary(dtype),
-        import_module("fastact.maths.activations"),
-        import_module("fastact.maths.grammar"),
-    ):
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
-    return digest.hexdigest()
+# row formulas that give more than one value
+PAIRS = {"row_shift": 2, "two_sum": 2, "reciprocal": 2, "pair_add": 2, "add_share": 2}
+
+
+def row_formulas() -> dict[str, FunctionType]:
+    """The formulas of ``fastact.maths.rows``."""
+    return _functions(import_module("fastact.maths.rows"))
+
+
+def bind_rows(primitives: Mapping[str, Callable[..., Any]], dtype: str) -> dict[str, Callable[..., Any]]:
+    """`bind`, and every row formula. The others do not see the names of row formulas."""
+    env: dict[str, Any] = dict(bind(primitives, dtype))
+    for name, function in row_formulas().items():
+        env[name] = FunctionType(function.__code__, env, name)
+    return env
 
 
 _BINARY = (ast.Add, ast.Sub, ast.Mult, ast.Div)

@@ -70,6 +70,8 @@ class Op:
         Two parameters of which the first must be less than the second.
     output_needs
         Conditions under which f' is a function of the output, by parameter.
+    param_grad
+        The formula of df/dparameter, where the (only) parameter is learnt.
     at_default
         The same with the parameters at their defaults, where formulas without them are faster.
     """
@@ -85,6 +87,7 @@ class Op:
     piecewise_linear: bool = False
     ordered: tuple[str, str] | None = None
     output_needs: Mapping[str, tuple[str, Callable[[Any], Any]]] | None = None
+    param_grad: Formula | None = None
     at_default: Op | None = None
 
     @property
@@ -183,7 +186,8 @@ _ROWS = (
        (finite("slope", 1.0), finite("offset", 0.0), number("min_val", 0.0), number("max_val", 1.0)), kinks=(0.0, 1.0),
        limits=(0.0, 1.0), piecewise_linear=True, ordered=("min_val", "max_val"), output_needs={"slope": _NONZERO}),
     Op("exponential", f.exponential, f.exponential_grad, f.exponential_grad_from_output, limits=(0.0, _INF)),
-    Op("prelu", f.prelu, f.prelu_grad, None, (number("weight", None),), kinks=(0.0,), piecewise_linear=True),
+    Op("prelu", f.prelu, f.prelu_grad, None, (number("weight", None),), kinks=(0.0,), piecewise_linear=True,
+       param_grad=f.prelu_weight_grad),
 )  # fmt: skip
 
 OPS: dict[str, Op] = {op.name: op for op in _ROWS}

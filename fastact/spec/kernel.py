@@ -1,0 +1,206 @@
+"""What a kernel is: `KernelSpec`, the only thing that dispatch, caches, tools and backends pass around."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import import_module
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from fastact._version import __version__
+from fastact.spec import kinds
+from fastact.spec.kinds import ALL, Argument
+from fastact.spec.rows import ROWS
+
+if TYPE_CHECKING:
+    from fastact.spec.table import Op
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def compute_dtype(dtype: str) -> str:
+    """What a dtype is computed in: itself, or float32."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of an element."""
+    return {"float64": 8, "float32": 4}.get(dtype, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSpec:
+    """One kernel: what it computes, on which dtype, in which loop. Made by `kernel_of` and `row_kernel_of`, once each.
+
+    Attributes
+    ----------
+    name : str
+        Unique among the kernels of a dtype, and an identifier: ``"elu_backward"``, ``"softmax"``.
+    dtype : str
+        Of the arrays in memory.
+    loop : str
+        ``"map"``, each element by itself; else the function of ``fastact.loops.rows``.
+    inputs, outputs : tuple of Argument
+    params : tuple of str
+        What follows the inputs of a ``map``.
+    op, kind
+        The activation and the kind of a ``map``.
+    sign : int
+        ``SIGN`` in a loop over rows.
+    """
+
+    name: str
+    dtype: str
+    loop: str
+    inputs: tuple[Argument, ...]
+    params: tuple[str, ...]
+    outputs: tuple[Argument, ...]
+    op: Op | None = None
+    kind: str = ""
+    sign: int = 1
+
+    @property
+    def compute(self) -> str:
+        """The dtype in which it computes."""
+        return compute_dtype(self.dtype)
+
+    @property
+    def symbol(self) -> str:
+        """Its name in caches and object code."""
+        return f"{self.name}_{self.dtype}"
+
+    @property
+    def narg(self) -> int:
+        """How many arguments it takes."""
+        return len(self.inputs) + len(self.params) + len(self.outputs)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all it is made of: the kind's body, every formula and loop it reaches, constants, the version.
+
+        Compiled code is hashed and not text, so that comments change nothing, and an edit of one formula only the kernels
+        that reach it. What a backend adds (how it compiles, for which CPU) is the backend's to hash.
+        """
+        parts = [__version__, sys.version_info[:2], self.symbol, self.loop, self.inputs, self.params, self.outputs]
+        if self.op is not None:
+            names = _formulas(self.compute)
+            reached = _reached(_bodies(self.op, self.kind, names), names)
+        else:
+            loops = {**_formulas(self.compute), **_row_formulas(), **_loops()}
+            reached = _reached([loops[self.loop]], loops)
+            parts.append(self.sign)
+        return hashlib.sha256(repr((parts, sorted(reached.items()))).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.symbol}>"
+
+
+@cache
+def kernel_of(op: Op, kind: str, dtype: str) -> KernelSpec:
+    """The kernel of a kind of an activation.
+
+    Raises
+    ------
+    ValueError
+        If the activation has no kernel of that kind.
+    """
+    if kind not in kinds.kernels_of(op):
+        raise ValueError(f"{op.name} has no kernel of kind {kind!r}")
+    found = ALL[kind]
+    params = tuple(p.name for p in op.params)
+    return KernelSpec(f"{op.name}_{kind}", dtype, "map", found.inputs, params, found.outputs, op, kind)
+
+
+@cache
+def row_kernel_of(name: str, dtype: str) -> KernelSpec:
+    """The kernel over rows of a name in `ROWS`, for float32 or float64."""
+    row = ROWS[name]
+    return KernelSpec(name, dtype, row.loop, row.inputs, (), row.outputs, sign=row.sign)
+
+
+# ---- what a kernel is made of
+
+
+def _bodies(op: Op, kind: str, names: Mapping[str, FunctionType]) -> list[FunctionType]:
+    """The code of a kind, and the formulas of an activation that it uses: it names them when it runs."""
+    body = ALL[kind].body
+    assert isinstance(body, FunctionType)
+    used = [body]
+
+    class Recorder(dict[str, Any]):
+        def __missing__(self, name: str) -> Any:
+            def formula(*args: Any) -> float:
+                used.append(names[name])
+                return 0.5
+
+            return formula
+
+    body(kinds.Formulas(Recorder(), op))(*[0.5] * (len(ALL[kind].inputs) + len(op.params)))
+    return used
+
+
+@cache
+def _formulas(dtype: str) -> dict[str, FunctionType]:
+    modules = f"fastact.maths.elementary.{dtype}", "fastact.maths.activations"
+    return {name: f for module in modules for name, f in _defined(module).items()}
+
+
+@cache
+def _row_formulas() -> dict[str, FunctionType]:
+    return _defined("fastact.maths.rows")
+
+
+@cache
+def _loops() -> dict[str, Any]:
+    module = import_module("fastact.loops.rows")
+    constants = {n: v for n, v in vars(module).items() if n.isupper()}
+    return {**_defined(module.__name__), **constants}
+
+
+def _defined(module: str) -> dict[str, FunctionType]:
+    found = vars(import_module(module)).items()
+    return {n: f for n, f in found if inspect.isfunction(f) and f.__module__ == module}
+
+
+def _reached(roots: Iterable[FunctionType], names: Mapping[str, Any]) -> dict[str, str]:
+    """What functions use, directly or not, among `names`: name to code or value."""
+    found: dict[str, str] = {}
+    todo: list[tuple[str, Any]] = [(root.__name__, root) for root in roots]
+    while todo:
+        name, thing = todo.pop()
+        if name in found:
+            continue
+        if not isinstance(thing, FunctionType):
+            found[name] = repr(thing)
+            continue
+        found[name] = _text(thing.__code__)
+        # `total__product` is the template `total` over the formula `product`
+        used = {part for called in _names(thing.__code__) for part in called.split("__")}
+        todo += [(n, names[n]) for n in sorted(used) if n in names]
+    return found
+
+
+def _code(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _code(constant)
+
+
+def _names(code: CodeType) -> set[str]:
+    return {name for part in _code(code) for name in part.co_names}
+
+
+def _text(code: CodeType) -> str:
+    """What a function does, without its docstring and where it stands."""
+    doc = code.co_consts[0] if code.co_consts and isinstance(code.co_consts[0], str) else None
+    parts = []
+    for part in _code(code):
+        constants = [repr(c) for c in part.co_consts if not isinstance(c, CodeType) and (c is not doc or doc is None)]
+        parts.append((part.co_code.hex(), constants, part.co_names, part.co_varnames, part.co_argcount))
+    return repr(parts)
