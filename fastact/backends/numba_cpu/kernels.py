@@ -89,6 +89,9 @@ def _names(spec: KernelSpec) -> dict[str, Any]:
 
     def fixed(builder: ir.IRBuilder, call: ir.Value) -> ir.Value:
         """Whether every parameter is one value along a row."""
+        if long:
+            builder.function.attributes.alignstack = 64
+            builder.function.attributes.add("nounwind")
         steps: ir.Value = ir.Constant(I64, 0)
         for j in params:
             steps = builder.or_(steps, field(builder, call, STEP + 8 * j))
