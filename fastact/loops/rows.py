@@ -560,7 +560,7 @@ def log_softmax_backward(call: Address) -> None:
 
 def gradient(call: Address, past: Int) -> None:
     # each2(dy, y, s) of s = the sum of each(dy, y)
-    if n <= LANES:
+    if load_int(call + COLS) <= LANES:
         side_gradient__each__each2(call)
     else:
         long_gradient__each__each2(call, past)
