@@ -1,8 +1,8 @@
 """Formulas as typed Cython, ahead of time.
 
 Reads the sources of formula modules (docs/design.md, 'The grammar of formulas') and writes ``cdef inline`` functions
-over the vectors of ``simd.h``, and around them the loops of the kernel ABI. Runs while fastact is being built,
-when fastact cannot be imported: it uses the standard library alone and takes paths.
+over the vectors of ``simd.h``, and around them loops that keep the calling convention (``fastact/spec/call.py``). Runs
+while fastact is being built: it needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from fastact.spec import call as convention
+from fastact.spec import kinds
+from fastact.spec.kernel import KernelSpec
 
 
 @dataclass(frozen=True)
@@ -290,87 +294,78 @@ class Term:
         return Term(f"({self.code} * {other.code})")
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """One loop.
+def terms(spec: KernelSpec, called: list[str] | None = None) -> list[str]:
+    """The expressions of a kernel's outputs; the formulas that they call are added to `called`."""
+    env = _Calls(DTYPES[spec.dtype].compute, [] if called is None else called)
+    names = [a.name for a in spec.inputs] + list(spec.params)
+    return [term.code for term in kinds.body(env, spec.op, spec.kind)(*(Term(f"v_{name}") for name in names))]
 
-    `body` maps names to functions and gives the function from inputs and parameters to outputs (see ``kinds.body``).
+
+def render_map(spec: KernelSpec) -> str:
+    """A kernel of the loop ``map``: for each row it loads all, computes all, then stores.
+
+    Parameters that are one value are loaded once, before a loop of their own, so that the compiler takes what depends
+    on them alone out of it.
     """
+    d = DTYPES[spec.dtype]
+    s, c = d.suffix, d.compute
+    inputs, outputs = ([a.name for a in side] for side in (spec.inputs, spec.outputs))
+    names = [*inputs, *spec.params, *outputs]
+    types = {name: d.element if name in outputs else f"const {d.element}" for name in names}
+    values = terms(spec)
+    lines = [f"cdef {types[name]} *p_{name} = <{types[name]} *>call.data[{i}]" for i, name in enumerate(names)]
+    lines += [f"cdef int64_t e_{name} = call.step[{names.index(name)}] != 0" for name in spec.params]
+    lines += [
+        f"cdef tile_{s} {', '.join(f't_{name}' for name in outputs)}",
+        f"cdef v{c} {', '.join(f'v_{name}' for name in names)}",
+        "cdef int64_t i, j, row = 0, n = call.n",
+        "cdef int k, stream = <int>(call.flags & FASTACT_STREAM)",
+    ]
 
-    op: str
-    kind: str
-    inputs: tuple[str, ...]
-    params: tuple[str, ...]
-    outputs: tuple[str, ...]
-    body: Callable[[Mapping[str, Callable[..., Term]]], Callable[..., tuple[Term, ...]]]
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        return self.inputs + self.params + self.outputs
-
-    def name(self, dtype: Dtype) -> str:
-        return f"{self.op}_{self.kind}_{dtype.suffix}"
-
-    def render(self, dtype: Dtype) -> str:
-        """A function of the elementwise ABI (docs/design.md): loads all, computes all, then stores.
-
-        Parameters that are one value are loaded once, in a loop of their own, so that the compiler takes what depends
-        on them alone out of it.
-        """
-        s, c = dtype.suffix, dtype.compute
-        lines = []
-        for i, name in enumerate(self.arguments):
-            element = dtype.element if name in self.outputs else f"const {dtype.element}"
-            lines.append(f"cdef {element} *p_{name} = <{element} *>args[{i}]")
-        lines += [
-            f"cdef tile_{s} {', '.join(f't_{name}' for name in self.outputs)}",
-            f"cdef v{c} {', '.join(f'v_{name}' for name in self.arguments)}",
-            "cdef int64_t i, j",
-            "cdef int k, stream = <int>(flags & 1)",
+    def loop(params: Sequence[str]) -> list[str]:
+        body = [f"j = i + k * LANES_{c}"]
+        body += [f"v_{name} = load_{s}(p_{name} + j)" for name in inputs]
+        body += [f"v_{name} = load_{s}(p_{name} + j * e_{name})" for name in params]
+        body += [f"v_{name} = {value}" for name, value in zip(outputs, values, strict=True)]
+        body += [f"store_{s}(SLOT_{s}(t_{o}, p_{o} + i) + k * LANES_{c}, v_{o}, stream)" for o in outputs]
+        moved = [name for name in names if name not in spec.params or name in params]
+        return [
+            "while row < call.rows:",
+            "    i = 0",
+            "    while i < n:",
+            f"        for k in range(PARTS_{c}):",
+            *(f"            {line}" for line in body),
+            *(f"        FLUSH(p_{name} + i, t_{name})" for name in outputs),
+            f"        i += STEP_{c}",
+            *(f"    p_{x} = <{types[x]} *>(<const char *>p_{x} + call.row_step[{names.index(x)}])" for x in moved),
+            "    row += 1",
         ]
-        values = self.values(c)
 
-        def loop(elementwise: bool) -> list[str]:
-            body = [f"j = i + k * LANES_{c}"]
-            body += [f"v_{name} = load_{s}(p_{name} + j)" for name in self.inputs]
-            if elementwise:
-                body += [f"v_{name} = load_{s}(p_{name} + j * psteps[{i}])" for i, name in enumerate(self.params)]
-            body += [f"v_{name} = {value}" for name, value in zip(self.outputs, values, strict=True)]
-            body += [f"store_{s}(SLOT_{s}(t_{o}, p_{o} + i) + k * LANES_{c}, v_{o}, stream)" for o in self.outputs]
-            return [
-                "i = 0",
-                "while i < n:",
-                f"    for k in range(PARTS_{c}):",
-                *(f"        {line}" for line in body),
-                *(f"    FLUSH(p_{name} + i, t_{name})" for name in self.outputs),
-                f"    i += STEP_{c}",
-            ]
-
-        if self.params:
-            lines.append(f"if {' and '.join(f'psteps[{i}] == 0' for i in range(len(self.params)))}:")
-            lines += [f"    v_{name} = load_{s}(p_{name})" for name in self.params]
-            lines += [f"    {line}" for line in loop(False)]
-            lines.append("else:")
-            lines += [f"    {line}" for line in loop(True)]
-        else:
-            lines += loop(False)
-        lines.append("streamed(stream)")
-        head = f"cdef void {self.name(dtype)}({KERNEL_ARGUMENTS}) noexcept nogil:"
-        return "\n    ".join([head, *lines]) + "\n"
-
-    def values(self, compute: str) -> list[str]:
-        """The expressions of the outputs."""
-        function = self.body(_Calls(compute, []))
-        return [term.code for term in function(*(Term(f"v_{name}") for name in self.inputs + self.params))]
-
-    def roots(self) -> list[str]:
-        """The formulas that the outputs are made of."""
-        called: list[str] = []
-        self.body(_Calls("", called))(*map(Term, self.inputs + self.params))
-        return called
+    if spec.params:
+        lines.append(f"if {' + '.join(f'e_{name}' for name in spec.params)} == 0:")
+        lines += [f"    v_{name} = load_{s}(p_{name})" for name in spec.params]
+        lines += [f"    {line}" for line in loop(())]
+        lines.append("else:")
+        lines += [f"    {line}" for line in loop(spec.params)]
+    else:
+        lines += loop(())
+    lines.append("streamed(stream)")
+    head = f"cdef void {spec.symbol}(const fastact_call *call) noexcept nogil:"
+    return "\n    ".join([head, *lines]) + "\n"
 
 
-KERNEL_ARGUMENTS = "void *const *args, int64_t n, const int64_t *psteps, int64_t flags"
+# the declarations of call.h
+CALL = f"""\
+cdef extern from 'call.h' nogil:
+    enum: FASTACT_ARGS, FASTACT_STREAM, FASTACT_VALUE_ONLY
+    ctypedef struct fastact_call:
+        char *data[{convention.ARGS}]
+        int64_t row_step[{convention.ARGS}]
+        int64_t step[{convention.ARGS}]
+        int64_t rows, n, flags
+        const double *scalars
+    ctypedef void (*fastact_kernel)(const fastact_call *call) noexcept nogil
+"""
 
 
 class _Calls(dict[str, Callable[..., Term]]):
@@ -415,83 +410,70 @@ def render_header(primitives: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class Rows:
-    """Row kernels (see ``render_rows``): by ``"f32"`` and ``"f64"``, the formulas they call and their source."""
+    """Kernels over rows (see ``render_rows``): by ``"f32"`` and ``"f64"``, the formulas they call and their source."""
 
     declarations: str
     roots: Mapping[str, Sequence[str]]
     texts: Mapping[str, str]
-    table: Sequence[tuple[str, str, str]]  # kernel, dtype, function
+    table: Mapping[tuple[str, str], str]  # name and dtype to the function
 
 
-def render_table(kernels: Sequence[tuple[Kernel, Dtype]], rows: Rows | None) -> str:
-    """The tables of addresses and the functions that look them up."""
-    lines = ["cdef dict _ADDRESSES = {"]
-    lines += [f'    ("{k.op}", "{k.kind}", "{d.name}"): <size_t>&{k.name(d)},' for k, d in kernels]
-    lines += ["}", "cdef dict _ROW_ADDRESSES = {"]
-    lines += [
-        f'    ("{name}", "{dtype}"): <size_t>&{function},' for name, dtype, function in (rows.table if rows else ())
-    ]
-    lines += [
-        "}",
-        "",
-        "",
-        "def isa():",
-        '    """The instruction set this module was compiled for."""',
-        "    return FASTACT_ISA.decode()",
-        "",
-        "",
-        "def address(op, kind, dtype):",
-        '    """The address of a kernel, or None where there is none."""',
-        "    return _ADDRESSES.get((op, kind, dtype))",
-        "",
-        "",
-        "def row_address(name, dtype):",
-        '    """The address of a row kernel, or None where there is none."""',
-        "    return _ROW_ADDRESSES.get((name, dtype))",
-    ]
-    return "\n".join(lines) + "\n"
+def render_table(addresses: Mapping[tuple[str, str], str]) -> str:
+    """The table of addresses and the function that looks one up."""
+    rows = "".join(f"    {key!r}: <size_t>&{function},\n" for key, function in addresses.items())
+    return f'''\
+cdef dict _ADDRESSES = {{
+{rows}}}
+
+
+def isa():
+    """The instruction set this module was compiled for."""
+    return FASTACT_ISA.decode()
+
+
+def address(name, dtype):
+    """The address of a kernel, or None where there is none."""
+    return _ADDRESSES.get((name, dtype))
+'''
 
 
 def render_module(
-    kernels: Sequence[Kernel],
+    specs: Sequence[KernelSpec],
     formulas: Mapping[str, Mapping[str, Formula]],
     primitives: Mapping[str, int],
-    dtypes: Sequence[str] = tuple(DTYPES),
     rows: Rows | None = None,
 ) -> str:
-    """The source of a Cython module with every kernel in every dtype.
+    """The source of a Cython module with kernels of the loop ``map``, and those over rows.
 
     Parameters
     ----------
-    kernels : sequence of Kernel
-        What to render.
+    specs : sequence of KernelSpec
     formulas : mapping
         ``"f32"`` and ``"f64"`` to their formulas by name, elementary functions included.
     primitives : mapping
         Name of a primitive to its number of arguments.
-    dtypes : sequence of str, optional
-        Names in `DTYPES`.
     rows : Rows, optional
-        Row kernels, in float32 and float64.
     """
-    used = [DTYPES[name] for name in dtypes]
-    roots = [root for kernel in kernels for root in kernel.roots()]
     parts = [
         "# cython: language_level=3, cdivision=True, freethreading_compatible=True, emit_code_comments=False\n"
         "# rendered by fastact/backends/cython_aot/render.py; not to be edited\n"
         "from libc.stdint cimport int64_t, intptr_t, uint16_t\n",
+        CALL,
         render_header(primitives),
     ]
     if rows:
         parts.append(rows.declarations)
-    for compute in dict.fromkeys(d.compute for d in used):
-        wanted = dict.fromkeys([*roots, *(rows.roots[compute] if rows else ())])
+    roots: dict[str, list[str]] = {}
+    for spec in specs:
+        terms(spec, roots.setdefault(DTYPES[spec.dtype].compute, []))
+    for compute, names in roots.items():
+        wanted = dict.fromkeys([*names, *(rows.roots[compute] if rows else ())])
         parts.append(render_functions(formulas[compute], wanted, primitives, compute))
-    pairs = [(kernel, dtype) for kernel in kernels for dtype in used]
-    parts += [kernel.render(dtype) for kernel, dtype in pairs]
+    parts += map(render_map, specs)
     if rows:
         parts += rows.texts.values()
-    parts.append(render_table(pairs, rows))
+    addresses = {(spec.name, spec.dtype): spec.symbol for spec in specs}
+    parts.append(render_table(addresses | dict(rows.table if rows else {})))
     return "\n".join(parts)
 
 
@@ -499,50 +481,42 @@ def render_module(
 class Embedded:
     """A function for other people's compiled code: any n >= 0, any alignment, parameters by value."""
 
-    kernel: Kernel
-    dtype: Dtype
+    spec: KernelSpec
 
     @property
     def name(self) -> str:
-        kind = "" if self.kernel.kind == "forward" else f"_{self.kernel.kind}"
-        return f"{self.kernel.op}{kind}_{self.dtype.suffix}"
+        return f"{self.spec.name.removesuffix('_forward')}_{DTYPES[self.spec.dtype].suffix}"
 
     def signature(self, count: str) -> str:
         """The arguments; `count` is the type of the number of elements."""
-        element = self.dtype.element
-        pointers = [f"const {element} *{name}" for name in self.kernel.inputs]
-        pointers += [f"{element} *{name}" for name in self.kernel.outputs]
-        return ", ".join([*pointers, f"{count} n", *(f"{element} {name}" for name in self.kernel.params)])
+        element = DTYPES[self.spec.dtype].element
+        pointers = [f"const {element} *{a.name}" for a in self.spec.inputs]
+        pointers += [f"{element} *{a.name}" for a in self.spec.outputs]
+        return ", ".join([*pointers, f"{count} n", *(f"{element} {name}" for name in self.spec.params)])
 
     def render(self, index: int) -> str:
-        k, element = self.kernel, self.dtype.element
-        lines = [f"cdef void *args[{len(k.arguments)}]"]
-        if k.params:
-            lines.append(f"cdef block_{self.dtype.suffix} {', '.join(f'p_{name}' for name in k.params)}")
-        for i, name in enumerate(k.arguments):
-            if name in k.params:
-                lines.append(f"fill_{self.dtype.suffix}(p_{name}, {name})")
-                lines.append(f"args[{i}] = p_{name}")
-            else:
-                lines.append(f"args[{i}] = <void *>{name}")
-        numbers = f"{len(k.inputs)}, {len(k.params)}, {len(k.outputs)}"
-        lines.append(f"run(KERNELS[{index}], args, {numbers}, n, sizeof({element}))")
+        spec, d = self.spec, DTYPES[self.spec.dtype]
+        lines = ["cdef fastact_call call"]
+        if spec.params:
+            lines.append(f"cdef block_{d.suffix} {', '.join(f'p_{name}' for name in spec.params)}")
+        lines += [f"fill_{d.suffix}(p_{name}, {name})" for name in spec.params]
+        pointers = [*(a.name for a in spec.inputs), *(f"p_{name}" for name in spec.params)]
+        pointers += [a.name for a in spec.outputs]
+        lines += [f"call.data[{i}] = <char *>{pointer}" for i, pointer in enumerate(pointers)]
+        lines.append(
+            f"run(KERNELS[{index}], &call, {len(spec.inputs)}, {len(spec.params)}, {len(spec.outputs)}, n, "
+            f"sizeof({d.element}))"
+        )
         head = f"cdef void {self.name}({self.signature('Py_ssize_t')}) noexcept nogil:"
         return "\n    ".join([head, *lines]) + "\n"
 
 
-def embedded(kernels: Sequence[Kernel]) -> list[Embedded]:
-    """What other people's code can call: every kernel in float32 and float64."""
-    return [Embedded(kernel, DTYPES[dtype]) for kernel in kernels for dtype in ("float32", "float64")]
-
-
-def render_embed(functions: Sequence[Embedded], loops: str) -> str:
-    """The module that holds the embedded functions, after its fixed part `loops` (``embed.pyx.in``)."""
-    lines = [loops.replace("@COUNT@", str(len(functions)))]
+def render_embed(functions: Sequence[Embedded], frame: str) -> str:
+    """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``)."""
+    lines = [frame.replace("@COUNT@", str(len(functions))).replace("@CALL@", CALL)]
     lines += [function.render(i) for i, function in enumerate(functions)]
     rows = [
-        f'    ("{f.kernel.op}", "{f.kernel.kind}", "{f.dtype.name}"): '
-        f'("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),'
+        f'    {(f.spec.name, f.spec.dtype)!r}: ("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),'
         for f in functions
     ]
     lines.append("\n".join(["_FUNCTIONS.update({", *rows, "})", "_load()", ""]))
@@ -569,8 +543,8 @@ def render_c_header(functions: Sequence[Embedded], frame: str) -> str:
 
 def source_files(package: Path) -> list[Path]:
     """The files that decide what the ahead-of-time modules compute."""
-    parts = ("maths/*.py", "maths/elementary/*.py", "spec/*.py", "loops/*.py")
-    parts += ("backends/cython_aot/render*.py", "backends/cython_aot/*.h")
+    parts = ("maths/*.py", "maths/elementary/*.py", "spec/*.py", "loops/*.py", "runtime/call.h")
+    parts += tuple(f"backends/cython_aot/{name}" for name in ("build.py", "render*.py", "*.h"))
     return [path for part in parts for path in sorted(package.glob(part))]
 
 

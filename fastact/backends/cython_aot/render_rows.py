@@ -1,4 +1,4 @@
-"""Row kernels as typed Cython, ahead of time: the loops of ``row_kernels.py`` over the vectors of ``rows.h``.
+"""Row kernels as typed Cython, ahead of time: the loops of ``fastact/loops/rows.py`` over the vectors of ``rows.h``.
 
 Their language is small: functions whose arguments and variables are annotated with `Address`, `Int`, `Vec` or `Quad`,
 assignments, ``while``, ``if``, calls and integer arithmetic. Like ``render``, this runs while fastact is being built.
@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastact.backends.cython_aot.render import DTYPES, Formula, GrammarError, Rows
+from fastact.spec import call as convention
+from fastact.spec.kernel import KernelSpec
 
 ADDRESS, INT, VEC, QUAD, FLOAT, NONE = "Address", "Int", "Vec", "Quad", "Float", "None"
 
@@ -68,7 +70,7 @@ _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.BitAnd: "&", ast.Bi
 
 @dataclass(frozen=True)
 class Module:
-    """The source of ``row_kernels.py``."""
+    """The source of ``fastact/loops/rows.py``."""
 
     path: str
     constants: Mapping[str, int | float]
@@ -89,6 +91,8 @@ def parse(path: str | Path, *, relative_to: str | Path | None = None) -> Module:
             functions[node.name] = node
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             constants[node.targets[0].id] = ast.literal_eval(node.value)
+        elif isinstance(node, ast.ImportFrom) and node.module == convention.__name__:
+            constants |= {alias.name: getattr(convention, alias.name) for alias in node.names}
         elif not (isinstance(node, ast.Expr) or (isinstance(node, ast.ImportFrom) and node.module == "__future__")):
             raise GrammarError(f"{name}:{node.lineno}: {type(node).__name__} is not part of a module of row kernels")
     return Module(name, constants, functions)
@@ -179,7 +183,11 @@ class _Function:
         lines = [f"    {line}" for statement in node.body for line in self.statement(statement)]
         declared = [f"    cdef {self.c_type(t)} {n}" for n, t in self.types.items() if n not in given]
         result = "void" if self.outs else self.c_type(results[0])
-        inline = "" if kernel else "inline "
+        inline = "inline "
+        if kernel:
+            (only,) = given
+            inline, arguments = "", ["const fastact_call *argument"]
+            declared.insert(0, f"    cdef intptr_t {only} = <intptr_t>argument")
         head = f"cdef {inline}{result} {self.instance.name(self.compute)}({', '.join(arguments)}) noexcept nogil:"
         return "\n".join([head, *declared, *lines]) + "\n"
 
@@ -414,33 +422,32 @@ def render_declarations() -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_rows(kernels: Mapping[str, tuple[str, int]], module: Module, formulas: Mapping[str, Formula]) -> Rows:
-    """Row kernels, and what they need from `render.render_module`.
+def render_rows(specs: Sequence[KernelSpec], module: Module, formulas: Mapping[str, Formula]) -> Rows:
+    """Kernels over rows, and what they need from `render.render_module`.
 
     Parameters
     ----------
-    kernels : mapping
-        Name of a kernel to the function of `module` and the value of SIGN there.
+    specs : sequence of KernelSpec
     module : Module
-        The parsed ``row_kernels.py``.
+        The parsed ``fastact/loops/rows.py``.
     formulas : mapping
-        Those of ``row_formulas.py``.
+        Those of ``fastact/maths/rows.py``.
     """
-    texts: dict[str, str] = {}
-    roots: dict[str, list[str]] = {}
-    table = []
-    for dtype in ("float32", "float64"):
-        compute = DTYPES[dtype].compute
-        done: dict[Instance, str] = {}
-        maps: list[tuple[str, str]] = []
-        for name, (function, sign) in kernels.items():
-            instance = Instance(function, "", sign)
-            _visit(instance, module, formulas, compute, done, maps, kernel=True)
-            table.append((name, dtype, instance.name(compute)))
-        roots[compute] = list(dict.fromkeys(f"row_{name}" for name, _ in maps))
-        across = [_sum_pairs_f64(module)] if compute == "f64" and ("pair_add", VEC) in maps else []
-        texts[compute] = "\n".join([*render_maps(maps, formulas, compute), *across, *done.values()])
-    return Rows(render_declarations(), roots, texts, table)
+    done: dict[str, dict[Instance, str]] = {"f32": {}, "f64": {}}
+    maps: dict[str, list[tuple[str, str]]] = {"f32": [], "f64": []}
+    table = {}
+    for spec in specs:
+        compute = DTYPES[spec.dtype].compute
+        instance = Instance(spec.loop, "", spec.sign)
+        _visit(instance, module, formulas, compute, done[compute], maps[compute], kernel=True)
+        table[spec.name, spec.dtype] = instance.name(compute)
+    across = {c: [_sum_pairs_f64(module)] if c == "f64" and ("pair_add", VEC) in maps[c] else [] for c in maps}
+    return Rows(
+        render_declarations(),
+        {c: list(dict.fromkeys(f"row_{name}" for name, _ in called)) for c, called in maps.items()},
+        {c: "\n".join([*render_maps(maps[c], formulas, c), *across[c], *done[c].values()]) for c in maps},
+        table,
+    )
 
 
 def _visit(
