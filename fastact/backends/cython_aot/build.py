@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
@@ -67,25 +66,17 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def sources(render: Any) -> dict[str, dict[str, Any]]:
-    """The formulas that each dtype computes with, by name."""
-    found = {}
-    for compute, dtype in (("f32", "float32"), ("f64", "float64")):
-        elementary = render.parse(PACKAGE / "maths" / "elementary" / f"{dtype}.py", relative_to=ROOT)
-        found[compute] = elementary | render.parse(PACKAGE / "maths" / "activations.py", relative_to=ROOT)
-    return found
-
-
 def render_all(folder: Path) -> None:
     """Writes what is generated: Cython and C sources into `folder`, declarations for users into the package."""
     with _source_package():
         # first: what is edited while this runs then counts as changed
         built_from = importlib.import_module("fastact.backends.cython_aot.render").source_hash(PACKAGE)
-        render, render_rows, kernel, kinds, rows, table = (
+        render, render_rows, grammar, kernel, kinds, rows, table = (
             importlib.import_module(f"fastact.{name}")
             for name in (
                 "backends.cython_aot.render",
                 "backends.cython_aot.render_rows",
+                "maths.grammar",
                 "spec.kernel",
                 "spec.kinds",
                 "spec.rows",
@@ -95,18 +86,17 @@ def render_all(folder: Path) -> None:
         ops = [(op, kind) for op in table.kernel_rows() for kind in kinds.kernels_of(op)]
         maps = [kernel.kernel_of(op, kind, dtype) for op, kind in ops for dtype in kernel.DTYPES]
         over_rows = [kernel.row_kernel_of(name, dtype) for name in rows.ROWS for dtype in ("float32", "float64")]
-        row_formulas = render.parse(PACKAGE / "maths" / "rows.py", relative_to=ROOT)
-        loops = render_rows.parse(PACKAGE / "loops" / "rows.py", relative_to=ROOT)
-        formulas = {c: render_rows.row_formulas(row_formulas, known) for c, known in sources(render).items()}
+        loops = render_rows.parse(PACKAGE / "loops" / "rows.py")
+        formulas, row_formulas = (
+            {compute: read(dtype) for compute, dtype in (("f32", "float32"), ("f64", "float64"))}
+            for read in (grammar.read, grammar.read_rows)
+        )
         functions = [
             render.Embedded(spec)
             for spec in maps
             if spec.op.name in table.OPS and spec.kind in kinds.KINDS and spec.dtype == spec.compute
         ]
-        primitives = render.arities(PACKAGE / "maths" / "primitives.py")
-        module = render.render_module(
-            maps, formulas, primitives, render_rows.render_rows(over_rows, loops, row_formulas)
-        )
+        module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, loops, row_formulas))
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )
