@@ -91,17 +91,14 @@ def render_all(folder: Path) -> None:
             {compute: read(dtype) for compute, dtype in (("f32", "float32"), ("f64", "float64"))}
             for read in (grammar.read, grammar.read_rows)
         )
-        functions = [
-            render.Embedded(spec)
-            for spec in maps
-            if spec.op.name in table.OPS and spec.kind in kinds.KINDS and spec.dtype == spec.compute
-        ]
+        functions = [render.Embedded(spec) for spec in maps if spec.op.name in table.OPS and spec.kind in kinds.KINDS]
+        functions = [f for f in functions if f.spec.dtype == f.spec.compute] + list(map(render.Embedded, over_rows))
         module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, loops, row_formulas))
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )
         frame = (HERE / "embed.pyx.in").read_text(encoding="utf-8")
-        _write(folder / "_embed.pyx", render.render_embed(functions, frame))
+        _write(folder / "_embed.pyx", render.render_embed(functions, frame, loops.constants))
         _write(HERE / "_embed.pxd", render.render_embed_pxd(functions))
         _write(PACKAGE / "__init__.pxd", render.render_package_pxd(functions))
         header = (HERE / "fastact.h.in").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from fastact.maths.grammar import COMPARISONS, OPERATORS, PRIMITIVES, Formula
 from fastact.spec import call as convention
 from fastact.spec import kinds
 from fastact.spec.kernel import KernelSpec
+from fastact.spec.rows import ROWS
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,7 @@ def render_module(
 
 @dataclass(frozen=True)
 class Embedded:
-    """A function for other people's compiled code: any n >= 0, any alignment, parameters by value."""
+    """A function for other people's compiled code: any length, any alignment of elements, numbers by value."""
 
     spec: KernelSpec
 
@@ -314,33 +315,62 @@ class Embedded:
     def name(self) -> str:
         return f"{self.spec.name.removesuffix('_forward')}_{DTYPES[self.spec.dtype].suffix}"
 
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        return () if self.spec.loop == "map" else ROWS[self.spec.name].scalars
+
     def signature(self, count: str) -> str:
-        """The arguments; `count` is the type of the number of elements."""
-        element = DTYPES[self.spec.dtype].element
-        pointers = [f"const {element} *{a.name}" for a in self.spec.inputs]
-        pointers += [f"{element} *{a.name}" for a in self.spec.outputs]
-        return ", ".join([*pointers, f"{count} n", *(f"{element} {name}" for name in self.spec.params)])
+        """The arguments; `count` is the type of numbers of rows and elements."""
+        spec, element = self.spec, DTYPES[self.spec.dtype].element
+        arguments = [f"const {'int64_t' if a.name == 'labels' else element} *{a.name}" for a in spec.inputs]
+        arguments += [f"{element} *{a.name}" for a in spec.outputs]
+        arguments += [f"{count} n"] if spec.loop == "map" else [f"{count} rows", f"{count} n"]
+        arguments += [f"{element} {name}" for name in spec.params]
+        return ", ".join([*arguments, *(f"double {name}" for name in self.scalars)])
 
     def render(self, index: int) -> str:
-        spec, d = self.spec, DTYPES[self.spec.dtype]
-        lines = ["cdef fastact_call call"]
-        if spec.params:
-            lines.append(f"cdef block_{d.suffix} {', '.join(f'p_{name}' for name in spec.params)}")
-        lines += [f"fill_{d.suffix}(p_{name}, {name})" for name in spec.params]
-        pointers = [*(a.name for a in spec.inputs), *(f"p_{name}" for name in spec.params)]
-        pointers += [a.name for a in spec.outputs]
-        lines += [f"call.data[{i}] = <char *>{pointer}" for i, pointer in enumerate(pointers)]
-        lines.append(
-            f"run(KERNELS[{index}], &call, {len(spec.inputs)}, {len(spec.params)}, {len(spec.outputs)}, n, "
-            f"sizeof({d.element}))"
-        )
+        lines = ["cdef fastact_call call", "memset(&call, 0, sizeof(call))"]
+        lines += self.over_elements(index) if self.spec.loop == "map" else self.over_rows(index)
         head = f"cdef void {self.name}({self.signature('Py_ssize_t')}) noexcept nogil:"
         return "\n    ".join([head, *lines]) + "\n"
 
+    def over_elements(self, index: int) -> list[str]:
+        spec, d = self.spec, DTYPES[self.spec.dtype]
+        blocks = [f"p_{name}" for name in spec.params]
+        lines = [f"cdef block_{d.suffix} {', '.join(blocks)}"] if blocks else []
+        lines += [f"fill_{d.suffix}(p_{name}, {name})" for name in spec.params]
+        pointers = [*(a.name for a in spec.inputs), *blocks, *(a.name for a in spec.outputs)]
+        lines += [f"call.data[{i}] = <char *>{pointer}" for i, pointer in enumerate(pointers)]
+        numbers = f"{len(spec.inputs)}, {len(spec.params)}, {len(spec.outputs)}"
+        return [*lines, f"run(KERNELS[{index}], &call, {numbers}, n, sizeof({d.element}))"]
 
-def render_embed(functions: Sequence[Embedded], frame: str) -> str:
-    """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``)."""
-    lines = [frame.replace("@COUNT@", str(len(functions))).replace("@CALL@", CALL)]
+    def over_rows(self, index: int) -> list[str]:
+        """Arguments that are absent are null pointers, which stay so from row to row."""
+        spec, size = self.spec, f"<Py_ssize_t>sizeof({DTYPES[self.spec.dtype].element})"
+        lines = ["call.rows = rows", "call.n = n", *(f"call.scalars = &{name}" for name in self.scalars)]
+        names = [a.name for a in (*spec.inputs, *spec.outputs)]
+        for i, argument in enumerate((*spec.inputs, *spec.outputs)):
+            name = argument.name
+            step = {"map": f"n * {size} if {name} else 0", "row": "8" if name == "labels" else size, "col": "0"}
+            lines.append(f"call.data[{i}] = <char *>{name}")
+            lines.append(f"call.row_step[{i}] = {step[argument.role]}")
+        if self.scalars:
+            lines += ["if not dx:", "    call.flags = FASTACT_VALUE_ONLY"]
+            if spec.loop == "cross_entropy":
+                places = f"{names.index('loss')}, {names.index('dx')}"
+                lines += [f"    value_only(KERNELS[{index}], &call, {places}, {size})", "    return"]
+        return [*lines, f"KERNELS[{index}](&call)"]
+
+
+def render_embed(functions: Sequence[Embedded], frame: str, constants: Mapping[str, int | float]) -> str:
+    """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``).
+
+    `constants` are those of the loops over rows.
+    """
+    values = {"CALL": CALL, "COUNT": len(functions), "SIDE": constants["SIDE"], "SIDE_ROWS": constants["VECTOR"] // 4}
+    for name, value in values.items():
+        frame = frame.replace(f"@{name}@", str(value))
+    lines = [frame]
     lines += [function.render(i) for i, function in enumerate(functions)]
     rows = [
         f'    {(f.spec.name, f.spec.dtype)!r}: ("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),'
@@ -352,7 +382,9 @@ def render_embed(functions: Sequence[Embedded], frame: str) -> str:
 
 def render_embed_pxd(functions: Sequence[Embedded]) -> str:
     """Its declarations, for ``cimport``."""
-    return "".join(f"cdef void {f.name}({f.signature('Py_ssize_t')}) noexcept nogil\n" for f in functions)
+    return "from libc.stdint cimport int64_t\n\n" + "".join(
+        f"cdef void {f.name}({f.signature('Py_ssize_t')}) noexcept nogil\n" for f in functions
+    )
 
 
 def render_package_pxd(functions: Sequence[Embedded]) -> str:
