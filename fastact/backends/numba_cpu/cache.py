@@ -3,8 +3,8 @@
 Numba's own cache is not used: entries made by closures never hit it, and loading one needs Numba imported and its
 contexts filled (0.5 s), where an object file needs llvmlite alone (measured in docs/design.md).
 
-An entry is found by a hash of everything that decides its content: the sources of the formulas and of this backend,
-the versions of Numba and llvmlite, the CPU and its features. It is written to a temporary file and renamed, and
+An entry is found by a hash of everything that decides its content: what the kernel is made of (`KernelSpec.digest`), the
+sources of this backend and of the calling convention, the versions of Numba and llvmlite, the CPU and its features. It is written to a temporary file and renamed, and
 carries a checksum; whatever does not check out is compiled anew and replaced.
 """
 
@@ -14,17 +14,20 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from fastact.backends.numba_cpu.folder import folder, note
+from fastact.backends.numba_cpu.folder import folder, has_any, note
+from fastact.spec import call
+from fastact.spec.kernel import KernelSpec
 
 MAGIC = b"fastact1"
 statistics = {"compiled": 0, "loaded": 0}
-_addresses: dict[Path, int] = {}
+_addresses: dict[KernelSpec, int] = {}
 _engines: list[llvm.ExecutionEngine] = []  # they own the code
 _lock = threading.RLock()
 
@@ -42,7 +45,7 @@ def host() -> tuple[str, str]:
 @lru_cache(maxsize=1)
 def _backend_hash() -> str:
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(call.__file__)):
         digest.update(file.read_bytes())
     for package in ("numba", "llvmlite"):
         digest.update(_version(package))
@@ -78,16 +81,15 @@ def _engine() -> llvm.ExecutionEngine:
     return engine
 
 
-def entry(name: str, sources: str) -> Path:
-    """The file of a kernel whose mathematics hashes to `sources`."""
-    key = hashlib.sha256(f"{name}|{sources}|{_backend_hash()}".encode()).hexdigest()
-    return folder() / f"{name}-{key[:24]}.o"
+def entry(spec: KernelSpec) -> Path:
+    """The file of a kernel."""
+    key = hashlib.sha256(f"{spec.digest}|{_backend_hash()}".encode()).hexdigest()
+    return folder() / f"{spec.symbol}-{key[:24]}.o"
 
 
-def ready(name: str, sources: str) -> bool:
-    """Whether there is an entry, or the kernel is loaded already."""
-    path = entry(name, sources)
-    return path in _addresses or path.exists()
+def ready(spec: KernelSpec) -> bool:
+    """Whether a kernel is loaded or has an entry."""
+    return spec in _addresses or (has_any(spec.symbol) and entry(spec).exists())
 
 
 def _digest(path: Path, code: bytes) -> bytes:
@@ -134,27 +136,17 @@ def emit_object(text: str, symbol: str) -> bytes:
     return _machine().emit_object(module)
 
 
-def load(name: str, sources: str, compile_ir: object) -> int:
-    """The address of a kernel, from disk where possible.
-
-    Parameters
-    ----------
-    name : str
-        Unique among kernels; part of the symbol and of the file name.
-    sources : str
-        Hash of the sources that decide what it computes.
-    compile_ir : callable
-        Makes its LLVM IR; called only if the cache has no entry.
-    """
-    path = entry(name, sources)
-    symbol = f"fastact_{name}_{path.stem[-24:]}"
+def load(spec: KernelSpec, compile_ir: Callable[[KernelSpec], str]) -> int:
+    """The address of a kernel, from disk where possible; `compile_ir` is called only if the cache has no entry."""
     with _lock:
-        if path in _addresses:
-            return _addresses[path]
+        if spec in _addresses:
+            return _addresses[spec]
+        path = entry(spec)
+        symbol = f"fastact_{path.stem.replace('-', '_')}"
         engine = _engine()
         code = _read(path)
         if code is None:
-            code = emit_object(compile_ir(), symbol)  # type: ignore[operator]
+            code = emit_object(compile_ir(spec), symbol)
             statistics["compiled"] += 1
             _write(path, code)
         else:
@@ -163,6 +155,6 @@ def load(name: str, sources: str, compile_ir: object) -> int:
         engine.finalize_object()
         address = engine.get_function_address(symbol)
         if not address:
-            raise RuntimeError(f"object code of {name} lacks its symbol {symbol}")
-        _addresses[path] = address
+            raise RuntimeError(f"object code of {spec} lacks its symbol {symbol}")
+        _addresses[spec] = address
     return address

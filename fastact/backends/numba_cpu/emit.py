@@ -1,8 +1,8 @@
 """LLVM IR for the primitives: values that emit an instruction per operation.
 
-A formula called with `Value`s runs once, in Python, and leaves straight-line IR behind; the Numba types of ``simd.py``
-lower to the same methods. So a kernel needs no type inference for its mathematics: tracing gelu's derivative takes
-about a millisecond, where inferring and compiling it as a chain of `@njit` functions took 0.3 s.
+A formula called with `Value`s runs once, in Python, and leaves straight-line IR behind. So a kernel needs no type
+inference for its mathematics: tracing gelu's derivative takes about a millisecond, where inferring and compiling it as a
+chain of `@njit` functions took 0.3 s.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ class Target:
     """What of the host the emitted instructions depend on."""
 
     features: frozenset[str]
+
+    @classmethod
+    def of(cls, features: str) -> Target:
+        """Of LLVM's list: ``"+avx2,-avx512f"``."""
+        return cls(frozenset(f[1:] for f in features.split(",") if f.startswith("+")))
 
     @property
     def isa(self) -> str:

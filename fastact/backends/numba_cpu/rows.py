@@ -11,16 +11,16 @@ from typing import Any
 
 from llvmlite import ir
 from numba import cfunc, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from fastact.backends.numba_cpu import simd
 from fastact.backends.numba_cpu.emit import BITS, Emitter, Value
-from fastact.loops import rows as row_kernels
-from fastact.spec import rows as row_bind
-from fastact.spec.rows import KERNELS, PAIRS, bind_rows
+from fastact.backends.numba_cpu.simd import I32, I64
+from fastact.loops import rows as loops
+from fastact.maths.grammar import PAIRS, bind_rows, row_formulas
+from fastact.spec.kernel import KernelSpec
 
-SIGNATURE = types.void(types.intp, types.intp, types.int64, types.int64, types.intp, types.int64)
+# the address of the call
+SIGNATURE = types.void(types.intp)
 # a function that kernels are made of: never called from Python
 PART = {
     "error_model": "numpy",
@@ -30,7 +30,6 @@ PART = {
     "no_cfunc_wrapper": True,
 }
 PARTS = 4  # vectors of a quad
-I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
 class Vectors:
@@ -40,10 +39,10 @@ class Vectors:
         self.dtype = dtype
         self.sign = sign
         self.size = BITS[dtype] // 8
-        self.lanes = row_kernels.VECTOR // self.size
+        self.lanes = loops.VECTOR // self.size
         self.vec = simd.VecType(dtype, self.lanes)
         self.quad = types.UniTuple(self.vec, PARTS)
-        self.type = ir.VectorType(simd._element(dtype), self.lanes)
+        self.type = simd.vector(dtype, self.lanes)
         self.target = simd.host_target()
 
     def emitter(self, builder: ir.IRBuilder) -> Emitter:
@@ -53,7 +52,7 @@ class Vectors:
         return [builder.extract_value(quad, j) for j in range(PARTS)]
 
     def at(self, builder: ir.IRBuilder, p: ir.Value, j: int) -> ir.Value:
-        return builder.add(p, ir.Constant(p.type, j * row_kernels.VECTOR)) if j else p
+        return builder.add(p, ir.Constant(p.type, j * loops.VECTOR)) if j else p
 
     def signed(self, builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
         return builder.fneg(v) if self.sign < 0 else v
@@ -74,18 +73,24 @@ class Vectors:
         count = builder.select(builder.icmp_signed("<", count, most), count, most)
         count = builder.trunc(count, bits) if bits.width < 64 else count
         numbers = ir.Constant(ir.VectorType(bits, self.lanes), list(range(self.lanes)))
-        return builder.icmp_signed("<", numbers, simd._splat(builder, count, self.lanes))
+        return builder.icmp_signed("<", numbers, simd.splat(builder, count, self.lanes))
+
+    def load(self, builder: ir.IRBuilder, p: ir.Value) -> ir.Value:
+        return simd.load(builder, self.dtype, self.lanes, p)
+
+    def masked(self, name: str) -> str:
+        return f"llvm.masked.{name}.v{self.lanes}f{8 * self.size}.p0"
 
     def load_some(self, builder: ir.IRBuilder, p: ir.Value, count: ir.Value, fill: ir.Value) -> ir.Value:
         align = ir.Constant(I32, self.size)
-        args = [simd.pointer(builder, p, self.type), align, self.first(builder, count), fill]
-        return simd._masked(builder, "load", self.type, self.type, args)
+        args = simd.pointer(builder, p, self.type), align, self.first(builder, count), fill
+        return simd.call(builder, self.masked("load"), self.type, *args)
 
     def without(self, builder: ir.IRBuilder, v: ir.Value, lane: ir.Value) -> ir.Value:
         bits = ir.IntType(8 * self.size)
         lane = builder.trunc(lane, bits) if bits.width < 64 else lane
         numbers = ir.Constant(ir.VectorType(bits, self.lanes), list(range(self.lanes)))
-        mask = builder.icmp_signed("==", numbers, simd._splat(builder, lane, self.lanes))
+        mask = builder.icmp_signed("==", numbers, simd.splat(builder, lane, self.lanes))
         return builder.select(mask, ir.Constant(self.type, None), v)
 
     def across(self, builder: ir.IRBuilder, v: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
@@ -142,11 +147,11 @@ class Vectors:
 
     def across_rows(self, builder: ir.IRBuilder, p: ir.Value, combine: Callable[[Value, Value], Value]) -> ir.Value:
         emit = self.emitter(builder)
-        rows = [[simd.emit_load(builder, self.vec, self.at(builder, p, j))] for j in range(self.lanes)]
+        rows = [[self.load(builder, self.at(builder, p, j))] for j in range(self.lanes)]
         return self.fold(builder, rows, lambda u, w: [combine(Value(emit, u[0]), Value(emit, w[0])).ir])[0]
 
     def across_rows_pair(self, builder: ir.IRBuilder, p: ir.Value, q: ir.Value) -> list[ir.Value]:
-        rows = [[simd.emit_load(builder, self.vec, self.at(builder, a, j)) for a in (p, q)] for j in range(self.lanes)]
+        rows = [[self.load(builder, self.at(builder, a, j)) for a in (p, q)] for j in range(self.lanes)]
         if self.dtype == "float32":
             half = self.lanes // 2
             wide = [[self.halves_added(builder, *row)] for row in rows]
@@ -194,22 +199,19 @@ class Vectors:
         """Everything but formulas, by name."""
         vec, quad, intp, i64 = self.vec, self.quad, types.intp, types.int64
         none = types.void
-        scalar = simd.SCALAR[self.dtype]
-
-        def load(b: ir.IRBuilder, p: ir.Value) -> ir.Value:
-            return simd.emit_load(b, vec, p)
+        scalar = getattr(types, self.dtype)
 
         def four(each: Callable[..., ir.Value]) -> Callable[..., list[ir.Value]]:
             return lambda b, p: [each(b, self.at(b, p, j)) for j in range(PARTS)]
 
         def store4(b: ir.IRBuilder, p: ir.Value, v: ir.Value) -> None:
             for j, part in enumerate(self.parts(b, v)):
-                simd.emit_store(b, vec, self.at(b, p, j), part)
+                simd.store(b, self.dtype, self.at(b, p, j), part)
 
         def store_some(b: ir.IRBuilder, p: ir.Value, v: ir.Value, count: ir.Value) -> None:
             pointer = simd.pointer(b, p, self.type)
-            args = [v, pointer, ir.Constant(I32, self.size), self.first(b, count)]
-            simd._masked(b, "store", self.type, ir.VoidType(), args)
+            args = v, pointer, ir.Constant(I32, self.size), self.first(b, count)
+            simd.call(b, self.masked("store"), ir.VoidType(), *args)
 
         def signed_some(b: ir.IRBuilder, p: ir.Value, count: ir.Value) -> ir.Value:
             fill = ir.Constant(self.type, [-math.inf * self.sign] * self.lanes)
@@ -221,15 +223,9 @@ class Vectors:
 
         def stack(b: ir.IRBuilder) -> ir.Value:
             with b.goto_entry_block():
-                memory = b.alloca(ir.ArrayType(ir.IntType(8), row_kernels.STACK))
-            memory.align = row_kernels.VECTOR
+                memory = b.alloca(ir.ArrayType(ir.IntType(8), loops.STACK))
+            memory.align = loops.VECTOR
             return b.ptrtoint(memory, I64)
-
-        def prefetch(b: ir.IRBuilder, p: ir.Value) -> None:
-            pointer = b.inttoptr(p, ir.IntType(8).as_pointer())
-            flag = [ir.Constant(I32, v) for v in (0, 2, 1)]
-            type_ = ir.FunctionType(ir.VoidType(), [pointer.type, *(f.type for f in flag)])
-            b.call(cgutils.get_or_insert_function(b.module, type_, "llvm.prefetch.p0"), [pointer, *flag])
 
         def load_scalar(b: ir.IRBuilder, p: ir.Value, type_: ir.Type) -> ir.Value:
             return b.load(simd.pointer(b, p, type_))
@@ -257,24 +253,24 @@ class Vectors:
             return x.emitter.maximum(x, y)
 
         emitters: dict[str, tuple[Any, tuple[Any, ...], Callable[..., Any]]] = {
-            "load": (vec, (intp,), load),
-            "load4": (quad, (intp,), four(load)),
+            "load": (vec, (intp,), self.load),
+            "load4": (quad, (intp,), four(self.load)),
             "load_some": (vec, (intp, i64, scalar),
                           lambda b, p, n, fill: self.load_some(b, p, n, self.splat(b, fill))),
-            "signed": (vec, (intp,), lambda b, p: self.signed(b, load(b, p))),
-            "signed4": (quad, (intp,), four(lambda b, p: self.signed(b, load(b, p)))),
+            "signed": (vec, (intp,), lambda b, p: self.signed(b, self.load(b, p))),
+            "signed4": (quad, (intp,), four(lambda b, p: self.signed(b, self.load(b, p)))),
             "signed_some": (vec, (intp, i64), signed_some),
-            "store": (none, (intp, vec), lambda b, p, v: simd.emit_store(b, vec, p, v)),
+            "store": (none, (intp, vec), lambda b, p, v: simd.store(b, self.dtype, p, v)),
             "store4": (none, (intp, quad), store4),
             "store_some": (none, (intp, vec, i64), store_some),
             "store_value": (none, (intp, vec), store_value),
-            "prefetch": (none, (intp,), prefetch),
+            "prefetch": (none, (intp,), lambda b, p: simd.prefetch(b, p, 2)),
             "stack": (intp, (), stack),
-            "stream": (none, (intp, vec), lambda b, p, v: simd.emit_store(b, vec, p, v, stream=True)),
-            "fence": (none, (), simd.emit_fence),
+            "stream": (none, (intp, vec), lambda b, p, v: simd.stream(b, self.dtype, p, v)),
+            "fence": (none, (), simd.fence),
             "splat": (vec, (scalar,), self.splat),
             "splat4": (quad, (scalar,), lambda b, s: [self.splat(b, s)] * PARTS),
-            "load_int": (i64, (intp,), lambda b, p: load_scalar(b, p, I64)),
+            "load_int": (i64, (intp,), simd.load_int),
             "load_value": (vec, (intp,), lambda b, p: self.splat(b, load_scalar(b, p, self.type.element))),
             "load_param": (vec, (intp,), load_param),
             "gather4": (vec, (quad,), lambda b, v: self.tree(b, v, plus)),
@@ -295,7 +291,7 @@ class Vectors:
         return {name: _intrinsic(name, *rest) for name, rest in emitters.items()}
 
     def splat(self, builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
-        return simd._splat(builder, scalar, self.lanes)
+        return simd.splat(builder, scalar, self.lanes)
 
     def formula(self, formula: FunctionType) -> Any:
         """A row formula over vectors and quads; of a quad, as many parts at once as leave registers for all steps."""
@@ -310,7 +306,7 @@ class Vectors:
             found = bind_rows(emit.primitives(), self.dtype)[name](*(Value(emit, a) for a in args))
             return [emit.value(v).ir for v in (found if isinstance(found, tuple) else (found,))]
 
-        def typed(typingctx: Any, *args: Any) -> Any:
+        def typed(*args: Any) -> Any:
             if any(a not in (self.vec, self.quad) for a in args):
                 return None
             is_quad = self.quad in args
@@ -333,15 +329,7 @@ class Vectors:
 
             return result(*args), codegen
 
-        return _counted(name, arity, typed)
-
-
-def _counted(name: str, arity: int, typed: Callable[..., Any]) -> Any:
-    # intrinsics are told apart by their number of arguments
-    names = "".join(f", a{i}" for i in range(arity))
-    env: dict[str, Any] = {"typed": typed}
-    exec(f"def {name}(typingctx{names}): return typed(typingctx{names})", env)
-    return intrinsic(env[name])
+        return simd.intrinsic_of(name, arity, typed)
 
 
 def _intrinsic(name: str, result: Any, expected: tuple[Any, ...], emit: Callable[..., Any]) -> Any:
@@ -351,18 +339,17 @@ def _intrinsic(name: str, result: Any, expected: tuple[Any, ...], emit: Callable
             return context.get_dummy_value()
         return context.make_tuple(builder, result, made) if isinstance(made, list) else made
 
-    return _counted(name, len(expected), lambda typingctx, *args: (result(*expected), codegen))
+    return simd.intrinsic_of(name, len(expected), lambda *_: (result(*expected), codegen))
 
 
-def kernel_function(name: str, dtype: str) -> FunctionType:
+def kernel_function(spec: KernelSpec) -> FunctionType:
     """A row kernel as a function for Numba to compile."""
-    function, sign = KERNELS[name]
-    vectors = Vectors(dtype, sign)
-    functions = {n: f for n, f in vars(row_kernels).items() if inspect.isfunction(f)}
-    formulas = row_bind.formulas()
-    env: dict[str, Any] = {n: v for n, v in vars(row_kernels).items() if n.isupper()}
+    vectors = Vectors(spec.dtype, spec.sign)
+    functions = {n: f for n, f in vars(loops).items() if inspect.isfunction(f)}
+    formulas = row_formulas()
+    env: dict[str, Any] = {n: v for n, v in vars(loops).items() if n.isupper()}
     env.update(
-        __name__=__name__, __builtins__={}, INF=math.inf, SIGN=float(sign), LANES=vectors.lanes,
+        __name__=__name__, __builtins__={}, INF=math.inf, SIGN=float(spec.sign), LANES=vectors.lanes,
         QUAD=PARTS * vectors.lanes, GROUP=2 * PARTS * vectors.lanes, SIZE=vectors.size, **vectors.primitives(),
     )  # fmt: skip
     traced: dict[str, Any] = {}
@@ -388,11 +375,11 @@ def kernel_function(name: str, dtype: str) -> FunctionType:
             own[used] = env[callee]
         return FunctionType(functions[template].__code__, own, called)
 
-    main = build(function)
-    main.__qualname__ = main.__name__ = f"{name}_{dtype}"
+    main = build(spec.loop)
+    main.__qualname__ = main.__name__ = spec.symbol
     return main
 
 
-def compile_kernel(name: str, dtype: str) -> str:
+def compile_kernel(spec: KernelSpec) -> str:
     """The optimised LLVM IR of a row kernel, its only external symbol being the C function."""
-    return cfunc(SIGNATURE, error_model="numpy", nogil=True)(kernel_function(name, dtype)).inspect_llvm()
+    return cfunc(SIGNATURE, error_model="numpy", nogil=True)(kernel_function(spec)).inspect_llvm()
