@@ -16,7 +16,7 @@ from fastact.backends.numba_cpu import simd
 from fastact.backends.numba_cpu.emit import BITS, Emitter, Value
 from fastact.backends.numba_cpu.simd import I32, I64
 from fastact.loops import rows as loops
-from fastact.maths.grammar import PAIRS, bind_rows, row_formulas
+from fastact.maths.grammar import bind_rows, row_formulas, row_results
 from fastact.spec.kernel import KernelSpec
 
 # the address of the call
@@ -296,7 +296,7 @@ class Vectors:
     def formula(self, formula: FunctionType) -> Any:
         """A row formula over vectors and quads; of a quad, as many parts at once as leave registers for all steps."""
         name, arity = formula.__name__, formula.__code__.co_argcount
-        nout = PAIRS.get(name, 1)
+        nout = row_results()[name]
 
         # two chains of operations side by side: 4 % (Zen 4, softmax of 1024 float32); four do not fit in 32 registers
         together = 2 if self.target.isa == "avx512" else 1
