@@ -26,19 +26,19 @@ length = fixed = store_wide = stream_wide = store_one = stream_one = None
 ONE = WIDE = 0
 
 
-def row_loop(call, row, past):  # type: ignore[no-untyped-def]
+def row_loop(call, starts, past):  # type: ignore[no-untyped-def]
     n = length(call)
     whole = n - n % WIDE if fixed(call) else 0
     if past:
         for i in range(0, whole, WIDE):
-            stream_wide(call, row, i)
+            stream_wide(call, starts, i)
         for i in range(whole, n, ONE):
-            stream_one(call, row, i)
+            stream_one(call, starts, i)
     else:
         for i in range(0, whole, WIDE):
-            store_wide(call, row, i)
+            store_wide(call, starts, i)
         for i in range(whole, n, ONE):
-            store_one(call, row, i)
+            store_one(call, starts, i)
 
 
 # Formulas are long chains of dependent operations, and a processor looks only so far ahead (on Zen 4 as far as it has
@@ -97,13 +97,12 @@ def _row(spec: KernelSpec) -> FunctionType:
 
     def elements(width: int, store: Callable[..., Any]) -> Callable[..., None]:
         # computes `width` elements of a row, from element i on
-        def emitted(builder: ir.IRBuilder, call: ir.Value, row: ir.Value, i: ir.Value) -> None:
+        def emitted(builder: ir.IRBuilder, call: ir.Value, starts: ir.Value, i: ir.Value) -> None:
             offset = builder.mul(i, ir.Constant(I64, size))
             emit = Emitter(builder, spec.compute, width, target)
 
             def start(j: int) -> ir.Value:
-                step = _field(builder, call, ROW_STEP + 8 * j)
-                return builder.add(_field(builder, call, DATA + 8 * j), builder.mul(row, step))
+                return builder.extract_value(starts, j)
 
             def load(address: ir.Value) -> ir.Value:
                 loaded = simd.load(builder, spec.dtype, width, address)
@@ -151,7 +150,7 @@ def _intrinsic(name: str, result: Any, arity: int, emitted: Callable[..., Any]) 
         value = emitted(builder, *args)
         return context.get_dummy_value() if result == types.void else value
 
-    return simd.intrinsic_of(name, arity, lambda *_: (result(*[types.intp] * arity), codegen))
+    return simd.intrinsic_of(name, arity, lambda *args: (result(*args), codegen))
 
 
 def _over_rows(row: Any) -> ir.Module:
@@ -168,7 +167,12 @@ def _over_rows(row: Any) -> ir.Module:
     call = kernel.args[0]
     past = builder.and_(_field(builder, call, FLAGS), ir.Constant(I64, STREAM))
     with cgutils.for_range(builder, _field(builder, call, ROWS)) as loop:
-        context.call_conv.call_function(builder, callee, row.restype, row.argtypes, [call, loop.index, past])
+        starts = []
+        for j in range(row.argtypes[1].count):
+            step = builder.mul(loop.index, _field(builder, call, ROW_STEP + 8 * j))
+            starts.append(builder.add(_field(builder, call, DATA + 8 * j), step))
+        packed = context.make_tuple(builder, row.argtypes[1], starts)
+        context.call_conv.call_function(builder, callee, row.restype, row.argtypes, [call, packed, past])
     with builder.if_then(builder.trunc(past, ir.IntType(1))):
         simd.fence(builder)
     builder.ret_void()
@@ -177,7 +181,7 @@ def _over_rows(row: Any) -> ir.Module:
 
 def compile_kernel(spec: KernelSpec) -> str:
     """The optimised LLVM IR of a kernel, its only external symbol being the C function."""
-    signature = types.void(types.intp, types.intp, types.intp)
+    signature = types.void(types.intp, types.UniTuple(types.intp, spec.narg), types.int64)
     compiled = njit(signature, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(_row(spec))
     (row,) = compiled.overloads.values()
     module = llvm.parse_assembly(row.library.get_llvm_str())
