@@ -12,12 +12,15 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastact import backends
 from fastact.runtime import _driver
-from fastact.spec.kinds import KINDS, kinds_of
+from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of
+from fastact.spec.kinds import ALL, KINDS, outputs_of
+from fastact.spec.rows import ROWS
+from fastact.spec.stages import ARITHMETIC, program_of
 
 if TYPE_CHECKING:
     from fastact.spec.table import Op
@@ -29,7 +32,7 @@ _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
     # no fork while a kernel is compiled: the child would find half of it
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
-_slots: list[Any] = []  # what caches kernels and has a `reset()`
+_functions: list[_driver.Function] = []
 _asked = "auto"
 
 
@@ -122,8 +125,8 @@ def _select(name: str) -> None:
     with _lock:
         if name != _asked:
             _asked = name
-            for slots in _slots:
-                slots.reset()
+            for function in _functions:
+                function.reset()
 
 
 # ---- threads
@@ -210,93 +213,136 @@ STREAM_MIN_BYTES: int = _measured["stream_min_bytes"]
 CHUNK_BYTES = 512 * 1024
 
 
-def cost(op: Op) -> str:
-    """'cheap' where memory bounds it even in the cache, else 'costly'."""
-    return "cheap" if op.piecewise_linear else "costly"
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes of an element."""
-    return {"float64": 8, "float32": 4}.get(dtype, 2)
-
-
-def limits(op: Op, kind: str, dtype: str) -> tuple[int, int]:
-    """Elements from which on threads are used, and elements of a task."""
-    per_element = itemsize(dtype) * sum(KINDS[kind])
-    return PARALLEL_MIN_BYTES[cost(op)] // per_element, CHUNK_BYTES // per_element
-
-
-def row_dtype(dtype: str) -> str:
-    """What a row function of float32, float64, float16 or bfloat16 computes in."""
-    return "float64" if dtype == "float64" else "float32"
-
-
-def row_limits(compute: str) -> tuple[int, int]:
-    """As `limits`, of a row function that computes in float32 or float64."""
-    per_element = itemsize(compute) * 2
-    return PARALLEL_MIN_BYTES["costly"] // per_element, CHUNK_BYTES // per_element
+def limits(spec: KernelSpec) -> tuple[int, int]:
+    """Elements from which on threads are used, and elements of a task, of a kernel."""
+    cost = "cheap" if spec.op is not None and spec.op.piecewise_linear else "costly"
+    arrays = sum(a.role == "map" for a in (*spec.inputs, *spec.outputs))
+    per_element = itemsize(spec.dtype) * max(arrays, 2)
+    return PARALLEL_MIN_BYTES[cost] // per_element, CHUNK_BYTES // per_element
 
 
 # ---- kernels
 
 
-def serving(ready: Callable[[], bool]) -> tuple[str, str]:
-    """The backend that serves a kernel, and why; `ready` says whether Numba's is on disk.
+def serving(*specs: KernelSpec) -> tuple[str, str]:
+    """The backend that serves kernels, and why.
 
-    Numba is the first choice. Where its kernel would have to be compiled first and there is one ahead of time for all
-    that this CPU has, that one serves: both give the same bits at about the same speed (docs/design.md), so nobody
-    should wait 0.1 to 0.9 s. `warmup` compiles Numba's, which then serves from disk.
+    Numba is the first choice. Where its kernels would have to be compiled first and there are some ahead of time for all
+    that this CPU has, those serve: both give the same bits at about the same speed (docs/design.md), so nobody should wait
+    0.1 to 0.9 s. `warmup` compiles Numba's, which then serve from disk.
     """
     if _asked != "auto":
         return _checked(_asked), "asked for"
-    if reason("numba") is None:
-        if ready():
-            return "numba", "compiled for this CPU, from disk"
-        if reason("cython") is None and backends.get("cython").best():
+
+    def has(name: str) -> bool:
+        return reason(name) is None and all(backends.get(name).state(spec).ready for spec in specs)
+
+    if has("numba"):
+        return "numba", "compiled for this CPU, from disk"
+    ahead = has("cython")
+    if ahead and (reason("numba") is not None or backends.get("cython").best()):
+        if reason("numba") is None:
             return "cython", "Numba's kernel is not compiled yet, this one is about as fast; `fastact warmup` does that"
-    chosen = backend()
-    missed = [f"{b}: {reason(b)}" for b in backends.ORDER[: backends.ORDER.index(chosen)]]
-    return chosen, "; ".join(["first available", *missed])
+        return "cython", f"first available; numba: {reason('numba')}"
+    if reason("numba") is None:
+        why = reason("cython") or ("no kernels for all that this CPU has" if ahead else "it lacks this kernel")
+        return "numba", f"compiled when first needed; cython: {why}"
+    missed = [
+        f"{b}: {reason(b) or 'it lacks this kernel'}" for b in backends.ORDER[: backends.ORDER.index("reference")]
+    ]
+    return "reference", "; ".join(["first available", *missed])
 
 
-def find_kernel(op: Op, kind: str, dtype: str) -> tuple[int | None, Callable[..., Any] | None]:
-    """The address of a kernel of the backend that serves it, or a callable where it has none (the reference)."""
-    name, _ = serving(lambda: backends.get("numba").ready(op, kind, dtype))
-    found = backends.get(name).kernel(op, kind, dtype)
-    return (found, None) if isinstance(found, int) else (None, found)
+def kernel(spec: KernelSpec) -> tuple[str, Any]:
+    """The backend that serves a kernel, and its address or, of the reference, a callable.
+
+    Raises
+    ------
+    RuntimeError
+        If the backend that was asked for has no such kernel; the message says why.
+    """
+    name, _ = serving(spec)
+    backend = backends.get(name)
+    state = backend.state(spec)
+    if not (state.ready or state.compiles):
+        raise RuntimeError(f"backend {name!r} has no kernel {spec.symbol}: {state.why_not}")
+    return name, backend.kernel(spec)
 
 
-def find_row_kernel(name: str, dtype: str) -> tuple[int | None, Callable[..., Any] | None]:
-    """Likewise for a row kernel of float32 or float64."""
-    served, _ = serving(lambda: backends.get("numba").row_ready(name, dtype))
-    found = backends.get(served).row_kernel(name, dtype)
-    return (found, None) if isinstance(found, int) else (None, found)
+Resolver = Callable[[str], tuple[Any, Any, int, int]]
 
 
-def make_slots(op: Op, kind: str) -> Any:
-    """The ufunc of an activation and a kind, its kernels found when first needed."""
-    nin, nout = KINDS[kind]
+def _resolver(spec_of: Callable[[str], KernelSpec]) -> Resolver:
+    """What a function of one kernel asks for it; by dtype."""
+
+    def resolve(dtype: str) -> tuple[Any, Any, int, int]:
+        spec = spec_of(dtype)
+        _, found = kernel(spec)
+        if isinstance(found, int):
+            return [(found, tuple(range(spec.narg)))], None, *limits(spec)
+        return None, found, *limits(spec)
+
+    return resolve
+
+
+def make_ufunc(op: Op, kind: str) -> _driver.Function:
+    """The ufunc of a kind of an activation, its kernels found when first needed."""
     name = op.name if kind == "forward" else f"{op.name}_{kind}"
-
-    def resolver(dtype: str) -> tuple[int | None, Callable[..., Any] | None, int, int]:
-        return (*find_kernel(op, kind, dtype), *limits(op, kind, dtype))
-
-    slots = _driver.UfuncSlots(
-        name, f"{op.formula}\n\nThe ufunc of kind '{kind}'.", nin, len(op.params), nout, resolver, _lock
-    )
-    register(slots)
-    return slots
+    inputs, outputs = ALL[kind].inputs, ALL[kind].outputs
+    resolver = _resolver(lambda dtype: kernel_of(op, kind, dtype))
+    doc = f"{op.formula}\n\nThe ufunc of kind '{kind}'."
+    return register(_driver.Function(name, doc, len(inputs), len(op.params), len(outputs), resolver, _lock))
 
 
-def register(slots: Any) -> None:
-    """Have `slots.reset()` called when another backend is chosen."""
+def make_rows(name: str, doc: str = "", nin: int = 0, **traits: Any) -> _driver.Function:
+    """The gufuncs of a kernel over rows; with ``nin=0`` what `run_rows` takes, without a gufunc."""
+    row = ROWS[name]
+    resolver = _resolver(lambda dtype: row_kernel_of(name, compute_dtype(dtype)))
+    if not nin:
+        traits["roles"] = "".join(_ROLE[a.name if a.name == "labels" else a.role] for a in (*row.inputs, *row.outputs))
+    return register(_driver.Function(name, doc, nin, 0, 1 if nin else 0, resolver, _lock, "rows", **traits))
+
+
+_ROLE = {"map": "m", "row": "r", "col": "c", "labels": "i"}
+
+
+def stages_of(op: Op, kind: str, dtype: str) -> list[KernelSpec]:
+    """The kernels that a fused kind runs, in the dtype that it computes in."""
+    stages = program_of(op, kind).stages
+    return [kernel_of(op, s.what, compute_dtype(dtype)) for s in stages if s.what not in ARITHMETIC]
+
+
+def make_fused(op: Op, kind: str) -> _driver.Function:
+    """A fused kind of an activation, its kernels found when first needed."""
+    program = program_of(op, kind)
+
+    def resolver(dtype: str) -> tuple[Any, Any, int, int]:
+        specs = stages_of(op, kind, dtype)
+        name, _ = serving(*specs)
+        backend = backends.get(name)
+        found = limits(specs[0])
+        if name == "reference":
+            return None, backend.fused(op, kind, dtype), *found
+        address = {spec.kind: backend.kernel(spec) for spec in specs}
+        compute = compute_dtype(dtype)
+        stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]
+        return stages, None, *found
+
+    nin, nout = len(ALL[kind].inputs), len(outputs_of(op, kind))
+    name = f"{op.name}_{kind}"
+    return register(_driver.Function(name, "", nin, len(op.params), nout, resolver, _lock, "fused", like=program.like))
+
+
+def register(function: _driver.Function) -> _driver.Function:
+    """Have the function forget its kernels when another backend is chosen."""
     with _lock:
-        _slots.append(slots)
+        _functions.append(function)
+    return function
 
 
 def _function(name: str) -> Any:
     from fastact.api.activation import activations
-    from fastact.api.rows import FUNCTIONS
+    from fastact.api.functions import FUNCTIONS
     from fastact.spec.table import resolve
 
     found = resolve(name, FUNCTIONS)
@@ -347,7 +393,7 @@ def warmup(
     4
     """
     from fastact.api.activation import activations
-    from fastact.api.rows import FUNCTIONS
+    from fastact.api.functions import FUNCTIONS
 
     if names is None:
         functions = [*activations.values(), *FUNCTIONS.values()]
@@ -355,23 +401,13 @@ def warmup(
         functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
     kinds, dtypes = _some(kinds, KINDS, "kind"), _some(dtypes, _driver.DTYPES, "dtype")
     chosen = backends.get(backend())
-    elementwise: dict[tuple[Op, str, str], None] = {}
-    rows: dict[tuple[str, str], None] = {}
-    for function in functions:
-        for kind, dtype in ((k, d) for k in kinds for d in dtypes):
-            if hasattr(function, "op"):
-                ops = [op for op in (function.op, function.op.at_default) if op is not None and kind in kinds_of(op)]
-                elementwise.update(((op, kind, dtype), None) for op in ops)
-            else:
-                rows.update(((kernel, row_dtype(dtype)), None) for kernel in function.kernels.get(kind, ()))
+    specs = {spec: None for f in functions for k in kinds for d in dtypes for spec in f.kernels(k, d)}
     with _lock:
-        for op, kind, dtype in elementwise:
-            chosen.kernel(op, kind, dtype)
-        for kernel, dtype in rows:
-            chosen.row_kernel(kernel, dtype)
-        for slots in _slots:
-            slots.reset()
-    return len(elementwise) + len(rows)
+        for spec in specs:
+            chosen.kernel(spec)
+        for function in _functions:
+            function.reset()
+    return len(specs)
 
 
 def get_include() -> str:
@@ -448,7 +484,7 @@ class Plan:
     call: str  # such as "elu backward"
     size: str  # such as "4 elements of float32"
     elements: int
-    ready: Callable[[ModuleType], bool]  # whether the Numba backend has its kernel on disk
+    specs: tuple[KernelSpec, ...]  # its kernels
     parallel_min: int  # elements from which on threads pay
     written: int | None  # bytes of output; None where they never go past the cache
     alone: str = ""  # why threads cannot share it
@@ -490,7 +526,7 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     softmax forward, 12 elements of float64 in 3 rows
     """
     plan = _plan(function, arrays, kwargs)
-    chosen, why = serving(lambda: plan.ready(backends.get("numba")))
+    chosen, why = serving(*plan.specs)
     lines = [f"{plan.call}, {plan.size}", f"backend: {chosen} ({why})", f"isa: {backends.get(chosen).isa()}"]
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")
@@ -519,7 +555,7 @@ def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Pla
         name, _, method = function.partition(".")
         function = _function(name)
         if method:
-            known = [k for k in KINDS if k != "forward" and hasattr(function, k)]
+            known = [k for k in ALL if k != "forward" and hasattr(function, k)]
             if method not in known:
                 raise ValueError(f"{name} has no method {method!r}; it has {', '.join(known) or 'none'}")
             function = getattr(function, method)

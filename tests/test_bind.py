@@ -87,9 +87,3 @@ def test_bound_functions_keep_their_names():
     for name, function in bind.bind_numpy(np.float32).items():
         if name in NAMES:
             assert function.__name__ == name
-
-
-def test_source_hash_tells_the_dtypes_apart_and_is_stable():
-    assert bind.source_hash("float32") != bind.source_hash("float64")
-    code = "from fastact import bind; print(bind.source_hash('float32'))"
-    assert python(code).strip() == bind.source_hash("float32")

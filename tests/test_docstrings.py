@@ -10,7 +10,7 @@ import pytest
 from cases import NAMES
 
 import fastact as fa
-from fastact.api.rows import FUNCTIONS
+from fastact.api.functions import FUNCTIONS
 from fastact.spec.kinds import kinds_of
 
 METHODS = [

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.rows import FUNCTIONS
+from fastact.api.functions import FUNCTIONS
+from fastact.api.fused import Fused
 from fastact.runtime import _driver
-from fastact.spec.kinds import KINDS, kinds_of
+from fastact.spec.kernel import KernelSpec, itemsize, kernel_of
+from fastact.spec.kinds import ALL, has, kinds_of
 from fastact.spec.messages import at, first, shown, unsupported
 from fastact.spec.table import OPS, Op, Param, resolve
 
@@ -19,19 +21,18 @@ if TYPE_CHECKING:
 
 
 def checked(op: Op, param: Param, value: Any) -> Any:
-    """The value as a float or an array; `TypeError` for what is no real number, `ValueError` outside its domain."""
-    if type(value) is float:
-        if param.valid(value):
-            return value
-    else:
+    """The value as a float, or as an array of one dimension or more; `TypeError` for what is no real number, `ValueError`
+    outside its domain."""
+    if type(value) is not float:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")
-        value = array
-    good = param.valid(value)
+        # a number does not choose the dtype of the result, whatever its own
+        value = array if array.ndim else float(array)
+    good = param.domain.holds(value)
     if not np.all(good):
         bad = first(~np.asarray(good))
-        raise ValueError(f"{op.name}: {param.name} must be {param.domain}, not {np.asarray(value)[bad]}{at(bad)}")
+        raise ValueError(f"{op.name}: {param.name} must be {param.domain.text}, not {np.asarray(value)[bad]}{at(bad)}")
     return value
 
 
@@ -58,27 +59,41 @@ class Method(_driver.Callable):
         self.kind = kind
         name = op.name if kind == "forward" else f"{op.name}.{kind}"
         self.__name__ = self.__qualname__ = name
+        needs = (op.output_needs or {}) if kind == "backward_from_output" else {}
+        domains = [p.domain & needs.get(p.name, p.domain) for p in op.params]
+        names = tuple(p.name for p in op.params)
         super().__init__(
             name,
-            lambda: dispatch.make_slots(op, kind),
-            KINDS[kind][0],
-            tuple(p.name for p in op.params),
+            lambda: dispatch.make_ufunc(op, kind),
+            len(ALL[kind].inputs),
+            names,
             tuple(p.default for p in op.params),
-            self._check,
+            tuple((d.low, d.high, d.low_in, d.high_in, d.nonzero) for d in domains),
+            self.check,
             variants,
-            Method(op.at_default, kind) if op.at_default is not None and kind in kinds_of(op.at_default) else None,
+            Method(op.at_default, kind) if op.at_default is not None and has(op.at_default, kind) else None,
+            None if op.ordered is None else tuple(map(names.index, op.ordered)),
         )
 
-    def _check(self, given: Mapping[str, Any]) -> None:
-        values = {p.name: checked(self.op, p, given[p.name]) if p.name in given else p.default for p in self.op.params}
+    def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters as floats or arrays.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is no number, is outside its domain, or does not fit another parameter.
+        """
+        found = {p.name: checked(self.op, p, given[p.name]) for p in self.op.params if p.name in given}
+        values = {p.name: found.get(p.name, p.default) for p in self.op.params}
         self.op.check_together(values)
         if self.kind == "backward_from_output":
             self.op.check_from_output(values)
+        return found
 
     @property
     def ufunc(self) -> np.ufunc:
         """The `numpy.ufunc` itself: arrays, then parameters, all by position; it checks no parameter's domain."""
-        return self.slots.ufunc
+        return self.function.ufunc
 
     def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
         if self.variants is not None and self.variants[0] in kwargs:
@@ -88,19 +103,20 @@ class Method(_driver.Callable):
         given = [kwargs[p.name] for p in self.op.params if p.name in kwargs]
         op = self.at_default.op if isinstance(self.at_default, Method) and not given else self.op
         inputs = (*arrays, *given)
-        # Python numbers take the dtype of the arrays
-        dtypes = [np.asarray(a).dtype for a in inputs if type(a) not in (int, float)]
+        # numbers take the dtype of the arrays
+        dtypes = [np.asarray(a).dtype for a in inputs if np.ndim(a) or not isinstance(a, (int, float, np.generic))]
         dtype = _driver.computing_dtype(dtypes) if arrays else "float32"
         if dtype is None:
             raise TypeError(unsupported(self.__name__, map(type, dtypes)))
         n = math.prod(np.broadcast_shapes(*map(np.shape, inputs))) if arrays else 0
+        spec = kernel_of(op, self.kind, dtype)
         return dispatch.Plan(
             call=f"{self.op.name} {self.kind}",
             size=f"{n} elements of {dtype}",
             elements=n,
-            ready=lambda numba: numba.ready(op, self.kind, dtype),
-            parallel_min=dispatch.limits(op, self.kind, dtype)[0],
-            written=dispatch.itemsize(dtype) * KINDS[self.kind][1] * n,
+            specs=(spec,),
+            parallel_min=dispatch.limits(spec)[0],
+            written=itemsize(dtype) * len(spec.outputs) * n,
         )
 
     def __repr__(self) -> str:
@@ -108,64 +124,6 @@ class Method(_driver.Callable):
 
     def __reduce__(self) -> Any:
         return _unpickle, (self.op.name, self.kind)
-
-
-class PreluBackward(Method):
-    """prelu.backward(dy, x, /, weight, *, out=None)
-
-    The gradients of f(x) = x if x > 0 else weight·x.
-
-    Parameters
-    ----------
-    dy : array_like
-        The gradient by the output y = f(x).
-    x : array_like
-        Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
-    weight : float or array_like
-        Broadcasts against x.
-    out : ndarray, optional
-        For dx; also `dy` or `x`.
-
-    Returns
-    -------
-    dx : ndarray or scalar
-        dy·f'(x).
-    dweight : ndarray
-        The gradient by `weight`, summed to its shape.
-
-    Raises
-    ------
-    TypeError
-        If an array is complex or of objects, strings or dates, or ``weight`` is no number.
-    ValueError
-        If shapes do not broadcast, or ``out`` cannot be written. Nothing is.
-
-    Examples
-    --------
-    >>> import numpy as np, fastact as fa
-    >>> x = np.array([[-1.0, 2.0], [-3.0, -4.0]])
-    >>> dx, dweight = fa.prelu.backward(np.ones((2, 2)), x, np.array([0.5, 0.25]))
-    >>> dx
-    array([[0.5 , 1.  ],
-           [0.5 , 0.25]])
-    >>> dweight
-    array([-4., -4.])
-    """
-
-    def __call__(self, dy: Any, x: Any, /, weight: Any, *, out: Any = None) -> tuple[Any, Any]:
-        dx = super().__call__(dy, x, weight=weight, out=out)
-        from fastact.maths import activations as formulas
-        from fastact.maths.grammar import bind_numpy
-
-        x, dy, weight = np.asarray(x), np.asarray(dy), np.asarray(weight)
-        dtype = "float64" if dx.dtype == np.float64 else "float32"
-        slope_grad = bind_numpy(dtype)[formulas.prelu_weight_grad.__name__]
-        with np.errstate(all="ignore"):
-            full = np.broadcast_to(dy * slope_grad(x.astype(dtype, copy=False), weight), dx.shape)
-        lead = full.ndim - weight.ndim
-        axes = (*range(lead), *(lead + i for i, n in enumerate(weight.shape) if n == 1 and full.shape[lead + i] != 1))
-        dweight = full.sum(axis=axes, dtype=np.promote_types(dtype, full.dtype)).reshape(weight.shape)
-        return dx, dweight.astype(dx.dtype, copy=False)
 
 
 @_driver.enable_vectorcall
@@ -197,9 +155,6 @@ class Activation(Method):
     array([0.5, 0.5, 1. ], dtype=float32)
     """
 
-    backward: Method
-    value_and_grad: Method
-
     def __init__(self, op: Op, variants: tuple[str, Mapping[str, Activation | None]] | None = None) -> None:
         def methods(kind: str) -> tuple[str, Mapping[str, Any]] | None:
             if variants is None:
@@ -207,13 +162,31 @@ class Activation(Method):
             return variants[0], {k: v and getattr(v, kind, None) for k, v in variants[1].items()}
 
         super().__init__(op, "forward", variants)
-        self.backward = (PreluBackward if op.name == "prelu" else Method)(op, "backward", methods("backward"))
-        self.value_and_grad = Method(op, "value_and_grad", methods("value_and_grad"))
-        if op.grad_from_output is not None:
-            self._backward_from_output = Method(op, "backward_from_output")
         self.name = op.name
         self.params = {p.name: p.default for p in op.params}
         self.formula = op.formula
+        self.value_and_grad = Method(op, "value_and_grad", methods("value_and_grad"))
+        self.backward: Method | Fused = Method(op, "backward", methods("backward"))
+        if op.param_grad is not None:
+            self.backward = Fused(self, "backward_with_param", "backward")
+        if op.grad_from_output is not None:
+            self._backward_from_output = Method(op, "backward_from_output")
+        self.biased, self.biased_backward = Fused(self, "biased"), Fused(self, "biased_backward")
+        self.gated, self.gated_backward = Fused(self, "gated"), Fused(self, "gated_backward")
+
+    def variant(self, value: Any) -> Activation:
+        """The activation that a value of the keyword of `variants` means."""
+        assert self.variants is not None
+        keyword, choices = self.variants
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{self.name}: {keyword} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        return choices[value] or self
+
+    def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
+        """The kernels behind a kind."""
+        kinds = (kind, "param_backward") if kind == "backward" else (kind,)
+        ops = [op for op in (self.op, self.op.at_default) if op is not None]
+        return [kernel_of(op, k, dtype) for op in ops for k in kinds if has(op, k)]
 
     @property
     def backward_from_output(self) -> Method:
@@ -266,9 +239,10 @@ def _unpickle(name: str, kind: str) -> Method:
 
 def _make() -> dict[str, Activation]:
     made: dict[str, Activation] = {}
-    for op in reversed(OPS.values()):
-        # gelu(approximate="tanh") is gelu_tanh
-        variants = ("approximate", {"none": None, "tanh": made["gelu_tanh"]}) if op.name == "gelu" else None
+    # those that are a variant of another come before it
+    for op in sorted(OPS.values(), key=lambda op: op.variants is not None):
+        keyword, names = op.variants or ("", {})
+        variants = (keyword, {value: name and made[name] for value, name in names.items()}) if names else None
         made[op.name] = Activation(op, variants)
     return {name: made[name] for name in OPS}
 

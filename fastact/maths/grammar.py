@@ -1,7 +1,8 @@
-"""Formulas as functions of one backend: names resolve to its primitives.
+"""The grammar of formulas (docs/design.md): its parser and checker, and formulas as functions of one backend.
 
-``bind`` is the only metaprogramming between the mathematics and the backends; ``check_grammar`` refuses what
-``render.py`` and the tracers could not translate (docs/design.md, 'The grammar of formulas').
+`parse` reads a module of formulas and refuses what ``render.py`` and the tracers could not translate; `bind` puts a
+backend's primitives in the place of names. This runs in the build, too: only `bind_numpy` needs more than the standard
+library.
 """
 
 from __future__ import annotations
@@ -9,16 +10,251 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-import numpy as np
+from fastact.maths import primitives
 
-PRIMITIVES = (
-    "where", "minimum", "maximum", "fabs", "copysign", "sqrt", "fma", "rint", "scalb", "logb",
-)  # fmt: skip
+MATHS = Path(__file__).parent
+# name: number of arguments
+PRIMITIVES = {name: len(inspect.signature(getattr(primitives, name)).parameters) for name in primitives.__all__}
+OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
+# what is imported is for readers and linters: a formula sees what `parse` and `bind` give it
+_IMPORTS = ("__future__", "fastact.maths.primitives", "fastact.maths.elementary.float32")
+
+
+class GrammarError(ValueError):
+    """What is outside the grammar: ``file:line: what``, one line for each of `violations`."""
+
+    def __init__(self, *violations: str) -> None:
+        super().__init__("\n".join(violations))
+        self.violations = violations
+
+
+@dataclass(frozen=True, eq=False)
+class Formula:
+    """A ``def`` that keeps to the grammar.
+
+    Attributes
+    ----------
+    node : ast.FunctionDef
+    prefix : str
+        Of `symbol`, which tells formulas of one name apart.
+    masks : set of str
+        The local names of comparisons.
+    calls : dict
+        The formulas it calls, by the names it calls them.
+    """
+
+    node: ast.FunctionDef
+    prefix: str = ""
+    masks: set[str] = field(default_factory=set)
+    calls: dict[str, Formula] = field(default_factory=dict)
+
+    @property
+    def symbol(self) -> str:
+        return self.prefix + self.node.name
+
+    @property
+    def parameters(self) -> list[str]:
+        return [a.arg for a in self.node.args.args]
+
+    @property
+    def body(self) -> list[ast.stmt]:
+        """The statements after the docstring."""
+        return self.node.body[ast.get_docstring(self.node) is not None :]
+
+    @property
+    def results(self) -> int:
+        """How many values it returns."""
+        last = self.node.body[-1]
+        return len(last.value.elts) if isinstance(last, ast.Return) and isinstance(last.value, ast.Tuple) else 1
+
+
+def parse(path: str | Path, others: Mapping[str, Formula] | None = None, *, prefix: str = "") -> dict[str, Formula]:
+    """The formulas of a source file by name, in its order.
+
+    Parameters
+    ----------
+    path : path
+        A module of the formula grammar.
+    others : mapping, optional
+        The formulas of other files that it may call.
+    prefix : str, optional
+        Of the formulas' symbols.
+
+    Raises
+    ------
+    GrammarError
+        With every violation of the grammar.
+
+    Examples
+    --------
+    >>> list(parse(MATHS / "rows.py", read("float32")))[:3]
+    ['plus', 'minus', 'scale']
+    """
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"), str(path))
+    check = _Check(str(path), dict(others or {}))
+    own: dict[str, Formula] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            if node.name in own:
+                check.refuse(node, f"{node.name} is defined twice")
+            own[node.name] = Formula(node, prefix)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            if not isinstance(node, ast.ImportFrom) or node.module not in _IMPORTS:
+                check.refuse(node, f"{ast.unparse(node)!r}: formulas import only formulas and primitives")
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            check.refuse(node, f"{type(node).__name__} is not part of the grammar at module level")
+    check.known |= own
+    for formula in own.values():
+        check.visit(formula)
+    for formula in own.values():
+        check.recursion(formula, ())
+    if check.violations:
+        raise GrammarError(*(f"{path}:{line}: {what}" for line, what in sorted(check.violations)))
+    return own
+
+
+def _is_literal(node: ast.expr) -> bool:
+    return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
+
+
+class _Check:
+    """Looks through formulas, which may call the `known` ones; notes their masks and calls, and violations."""
+
+    def __init__(self, path: str, known: dict[str, Formula]) -> None:
+        self.path = path
+        self.known = known
+        self.violations: list[tuple[int, str]] = []
+        self.done: set[Formula] = set()
+
+    def refuse(self, node: ast.AST, what: str) -> None:
+        self.violations.append((getattr(node, "lineno", 0), what))
+
+    def visit(self, formula: Formula) -> None:
+        self.formula, self.locals = formula, set(formula.parameters)
+        node, a = formula.node, formula.node.args
+        if a.posonlyargs or a.vararg or a.kwonlyargs or a.kwarg or a.defaults or node.decorator_list:
+            self.refuse(node, "a formula takes plain positional arguments and has no decorator")
+        if any(arg.annotation for arg in a.args) or node.returns:
+            self.refuse(node, "a formula has no annotations")
+        if ast.get_docstring(node) is None:
+            self.refuse(node, f"{node.name} has no docstring")
+        for statement in formula.body[:-1]:
+            if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+                self.assignment(statement.targets[0], statement.value)
+            else:
+                self.refuse(statement, f"{type(statement).__name__} is not part of the grammar here")
+        match formula.body[-1:]:
+            case [ast.Return(value=ast.Tuple(elts=[_, _, *_] as values))]:
+                for value in values:
+                    self.expression(value)
+            case [ast.Return(value=ast.expr() as value)]:
+                self.expression(value)
+            case _:
+                self.refuse(node.body[-1], f"{node.name} does not end in the return of a value")
+
+    def recursion(self, formula: Formula, stack: tuple[Formula, ...]) -> None:
+        if formula in stack:
+            names = " -> ".join(f.node.name for f in (*stack, formula))
+            self.refuse(formula.node, f"{names}: a formula calls itself")
+        elif formula not in self.done:
+            for callee in formula.calls.values():
+                self.recursion(callee, (*stack, formula))
+            self.done.add(formula)
+
+    def assignment(self, target: ast.expr, value: ast.expr) -> None:
+        mask = isinstance(value, ast.Compare)
+        targets = target.elts if isinstance(target, ast.Tuple) else [target]
+        if not isinstance(target, ast.Tuple):
+            self.expression(value, mask=mask)
+        elif isinstance(value, ast.Call):
+            self.call(value, results=len(targets))
+        else:
+            self.refuse(value, f"{len(targets)} names take the values of a formula that returns as many")
+        for name in targets:
+            if not isinstance(name, ast.Name):
+                self.refuse(name, "only a name can be assigned to")
+                continue
+            if name.id in self.locals and (name.id in self.formula.masks) != mask:
+                self.refuse(name, f"{name.id} is a value in one place and a mask in another")
+            self.locals.add(name.id)
+            if mask:
+                self.formula.masks.add(name.id)
+
+    def expression(self, node: ast.expr, *, mask: bool = False) -> None:
+        """A number, or with `mask` what a comparison gives."""
+        is_mask = isinstance(node, ast.Compare) or (isinstance(node, ast.Name) and node.id in self.formula.masks)
+        if mask and not is_mask:
+            return self.refuse(node, "the first argument of where is one comparison or the name of one")
+        if is_mask and not mask:
+            what = "a comparison is no number: it may only be named, or be the first argument of where"
+            return self.refuse(node, what)
+        match node:
+            case ast.Constant(value=value):
+                if type(value) is not float:
+                    self.refuse(node, f"literal {value!r} is not a float")
+            case ast.Name(id=name):
+                if name not in self.locals:
+                    self.refuse(node, f"name {name!r} is not a local value")
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                self.expression(operand)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+                if _is_literal(left) and _is_literal(right):
+                    self.refuse(node, "two literals: Python would compute them in double precision")
+                self.expression(left)
+                self.expression(right)
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARISONS:
+                self.expression(left)
+                self.expression(right)
+            case ast.Compare():
+                self.refuse(node, "one comparison < <= > >= == != at a time")
+            case ast.Call():
+                self.call(node)
+            case _:
+                self.refuse(node, f"{type(getattr(node, 'op', node)).__name__} is not part of the grammar")
+
+    def call(self, node: ast.Call, *, results: int = 1) -> None:
+        name = node.func.id if isinstance(node.func, ast.Name) and node.func.id not in self.locals else ""
+        callee = self.known.get(name)
+        if callee is None and name not in PRIMITIVES:
+            self.refuse(node, f"{ast.unparse(node.func)} is neither a formula nor a primitive")
+        else:
+            takes, gives = (len(callee.parameters), callee.results) if callee else (PRIMITIVES[name], 1)
+            if takes != len(node.args):
+                self.refuse(node, f"{name} takes {takes} arguments, not {len(node.args)}")
+            if gives != results:
+                self.refuse(node, f"{name} returns {gives} values, not {results}")
+        if callee:
+            self.formula.calls[name] = callee
+        if node.keywords:
+            self.refuse(node, "no keyword arguments")
+        for i, argument in enumerate(node.args):
+            self.expression(argument, mask=name == "where" and i == 0)
+
+
+@cache
+def read(dtype: str) -> dict[str, Formula]:
+    """The sources of the elementary functions of float32 or float64, and of the activations over them."""
+    elementary = parse(MATHS / "elementary" / f"{dtype}.py")
+    return elementary | parse(MATHS / "activations.py", elementary)
+
+
+@cache
+def read_rows(dtype: str) -> dict[str, Formula]:
+    """The sources of the row formulas over those of `read`."""
+    return parse(MATHS / "rows.py", read(dtype), prefix="row_")
+
+
+def row_results() -> dict[str, int]:
+    """How many values each row formula returns."""
+    return {name: formula.results for name, formula in read_rows("float32").items()}
 
 
 def elementary(dtype: str) -> ModuleType:
@@ -31,13 +267,18 @@ def _functions(module: ModuleType) -> dict[str, FunctionType]:
     return {n: f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
 
 
-def bind(primitives: Mapping[str, Callable[..., Any]], dtype: str) -> dict[str, Callable[..., Any]]:
+def row_formulas() -> dict[str, FunctionType]:
+    """The formulas of ``fastact.maths.rows``."""
+    return _functions(import_module("fastact.maths.rows"))
+
+
+def bind(implementations: Mapping[str, Callable[..., Any]], dtype: str) -> dict[str, Callable[..., Any]]:
     """Every elementary function and activation formula, over one backend's primitives.
 
     Parameters
     ----------
-    primitives : mapping
-        An implementation for each name in `PRIMITIVES`.
+    implementations : mapping
+        One for each name in `PRIMITIVES`.
     dtype : str
         Whose elementary functions to take: ``"float32"`` or ``"float64"``.
 
@@ -46,10 +287,18 @@ def bind(primitives: Mapping[str, Callable[..., Any]], dtype: str) -> dict[str, 
     dict
         Name to function, the primitives included.
     """
-    env: dict[str, Any] = {"__builtins__": {}, "__name__": __name__, **primitives}
+    env: dict[str, Any] = {"__builtins__": {}, "__name__": __name__, **implementations}
     for module in (elementary(dtype), import_module("fastact.maths.activations")):
         for name, function in _functions(module).items():
             env[name] = FunctionType(function.__code__, env, name)
+    return env
+
+
+def bind_rows(implementations: Mapping[str, Callable[..., Any]], dtype: str) -> dict[str, Callable[..., Any]]:
+    """`bind`, and every row formula. The others do not see the names of row formulas."""
+    env: dict[str, Any] = dict(bind(implementations, dtype))
+    for name, function in row_formulas().items():
+        env[name] = FunctionType(function.__code__, env, name)
     return env
 
 
@@ -59,177 +308,9 @@ def bind_numpy(dtype: Any) -> dict[str, Callable[..., Any]]:
     The arithmetic is the backends' own to the last bit, so this is a reference for them; it is not independent
     of the formulas (the tests' oracle is).
     """
+    import numpy as np
+
     from fastact.backends import reference
 
     name = np.dtype(dtype).name
     return bind(reference.primitives(name), name)
-
-
-# row formulas that give more than one value
-PAIRS = {"row_shift": 2, "two_sum": 2, "reciprocal": 2, "pair_add": 2, "add_share": 2}
-
-
-def row_formulas() -> dict[str, FunctionType]:
-    """The formulas of ``fastact.maths.rows``."""
-    return _functions(import_module("fastact.maths.rows"))
-
-
-def bind_rows(primitives: Mapping[str, Callable[..., Any]], dtype: str) -> dict[str, Callable[..., Any]]:
-    """`bind`, and every row formula. The others do not see the names of row formulas."""
-    env: dict[str, Any] = dict(bind(primitives, dtype))
-    for name, function in row_formulas().items():
-        env[name] = FunctionType(function.__code__, env, name)
-    return env
-
-
-_BINARY = (ast.Add, ast.Sub, ast.Mult, ast.Div)
-_COMPARE = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
-
-
-class _Grammar(ast.NodeVisitor):
-    def __init__(self, file: str, known: dict[str, int]) -> None:
-        self.file = file
-        self.known = known  # callable name -> number of arguments, or -1 where any
-        self.masks: set[str] = set()
-        self.violations: list[str] = []
-
-    def refuse(self, node: ast.AST, what: str) -> None:
-        self.violations.append(f"{self.file}:{getattr(node, 'lineno', 0)}: {what}")
-
-    def function(self, node: ast.FunctionDef) -> None:
-        a = node.args
-        if a.kwonlyargs or a.vararg or a.kwarg or a.defaults or node.decorator_list:
-            self.refuse(node, "a formula takes plain positional arguments and has no decorator")
-        if any(arg.annotation for arg in a.args) or node.returns:
-            self.refuse(node, "a formula has no annotations")
-        body = list(node.body)
-        if body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], "value", None), ast.Constant):
-            body = body[1:]
-        else:
-            self.refuse(node, f"{node.name} has no docstring")
-        self.masks = set()
-        local = {arg.arg for arg in a.args + a.posonlyargs}
-        for i, statement in enumerate(body):
-            last = i == len(body) - 1
-            if isinstance(statement, ast.Return) and last and statement.value is not None:
-                values = statement.value.elts if isinstance(statement.value, ast.Tuple) else [statement.value]
-                for value in values:
-                    self.expression(value, local)
-            elif isinstance(statement, ast.Assign) and not last and len(statement.targets) == 1:
-                mask = isinstance(statement.value, ast.Compare)
-                self.expression(statement.value, local, mask=mask)
-                target = statement.targets[0]
-                names = target.elts if isinstance(target, ast.Tuple) else [target]
-                for name in names:
-                    if isinstance(name, ast.Name):
-                        (self.masks if mask else local).add(name.id)
-                        (local if mask else self.masks).discard(name.id)
-                    else:
-                        self.refuse(name, "only a name can be assigned to")
-            else:
-                self.refuse(statement, f"{type(statement).__name__} is not part of the grammar here")
-        if not body or not isinstance(body[-1], ast.Return):
-            self.refuse(node, f"{node.name} does not end in return")
-
-    def expression(self, node: ast.expr, local: set[str], *, mask: bool = False) -> None:
-        if mask:
-            if isinstance(node, ast.Name) and node.id in self.masks:
-                return
-            if not isinstance(node, ast.Compare):
-                self.refuse(node, "the first argument of where is one comparison or the name of one")
-                return
-        elif isinstance(node, ast.Compare) or (isinstance(node, ast.Name) and node.id in self.masks):
-            self.refuse(node, "a comparison is no number: it may only be named, or be the first argument of where")
-            return
-        if isinstance(node, ast.Constant):
-            if type(node.value) is not float:
-                self.refuse(node, f"literal {node.value!r} is not a float")
-        elif isinstance(node, ast.Name):
-            if node.id not in local:
-                self.refuse(node, f"name {node.id!r} is not a local value")
-        elif isinstance(node, ast.BinOp):
-            if not isinstance(node.op, _BINARY):
-                self.refuse(node, f"operator {type(node.op).__name__} is not part of the grammar")
-            if isinstance(node.left, ast.Constant) and isinstance(node.right, ast.Constant):
-                self.refuse(node, "two literals: Python would compute them in double precision")
-            self.expression(node.left, local)
-            self.expression(node.right, local)
-        elif isinstance(node, ast.UnaryOp):
-            if not isinstance(node.op, ast.USub):
-                self.refuse(node, f"operator {type(node.op).__name__} is not part of the grammar")
-            self.expression(node.operand, local)
-        elif isinstance(node, ast.Compare):
-            if len(node.ops) != 1 or not isinstance(node.ops[0], _COMPARE):
-                self.refuse(node, "one comparison < <= > >= == != at a time")
-            self.expression(node.left, local)
-            for right in node.comparators:
-                self.expression(right, local)
-        elif isinstance(node, ast.Call):
-            self.call(node, local)
-        else:
-            self.refuse(node, f"{type(node).__name__} is not part of the grammar")
-
-    def call(self, node: ast.Call, local: set[str]) -> None:
-        if not isinstance(node.func, ast.Name) or node.func.id not in self.known:
-            self.refuse(node, f"{ast.unparse(node.func)} is neither a formula nor a primitive")
-        elif self.known[node.func.id] >= 0 and self.known[node.func.id] != len(node.args):
-            self.refuse(node, f"{node.func.id} takes {self.known[node.func.id]} arguments, not {len(node.args)}")
-        if node.keywords:
-            self.refuse(node, "no keyword arguments")
-        is_where = isinstance(node.func, ast.Name) and node.func.id == "where"
-        for i, argument in enumerate(node.args):
-            self.expression(argument, local, mask=is_where and i == 0)
-
-
-# numbers of arguments
-_ARITY = {"where": 3, "minimum": 2, "maximum": 2, "fabs": 1, "copysign": 2, "sqrt": 1, "fma": 3, "rint": 1, "scalb": 2,
-          "logb": 1}  # fmt: skip
-
-
-def check_grammar(module: ModuleType | str | Path, known: Mapping[str, int] | None = None) -> list[str]:
-    """What in a module of formulas is outside the grammar.
-
-    Parameters
-    ----------
-    module : module or path
-        A module of formulas, or the path of its source file.
-    known : mapping, optional
-        Further callable names and their numbers of arguments (-1: any); by default the elementary functions of
-        float32 and of float64.
-
-    Returns
-    -------
-    list of str
-        One line ``file:line: what`` for each violation; empty where the module keeps to the grammar.
-
-    Examples
-    --------
-    >>> from fastact.maths import activations as formulas
-    >>> check_grammar(formulas)
-    []
-    """
-    path = Path(module if isinstance(module, (str, Path)) else str(module.__file__))
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    names: dict[str, int] = dict(_ARITY)
-    if known is None:
-        known = {
-            n: f.__code__.co_argcount for t in ("float32", "float64") for n, f in _functions(elementary(t)).items()
-        }
-    names.update(known)
-    names.update({n.name: len(n.args.args) for n in tree.body if isinstance(n, ast.FunctionDef)})
-    check = _Grammar(str(path), names)
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            check.function(node)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            origin = node.module if isinstance(node, ast.ImportFrom) else None
-            if origin not in (
-                "__future__",
-                "fastact.maths.primitives",
-                "fastact.maths.elementary",
-                "fastact.maths.elementary.float32",
-            ):
-                check.refuse(node, f"import of {ast.unparse(node)!r}: formulas import only formulas and primitives")
-        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            check.refuse(node, f"{type(node).__name__} at module level is not part of the grammar")
-    return check.violations

@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""The ufuncs and their one inner loop.
+"""Ufuncs, gufuncs and fused functions over the driver of kernels (driver.h): NumPy arrays in, jobs out.
 
-The loop knows no mathematics: it brings inputs into the form that kernels take (docs/design.md, 'Kernel ABI'),
-splits long ones into tasks for the pool of threads, and calls a kernel by its address.
+It knows no mathematics: what a function runs, its resolver says.
 """
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memset
 
 cimport numpy as cnp
 
@@ -28,31 +28,72 @@ cnp.import_array()
 cnp.import_ufunc()
 
 
-cdef extern from "_pool.h" nogil:
-    void fastact_pool_init()
-    int fastact_parallel_for(task_fn task, void *context, Py_ssize_t count, int threads)
+cdef extern from "driver.h" nogil:
+    enum: FASTACT_ARGS, FASTACT_STAGES, FASTACT_TEMPS, FASTACT_MAP, FASTACT_ROWS, FASTACT_STREAM, FASTACT_VALUE_ONLY
+    enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM
+    enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR
+    ctypedef void (*fastact_kernel)(const fastact_call *) noexcept
+    ctypedef struct fastact_call:
+        char *data[1]
+        int64_t row_step[1]
+        int64_t step[1]
+        int64_t rows, n, row0, col0
+        const double *scalars
+        uint64_t seed, offset
+        int64_t flags
+    ctypedef struct fastact_stage:
+        fastact_kernel kernel
+        int narg
+        unsigned char place[1]
+    ctypedef struct fastact_resolved:
+        int nstage
+        fastact_stage stages[1]
+        void *python
+        Py_ssize_t parallel_min, chunk
+        fastact_resolved *older
+    ctypedef struct fastact_slot:
+        fastact_resolved *resolved
+        fastact_resolved *newest
+        void *owner
+        int dtype, loop, nin, nparam, nout
+        Py_ssize_t size, compute, granule
+        unsigned char like[1]
+        bint reduces
+        double fill_in, fill
+    ctypedef struct fastact_job:
+        const fastact_slot *slot
+        const fastact_resolved *resolved
+        int narg
+        char *data[1]
+        Py_ssize_t row_step[1]
+        Py_ssize_t step[1]
+        Py_ssize_t rows, n
+        const char *mask
+        Py_ssize_t mask_row, mask_step
+        const double *scalars
+        int64_t flags
+        int scratch_arg
+        bint direct, stream, failed
+    ctypedef struct fastact_fused:
+        fastact_job job
+        int role[1]
+        Py_ssize_t outer, channel, inner
+        int nsum
+        char *partial
+    void fastact_driver_init()
+    int fastact_threads_now()
+    void fastact_run_map(fastact_job *job, char *blocks)
+    void fastact_plan_rows(fastact_job *job)
+    void fastact_run_rows(fastact_job *job)
+    void fastact_run_fused(fastact_fused *f, char **repeated)
+    void fastact_combine(const fastact_fused *f, int s, char *high, char *low)
+    void fastact_add_f32(const fastact_call *)
+    void fastact_add_f64(const fastact_call *)
+    void fastact_mul_f32(const fastact_call *)
+    void fastact_mul_f64(const fastact_call *)
+    void fastact_fill(char *block, const char *value, Py_ssize_t size)
     void fastact_pool_set_spin(long ns)
     int fastact_pool_workers()
-    int fastact_pool_awake()
-    int FASTACT_THREADS
-
-
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    static int fastact_omp_limit(void) { return omp_get_max_threads(); }
-    static int fastact_omp_nested(void) { return omp_in_parallel(); }
-    #define FASTACT_OPENMP 1
-    #else
-    static int fastact_omp_limit(void) { return 0; }
-    static int fastact_omp_nested(void) { return 0; }
-    #define FASTACT_OPENMP 0
-    #endif
-    """
-    int fastact_omp_limit() nogil
-    int fastact_omp_nested() nogil
-    int FASTACT_OPENMP
 
 
 cdef extern from *:
@@ -60,19 +101,39 @@ cdef extern from *:
     /* NumPy looks at the flags after the casts of a buffered loop: what discarded lanes raise must not be seen there */
     #if defined(__SSE2__)
     #include <xmmintrin.h>
-    typedef unsigned int fastact_flags;
-    static inline fastact_flags fastact_save_flags(void) { return _mm_getcsr(); }
-    static inline void fastact_restore_flags(fastact_flags f) { _mm_setcsr(f); }
+    typedef unsigned int fastact_fp_flags;
+    static inline fastact_fp_flags fastact_save_flags(void) { return _mm_getcsr(); }
+    static inline void fastact_restore_flags(fastact_fp_flags f) { _mm_setcsr(f); }
     #else
     #include <fenv.h>
-    typedef fexcept_t fastact_flags;
-    static inline fastact_flags fastact_save_flags(void) { fexcept_t f; fegetexceptflag(&f, FE_ALL_EXCEPT); return f; }
-    static inline void fastact_restore_flags(fastact_flags f) { fesetexceptflag(&f, FE_ALL_EXCEPT); }
+    typedef fexcept_t fastact_fp_flags;
+    static inline fastact_fp_flags fastact_save_flags(void) { fexcept_t f; fegetexceptflag(&f, FE_ALL_EXCEPT); return f; }
+    static inline void fastact_restore_flags(fastact_fp_flags f) { fesetexceptflag(&f, FE_ALL_EXCEPT); }
+    #endif
+    #include <fenv.h>
+    static inline void fastact_clear_flags(void) { feclearexcept(FE_ALL_EXCEPT); }
+    #define BLOCKS (VECTOR * (FASTACT_ARGS + 1))
+    static inline int *fastact_threads_setting(void) { return &fastact_settings.threads; }
+    static inline ptrdiff_t *fastact_asleep_setting(void) { return &fastact_settings.asleep_factor; }
+    static inline ptrdiff_t *fastact_stream_setting(void) { return &fastact_settings.stream_min; }
+    #if defined(__GNUC__)
+    #define load_pointer(where) __atomic_load_n(where, __ATOMIC_ACQUIRE)
+    #define store_pointer(where, what) __atomic_store_n(where, what, __ATOMIC_RELEASE)
+    #else
+    #define load_pointer(where) (*(where))
+    #define store_pointer(where, what) (*(where) = (what))
     #endif
     """
-    ctypedef unsigned int fastact_flags
-    fastact_flags fastact_save_flags() nogil
-    void fastact_restore_flags(fastact_flags flags) nogil
+    ctypedef unsigned int fastact_fp_flags
+    fastact_fp_flags fastact_save_flags() nogil
+    void fastact_restore_flags(fastact_fp_flags flags) nogil
+    void fastact_clear_flags() nogil
+    enum: BLOCKS
+    int *fastact_threads_setting() nogil
+    Py_ssize_t *fastact_asleep_setting() nogil
+    Py_ssize_t *fastact_stream_setting() nogil
+    fastact_resolved *load_pointer(fastact_resolved **where) nogil
+    void store_pointer(fastact_resolved **where, fastact_resolved *what) nogil
 
 
 cdef extern from "numpy/arrayobject.h":
@@ -93,6 +154,9 @@ cdef extern from "Python.h":
     void PyType_Modified(PyTypeObject *)
     Py_ssize_t PyTuple_GET_SIZE(PyObject *)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
+    bint PyFloat_Check(PyObject *)
+    double PyFloat_AS_DOUBLE(PyObject *)
+    bint PyBool_Check(PyObject *)
 
 
 cdef extern from *:
@@ -106,347 +170,168 @@ cdef extern from *:
     object fastact_vectorcall(object f, PyObject **args, size_t n, PyObject *kwnames)
 
 
-cdef extern from *:
-    """
-    #define TILE 512      /* elements of a tile; at most 12 arguments of 8 bytes: 48 KiB of stack */
-    #define MAX_ARGS 12
-    #define MAX_KEYWORDS 8
-    #define HOLD_GIL 512  /* elements up to which a call keeps it, as NumPy does */
-    #define VECTOR 64     /* bytes that a kernel may take at once */
-    #define TILE_BYTES ((TILE * 8 + VECTOR) * MAX_ARGS)
-    #define BLOCK_BYTES (VECTOR * (MAX_ARGS + 1))
-    """
-    enum:
-        TILE
-        MAX_ARGS
-        MAX_KEYWORDS
-        HOLD_GIL
-        VECTOR
-        TILE_BYTES
-        BLOCK_BYTES
+cdef enum:
+    MAX_KEYWORDS = 8
+    HOLD_GIL = 512  # elements up to which a call keeps it, as NumPy does
 
-ctypedef void (*kernel_fn)(void **args, int64_t n, int64_t *psteps, int64_t flags) noexcept nogil
+fastact_driver_init()
+
+# the arithmetic between stages: address by (operation, dtype)
+ARITHMETIC = {
+    ("add", "float32"): <uintptr_t> &fastact_add_f32, ("add", "float64"): <uintptr_t> &fastact_add_f64,
+    ("mul", "float32"): <uintptr_t> &fastact_mul_f32, ("mul", "float64"): <uintptr_t> &fastact_mul_f64,
+}
 
 
-cdef struct Resolved:
-    # what a slot calls; never changed nor freed once a thread may have seen it
-    void *address           # of the kernel; null where `python` serves
-    PyObject *python        # a callable over arrays in the place of a kernel
-    Py_ssize_t parallel_min # elements from which on threads pay
-    Py_ssize_t chunk        # elements of a task at most
-    Resolved *older         # of the same slot
+# ---- calls
+
+cdef fastact_resolved *resolve(fastact_slot *slot) except NULL with gil:
+    return (<Function> slot.owner).resolve(slot.dtype)
 
 
-cdef extern from *:
-    Resolved *load_pointer(Resolved **where) nogil
-    void store_pointer(Resolved **where, Resolved *what) nogil
+cdef inline fastact_resolved *resolved_of(fastact_slot *slot) except NULL nogil:
+    cdef fastact_resolved *found = load_pointer(&slot.resolved)
+    return found if found != NULL else resolve(slot)
 
 
-cdef struct Slot:
-    # one dtype of one ufunc
-    Resolved *resolved      # null until first needed
-    Resolved *newest        # all there have been, to be used again
-    PyObject *ufunc_slots   # the UfuncSlots that resolves it
-    int dtype
-    int nin                 # arrays
-    int nparam
-    int nout
-    Py_ssize_t size         # bytes of an element
-    Py_ssize_t granule      # elements that a kernel takes at once
+cdef int no_memory() except -1 with gil:
+    raise MemoryError("no memory for the rows of a task")
 
 
-cdef struct Job:
-    Slot *slot
-    Resolved *resolved
-    char *args[MAX_ARGS]
-    Py_ssize_t strides[MAX_ARGS]
-    int64_t psteps[MAX_ARGS]
-    Py_ssize_t n
-    Py_ssize_t head   # elements before the outputs are aligned, where they are streamed
-    Py_ssize_t chunk  # elements of a task
-    bint contiguous
-    bint stream
+cdef object view(object dtype, int nd, cnp.npy_intp *shape, cnp.npy_intp *strides, char *data, bint writeable):
+    Py_INCREF(dtype)
+    return PyArray_NewFromDescr(<void *> np.ndarray, <void *> dtype, nd, shape, strides, data,
+                                cnp.NPY_ARRAY_WRITEABLE if writeable else 0, NULL)
 
 
-cdef struct Settings:
-    int threads
-    int omp_at_start
-    Py_ssize_t asleep_factor # so many times as much work pays for waking a worker
-    Py_ssize_t stream_min   # bytes of output from which on they go past the cache
-
-cdef Settings settings
-settings.threads = 1
-settings.asleep_factor = 1
-settings.stream_min = 1 << 62
-settings.omp_at_start = fastact_omp_limit()
-fastact_pool_init()
-
-
-cdef int threads_now() noexcept nogil:
-    # OpenMP is asked for limits only (threadpoolctl, omp_set_num_threads, nesting in somebody's parallel region)
-    cdef int limit = fastact_omp_limit()
-    if fastact_omp_nested():
-        return 1
-    if limit != settings.omp_at_start and limit < settings.threads:
-        return limit if limit > 0 else 1
-    return settings.threads
-
-
-cdef int threads_for(Py_ssize_t n, Py_ssize_t parallel_min) noexcept nogil:
-    # for n elements, where threads pay from parallel_min on if the workers are awake
-    cdef int threads
-    if n < parallel_min:
-        return 1
-    threads = threads_now()
-    if threads > 1 and not fastact_pool_awake() and n // settings.asleep_factor < parallel_min:
-        return 1
-    return threads
-
-
-cdef int parallel_for(task_fn task, void *context, Py_ssize_t count, int threads) noexcept nogil:
-    return fastact_parallel_for(task, context, count, threads)
-
-
-# ---- the inner loop
-
-cdef inline void gather(char *target, const char *source, Py_ssize_t n, Py_ssize_t stride, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i
-    if stride == size:
-        memcpy(target, source, n * size)
-    elif size == 4:
-        for i in range(n):
-            memcpy(target + 4 * i, source + i * stride, 4)
-    elif size == 8:
-        for i in range(n):
-            memcpy(target + 8 * i, source + i * stride, 8)
-    else:
-        for i in range(n):
-            memcpy(target + 2 * i, source + i * stride, 2)
-
-
-cdef inline void fill(char *block, const char *value, Py_ssize_t size) noexcept nogil:
-    # VECTOR bytes of one value
-    cdef uint64_t bits = 0
-    cdef Py_ssize_t i
-    for i in range(8 // size):
-        memcpy(<char *> &bits + i * size, value, size)
-    for i in range(VECTOR // 8):
-        (<uint64_t *> block)[i] = bits
-
-
-cdef inline void scatter(char *target, const char *source, Py_ssize_t n, Py_ssize_t stride, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i
-    if stride == size:
-        memcpy(target, source, n * size)
-    elif size == 4:
-        for i in range(n):
-            memcpy(target + i * stride, source + 4 * i, 4)
-    elif size == 8:
-        for i in range(n):
-            memcpy(target + i * stride, source + 8 * i, 8)
-    else:
-        for i in range(n):
-            memcpy(target + i * stride, source + 2 * i, 2)
-
-
-cdef void tiles(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
-    # through contiguous tiles: strided arguments and tails
-    cdef Slot *slot = job.slot
-    cdef int narg = slot.nin + slot.nparam + slot.nout
-    cdef int first_out = slot.nin + slot.nparam
-    cdef Py_ssize_t size = slot.size
-    cdef char buffer[TILE_BYTES]
-    cdef char *base = <char *> ((<uintptr_t> buffer + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
-    cdef void *args[MAX_ARGS]
-    cdef Py_ssize_t i, n, padded, width = (TILE if high - low > TILE else high - low)
-    cdef int j
-    width = (width + slot.granule - 1) // slot.granule * slot.granule * size
-    i = low
-    while i < high:
-        n = high - i if high - i < TILE else TILE
-        padded = (n + slot.granule - 1) // slot.granule * slot.granule
-        for j in range(narg):
-            if slot.nin <= j < first_out and job.strides[j] == 0:
-                args[j] = job.args[j]
-                continue
-            if padded == n and job.strides[j] == size:
-                args[j] = job.args[j] + i * size
-                continue
-            args[j] = base + j * width
-            if j < first_out:
-                gather(<char *> args[j], job.args[j] + i * job.strides[j], n, job.strides[j], size)
-                memset(<char *> args[j] + n * size, 0, (padded - n) * size)
-        (<kernel_fn> job.resolved.address)(args, padded, job.psteps, 0)
-        for j in range(first_out, narg):
-            if args[j] == base + j * width:
-                scatter(job.args[j] + i * job.strides[j], <char *> args[j], n, job.strides[j], size)
-        i += n
-
-
-cdef void straight(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
-    # contiguous arguments: the kernel works in place, but for a tail
-    cdef Slot *slot = job.slot
-    cdef void *args[MAX_ARGS]
-    cdef Py_ssize_t body = (high - low) // slot.granule * slot.granule
-    cdef int j
-    if body:
-        for j in range(slot.nin + slot.nparam + slot.nout):
-            args[j] = job.args[j] + low * job.strides[j]
-        (<kernel_fn> job.resolved.address)(args, body, job.psteps, job.stream)
-    if low + body < high:
-        tiles(job, low + body, high)
-
-
-cdef inline void span(Job *job, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
-    if job.contiguous:
-        straight(job, low, high)
-    else:
-        tiles(job, low, high)
-
-
-cdef void task(void *context, Py_ssize_t index) noexcept nogil:
-    cdef Job *job = <Job *> context
-    cdef Py_ssize_t low = job.head + index * job.chunk
-    cdef Py_ssize_t high = low + job.chunk
-    span(job, low, high if high < job.n else job.n)
-
-
-cdef int call_python(Slot *slot, PyObject *function, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 with gil:
+cdef int map_in_python(fastact_slot *slot, PyObject *function, char **data, Py_ssize_t n,
+                       const cnp.npy_intp *strides) except -1 with gil:
     # a backend without addresses: the callable gets views of the memory
-    cdef int narg = slot.nin + slot.nparam + slot.nout
-    cdef int first_out = slot.nin + slot.nparam
+    cdef int narg = slot.nin + slot.nparam + slot.nout, first_out = slot.nin + slot.nparam, j
     cdef cnp.npy_intp shape = n, stride
-    cdef int j
+    cdef object dtype = (<Function> slot.owner).dtypes[slot.dtype]
     cdef list views = []
-    cdef object dtype = (<UfuncSlots> slot.ufunc_slots).dtypes[slot.dtype]
     for j in range(narg):
         stride = strides[j]
-        Py_INCREF(dtype)
-        views.append(PyArray_NewFromDescr(
-            <void *> np.ndarray, <void *> dtype, 1, &shape, &stride, data[j],
-            cnp.NPY_ARRAY_WRITEABLE if j >= first_out else 0, NULL,
-        ))
-    results = (<object> function)(*views[:first_out])
-    for out, result in zip(views[first_out:], results):
+        views.append(view(dtype, 1, &shape, &stride, data[j], j >= first_out))
+    for out, result in zip(views[first_out:], (<object> function)(*views[:first_out])):
         out[...] = result
     return 0
 
 
-cdef Resolved *resolve(Slot *slot) except NULL with gil:
-    return (<UfuncSlots> slot.ufunc_slots).resolve(slot.dtype)
-
-
-cdef bint overlapping(Job *job, int first_out, int narg) noexcept nogil:
-    # whether an output shares memory with an input without being the same elements
-    cdef Py_ssize_t size = job.slot.size, low_in, high_in, low_out, high_out
-    cdef int i, j
-    for i in range(first_out, narg):
-        low_out = min(0, (job.n - 1) * job.strides[i])
-        high_out = max(0, (job.n - 1) * job.strides[i]) + size
-        for j in range(first_out):
-            if job.args[j] == job.args[i] and job.strides[j] == job.strides[i]:
-                continue
-            low_in = min(0, (job.n - 1) * job.strides[j])
-            high_in = max(0, (job.n - 1) * job.strides[j]) + size
-            if job.args[j] + low_in < job.args[i] + high_out and job.args[i] + low_out < job.args[j] + high_in:
-                return True
-    return False
-
-
-cdef int inner(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 nogil:
-    cdef Job job
-    cdef char blocks[BLOCK_BYTES]
-    cdef char *block
-    cdef Py_ssize_t size = slot.size, i, bytes_out
-    cdef uintptr_t misaligned
-    cdef int j, threads, narg = slot.nin + slot.nparam + slot.nout, first_out = slot.nin + slot.nparam
-    cdef bint alias = False
-    job.resolved = load_pointer(&slot.resolved)
-    if job.resolved == NULL:
-        job.resolved = resolve(slot)
+cdef int call_map(fastact_slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides,
+                  const char *mask) except -1 nogil:
+    # a map over one row
+    cdef fastact_job job
+    cdef char blocks[BLOCKS]
+    cdef int j
+    cdef fastact_fp_flags flags
+    job.resolved = resolved_of(slot)
     if n <= 0:
         return 0
-    if job.resolved.python != NULL:
-        return call_python(slot, job.resolved.python, data, n, strides)
+    if job.resolved.nstage == 0:
+        return map_in_python(slot, <PyObject *> job.resolved.python, data, n, strides)
     job.slot = slot
+    job.narg = slot.nin + slot.nparam + slot.nout
     job.n = n
-    job.head = 0
-    job.contiguous = True
-    job.stream = False
-    block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
-    for j in range(narg):
-        job.args[j] = data[j]
-        job.strides[j] = strides[j]
-        if slot.nin <= j < first_out:
-            if strides[j] == 0 or n == 1:
-                # one value: a block of it, which the kernel reads over and over
-                fill(block, data[j], size)
-                job.args[j] = block
-                job.strides[j] = 0
-                job.psteps[j - slot.nin] = 0
-                block += VECTOR
-                continue
-            job.psteps[j - slot.nin] = 1
-        if strides[j] != size:
-            job.contiguous = job.contiguous and n == 1
-            if n == 1:
-                job.strides[j] = size
-    bytes_out = n * size * slot.nout
-    if job.contiguous and bytes_out >= settings.stream_min:
-        # streaming needs aligned outputs, all alike, and no input in their place (its lines are in the cache already)
-        misaligned = <uintptr_t> job.args[first_out] & (VECTOR - 1)
-        for j in range(first_out):
-            for i in range(first_out, narg):
-                alias = alias or (job.args[j] < job.args[i] + n * size and job.args[i] < job.args[j] + n * size
-                                  and not (slot.nin <= j and job.strides[j] == 0))
-        for i in range(first_out + 1, narg):
-            alias = alias or (<uintptr_t> job.args[i] & (VECTOR - 1)) != misaligned
-        if not alias and misaligned % size == 0:
-            job.stream = True
-            if misaligned:
-                job.head = (VECTOR - <Py_ssize_t> misaligned) // size
-                tiles(&job, 0, job.head)
-    if n >= job.resolved.parallel_min:
-        # NumPy lets an output start a little before its input: right in order only
-        threads = 1 if overlapping(&job, first_out, narg) else threads_for(n, job.resolved.parallel_min)
-        if threads > 1:
-            # a share for each thread, however short the array
-            i = (n - job.head + threads - 1) // threads
-            job.chunk = (min(i, job.resolved.chunk) + slot.granule - 1) // slot.granule * slot.granule
-            parallel_for(task, &job, (n - job.head + job.chunk - 1) // job.chunk, threads)
-            return 0
-    span(&job, job.head, n)
-    return 0
-
-
-cdef inline int quiet(Slot *slot, char **data, Py_ssize_t n, const cnp.npy_intp *strides) except -1 nogil:
-    cdef fastact_flags flags = fastact_save_flags()
-    inner(slot, data, n, strides)
+    job.mask = mask
+    job.mask_step = 1
+    job.scalars = NULL
+    for j in range(job.narg):
+        job.data[j] = data[j]
+        job.step[j] = strides[j]
+    flags = fastact_save_flags()
+    fastact_run_map(&job, <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1)))
     fastact_restore_flags(flags)
     return 0
 
 
-cdef inline Slot *slot_of(PyArrayMethod_Context *context, int dtype) noexcept nogil:
-    return &(<Slot *> (<PyUFuncObject *> context.caller).data[0])[dtype]
+cdef int rows_in_python(fastact_job *job) except -1 with gil:
+    cdef const fastact_slot *slot = job.slot
+    cdef cnp.npy_intp shape[2]
+    cdef cnp.npy_intp strides[2]
+    cdef int j, out = slot.nin
+    cdef object dtype = (<Function> slot.owner).dtypes[slot.dtype]
+    cdef list arrays = []
+    shape[0], shape[1] = job.rows, job.n
+    for j in range(slot.nin):
+        strides[0], strides[1] = job.row_step[j], job.step[j]
+        arrays.append(view(dtype, 2, shape, strides, job.data[j], False))
+    mask = None
+    if job.mask != NULL:
+        strides[0], strides[1] = job.mask_row, job.mask_step
+        mask = view(np.dtype(np.bool_), 2, shape, strides, <char *> job.mask, False)
+    strides[0], strides[1] = job.row_step[out], job.step[out]
+    result_view = view(dtype, 1 if slot.reduces else 2, shape, strides, job.data[out], True)
+    compute = np.float64 if slot.compute == 8 else np.float32
+    arrays = [a.astype(compute) for a in arrays]
+    if mask is not None:
+        arrays[0] = np.where(mask, arrays[0], compute(slot.fill_in))
+    with np.errstate(all="ignore"):
+        result = (<object> <PyObject *> job.resolved.python)(*arrays)
+        if mask is not None and not slot.reduces:
+            result = np.where(mask, result, compute(slot.fill))
+        result_view[...] = result.astype(dtype, copy=False)
+    return 0
 
 
-cdef int loop_0(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
-    return quiet(slot_of(c, 0), data, n[0], s)
+cdef int call_rows(fastact_job *job) except -1 nogil:
+    # a function over rows: arrays, steps and the mask are in the job
+    job.resolved = resolved_of(<fastact_slot *> job.slot)
+    job.narg = job.slot.nin + 1
+    job.scalars = NULL
+    job.flags = 0
+    job.scratch_arg = -1
+    if job.rows <= 0 or (job.n <= 0 and not job.slot.reduces):
+        return 0
+    if job.resolved.nstage == 0:
+        return rows_in_python(job)
+    fastact_plan_rows(job)
+    fastact_run_rows(job)
+    if job.failed:
+        no_memory()
+    return 0
 
-cdef int loop_1(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
-    return quiet(slot_of(c, 1), data, n[0], s)
 
-cdef int loop_2(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
-    return quiet(slot_of(c, 2), data, n[0], s)
+# ---- what NumPy calls
 
-cdef int loop_3(PyArrayMethod_Context *c, char **data, const cnp.npy_intp *n, const cnp.npy_intp *s, void *aux) except -1 nogil:
-    return quiet(slot_of(c, 3), data, n[0], s)
+cdef inline int dtype_of(PyArrayMethod_Context *context) noexcept nogil:
+    cdef int number = (<cnp.dtype> context.descriptors[0]).type_num
+    if number == cnp.NPY_FLOAT32:
+        return 0
+    if number == cnp.NPY_FLOAT64:
+        return 1
+    return 2 if number == cnp.NPY_FLOAT16 else 3
 
-cdef void *loops[4]
-loops[0] = <void *> loop_0
-loops[1] = <void *> loop_1
-loops[2] = <void *> loop_2
-loops[3] = <void *> loop_3
+
+cdef int map_loop(PyArrayMethod_Context *context, char **data, const cnp.npy_intp *dims, const cnp.npy_intp *steps,
+                  void *aux) except -1 nogil:
+    cdef fastact_slot *slots = <fastact_slot *> (<PyUFuncObject *> context.caller).data[0]
+    return call_map(&slots[dtype_of(context)], data, dims[0], steps, NULL)
+
+
+cdef int rows_loop(PyArrayMethod_Context *context, char **data, const cnp.npy_intp *dims, const cnp.npy_intp *steps,
+                   void *aux) except -1 nogil:
+    cdef fastact_job job
+    cdef PyUFuncObject *u = <PyUFuncObject *> context.caller
+    cdef fastact_slot *slot = &(<fastact_slot *> u.data[0])[dtype_of(context)]
+    cdef int j, narg = u.nargs
+    cdef bint masked = u.nin > slot.nin
+    job.slot = slot
+    job.rows, job.n = dims[0], dims[1]
+    for j in range(slot.nin):
+        job.data[j], job.row_step[j], job.step[j] = data[j], steps[j], steps[narg + j]
+    job.mask = NULL
+    if masked:
+        job.mask, job.mask_row, job.mask_step = data[slot.nin], steps[slot.nin], steps[narg + slot.nin]
+    j = narg - 1
+    # a result without the axis has no step along it
+    job.data[slot.nin], job.row_step[slot.nin] = data[j], steps[j]
+    job.step[slot.nin] = 0 if slot.reduces else steps[narg + j]
+    call_rows(&job)
+    # NumPy looks after gufuncs, whatever their flags say; an underflow of a share is no news
+    fastact_clear_flags()
+    return 0
 
 
 # ---- dtypes: which one computes
@@ -469,10 +354,6 @@ cdef str kind_of(cls):
         KIND_OF[cls] = kind = "bfloat16"
         CLASS_OF[kind] = cls
     return kind
-
-
-cdef object class_of(str dtype):
-    return CLASS_OF[dtype]
 
 
 cdef str common(list given):
@@ -507,17 +388,20 @@ cdef str loop_dtype(str ufunc, list given, list asked):
     return name
 
 
+cdef object BOOL = type(np.dtype(np.bool_))
+
+
 cdef int promote(PyObject *ufunc, PyObject **op_dtypes, PyObject **signature, PyObject **new_dtypes) except -1:
     cdef PyUFuncObject *u = <PyUFuncObject *> ufunc
-    cdef int j
-    cdef list given = [<object> op_dtypes[j] if op_dtypes[j] != NULL else None for j in range(u.nin)]
-    cdef list asked = [<object> signature[j] for j in range(u.nargs) if signature[j] != NULL]
+    cdef fastact_slot *slot = <fastact_slot *> u.data[0]
+    cdef int j, mask = slot.nin if u.nin > slot.nin + slot.nparam else -1
+    cdef list given = [<object> op_dtypes[j] if op_dtypes[j] != NULL else None for j in range(u.nin) if j != mask]
+    cdef list asked = [<object> signature[j] for j in range(u.nargs) if signature[j] != NULL and j != mask]
     cdef str name = loop_dtype(u.name.decode(), given, asked)
     if name == "bfloat16":
-        (<UfuncSlots> (<Slot *> u.data[0]).ufunc_slots).add_bfloat16()
-    cls = CLASS_OF[name]
+        (<Function> slot.owner).add_bfloat16()
     for j in range(u.nargs):
-        set_class(u, j, cls, op_dtypes, new_dtypes)
+        set_class(u, j, BOOL if j == mask else CLASS_OF[name], op_dtypes, new_dtypes)
     return 0
 
 
@@ -529,123 +413,166 @@ cdef void set_class(PyUFuncObject *u, int j, object cls, PyObject **op_dtypes, P
         new_dtypes[j] = <PyObject *> cls
 
 
-# ---- building ufuncs
+# ---- functions
 
-cdef class UfuncSlots:
-    """A ufunc together with the kernels of its dtypes.
+cdef class Function:
+    """A function, the kernels of its dtypes, and its ufuncs.
 
     Parameters
     ----------
     name, doc : str
     nin, nparam, nout : int
-        Arrays, parameters (further inputs, usually scalars) and outputs.
-    lock : context manager
-        Held while a kernel is found.
+        Arrays in, parameters (further inputs, usually scalars), arrays out.
     resolver : callable
-        ``resolver(dtype_name) -> (address or None, callable or None, parallel_min, chunk)``; elements for the last two.
+        ``resolver(dtype_name) -> (stages or None, callable or None, parallel_min, chunk)``: stages are pairs of an address
+        and the places of its arguments (driver.h), the callable serves where there are none; the last two in elements.
+    lock : context manager
+        Held while a kernel is looked for.
+    loop : {"map", "rows", "fused"}
+        Each element by itself: a ufunc. Whole rows along an axis: gufuncs, `masked` with a mask after the inputs; none for
+        ``nin=0``. Fused: none, see `run_fused`.
+    reduces : bool
+        Whether a row gives one value.
+    fill_in, fill : float
+        What the first array counts as, and the result is, where a mask does not hold.
+    roles : str
+        Of a loss (`run_rows`): for each argument ``m`` for an array of the logits' shape, ``r`` for one value a row, ``c``
+        for one a column, ``i`` for an integer a row.
+    like : tuple of int
+        For each argument of a fused function: 1 + the output whose values it sums, else 0.
     """
 
-    cdef readonly object ufunc
+    cdef readonly object ufunc, masked
     cdef object resolver, lock
     cdef readonly str name
-    cdef Slot *slots
+    cdef fastact_slot *slots
     cdef void *data[1]
-    cdef bytes c_name, c_doc
-    cdef list dtypes
-    cdef int nin, nparam, nout
+    cdef bytes c_name, c_doc, roles
+    cdef list dtypes, signatures
+    cdef object __weakref__
 
-    def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver, lock):
-        cdef int i, narg = nin + nparam + nout
-        if narg > MAX_ARGS:
-            raise ValueError(f"{name}: more than {MAX_ARGS} arguments")
+    def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver, lock, str loop="map", *,
+                  bint reduces=False, double fill_in=0.0, double fill=0.0, str roles="", tuple like=()):
+        cdef int i, j, narg = nin + nparam + nout
+        if narg > FASTACT_ARGS:
+            raise ValueError(f"{name}: {narg} arguments, and {FASTACT_ARGS} are the most")
         self.name = name
-        self.c_name = name.encode()
-        self.c_doc = doc.encode()
-        self.resolver = resolver
-        self.lock = lock
-        self.nin, self.nparam, self.nout = nin, nparam, nout
+        self.c_name, self.c_doc, self.roles = name.encode(), doc.encode(), roles.encode()
+        self.resolver, self.lock = resolver, lock
+        self.signatures = []
+        self.dtypes = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), None]
         # never freed: NumPy keeps no reference that would tell when
-        self.slots = <Slot *> calloc(len(DTYPES), sizeof(Slot))
+        self.slots = <fastact_slot *> calloc(len(DTYPES), sizeof(fastact_slot))
         if self.slots == NULL:
             raise MemoryError
-        self.dtypes = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), None]
         for i, size in enumerate((4, 8, 2, 2)):
-            self.slots[i].ufunc_slots = <PyObject *> self
+            self.slots[i].owner = <void *> self
             self.slots[i].dtype = i
+            self.slots[i].loop = FASTACT_MAP if loop == "map" else FASTACT_ROWS
             self.slots[i].nin, self.slots[i].nparam, self.slots[i].nout = nin, nparam, nout
             self.slots[i].size = size
+            self.slots[i].compute = size if loop == "map" or size == 8 else 4
             self.slots[i].granule = 8 if size == 8 else 16
+            self.slots[i].reduces = reduces
+            self.slots[i].fill_in, self.slots[i].fill = fill_in, fill
+            for j in range(len(like)):
+                self.slots[i].like[j] = like[j]
         self.data[0] = self.slots
-        self.ufunc = cnp.PyUFunc_FromFuncAndData(
-            NULL, self.data, NULL, 0, nin + nparam, nout, cnp.PyUFunc_None, self.c_name, self.c_doc, 0
-        )
+        if loop == "map":
+            self.ufunc = self.make(nin + nparam, nout, None, False)
+        elif loop == "rows" and nin:
+            result = "->()" if reduces else "->(n)"
+            self.ufunc = self.make(nin, 1, ",".join(["(n)"] * nin) + result, False)
+            self.masked = self.make(nin + 1, 1, ",".join(["(n)"] * (nin + 1)) + result, True)
+
+    cdef object make(self, int nin, int nout, signature, bint masked):
+        cdef int i
+        if signature is None:
+            ufunc = cnp.PyUFunc_FromFuncAndData(
+                NULL, self.data, NULL, 0, nin, nout, cnp.PyUFunc_None, self.c_name, self.c_doc, 0)
+        else:
+            text = signature.encode()
+            self.signatures.append(text)  # NumPy keeps a pointer
+            ufunc = cnp.PyUFunc_FromFuncAndDataAndSignature(
+                NULL, self.data, NULL, 0, nin, nout, cnp.PyUFunc_None, self.c_name, self.c_doc, 0, <bytes> text)
         Py_INCREF(self)  # the ufunc points into this object
         for i in range(3):
-            self.add_loop(i)
-        everything = (np.dtype,) * narg
+            self.add_loop(ufunc, i, masked)
+        everything = (np.dtype,) * (nin + nout)
         capsule = <object> PyCapsule_New(<void *> promote, "numpy._ufunc_promoter", NULL)
-        PyUFunc_AddPromoter(<PyObject *> self.ufunc, <PyObject *> everything, <PyObject *> capsule)
+        PyUFunc_AddPromoter(<PyObject *> ufunc, <PyObject *> everything, <PyObject *> capsule)
+        return ufunc
 
-    cdef int add_loop(self, int dtype) except -1:
-        cdef PyObject *classes[MAX_ARGS]
+    cdef int add_loop(self, object ufunc, int dtype, bint masked) except -1:
+        cdef PyObject *classes[FASTACT_ARGS + 1]
         cdef PyType_Slot slots[2]
         cdef PyArrayMethod_Spec spec
-        cdef int j
+        cdef int j, nin = ufunc.nin
         cls = type(self.dtypes[dtype])
-        for j in range(self.nin + self.nparam + self.nout):
-            classes[j] = <PyObject *> cls
+        for j in range(ufunc.nargs):
+            classes[j] = <PyObject *> (BOOL if masked and j == nin - 1 else cls)
         slots[0].slot = NPY_METH_strided_loop
-        slots[0].pfunc = loops[dtype]
+        slots[0].pfunc = <void *> map_loop if self.slots[0].loop == FASTACT_MAP else <void *> rows_loop
         slots[1].slot = 0
         slots[1].pfunc = NULL
         spec.name = self.c_name
-        spec.nin = self.nin + self.nparam
-        spec.nout = self.nout
+        spec.nin = nin
+        spec.nout = ufunc.nout
         spec.casting = cnp.NPY_NO_CASTING
         # overflow in discarded lanes is no news, so NumPy need not look
         spec.flags = NPY_METH_NO_FLOATINGPOINT_ERRORS
         spec.dtypes = <void *> classes
         spec.slots = slots
-        return PyUFunc_AddLoopFromSpec(<PyObject *> self.ufunc, &spec)
+        return PyUFunc_AddLoopFromSpec(<PyObject *> ufunc, &spec)
 
     cdef int add_bfloat16(self) except -1:
         with self.lock:
             if self.dtypes[3] is None:
                 self.dtypes[3] = np.dtype(CLASS_OF["bfloat16"].type)
-                self.add_loop(3)
+                if self.ufunc is not None:
+                    self.add_loop(self.ufunc, 3, False)
+                if self.masked is not None:
+                    self.add_loop(self.masked, 3, True)
         return 0
 
-    cdef Resolved *resolve(self, int dtype) except NULL:
-        # ask for the kernel of a dtype and keep it
-        # locked until it is stored, or a backend chosen meanwhile would be overwritten by the one before
+    cdef fastact_resolved *resolve(self, int dtype) except NULL:
+        # ask for the kernels of a dtype and keep them
+        # locked until they are stored, or a backend chosen meanwhile would be overwritten by the one before
         with self.lock:
             return self.resolve_locked(dtype)
 
-    cdef Resolved *resolve_locked(self, int dtype) except NULL:
-        cdef Slot *slot = &self.slots[dtype]
-        cdef Resolved *found
-        cdef void *address
-        cdef Py_ssize_t parallel_min, chunk
-        number, python, parallel_min, chunk = self.resolver(DTYPES[dtype])
-        found = slot.newest
-        address = <void *> <uintptr_t> (number or 0)
-        if (address == NULL) == (python is None):
-            raise RuntimeError(f"{self.name}: the backend gave neither an address nor a callable")
-        chunk = max(chunk // slot.granule, 1) * slot.granule
+    cdef fastact_resolved *resolve_locked(self, int dtype) except NULL:
+        cdef fastact_slot *slot = &self.slots[dtype]
+        cdef fastact_resolved *found = slot.newest
+        cdef fastact_resolved *new
+        cdef int s, k
+        stages, python, parallel_min, chunk = self.resolver(DTYPES[dtype])
+        if (stages is None) == (python is None) or len(stages or ()) > FASTACT_STAGES:
+            raise RuntimeError(f"{self.name}: the backend gave neither kernels nor a callable")
+        new = <fastact_resolved *> calloc(1, sizeof(fastact_resolved))
+        if new == NULL:
+            raise MemoryError
+        new.nstage = len(stages or ())
+        for s, (address, places) in enumerate(stages or ()):
+            new.stages[s].kernel = <fastact_kernel> <uintptr_t> address
+            new.stages[s].narg = len(places)
+            for k, place in enumerate(places):
+                new.stages[s].place[k] = place
+        new.python = NULL if python is None else <void *> python
+        new.parallel_min = parallel_min
+        new.chunk = max(chunk // slot.granule, 1) * slot.granule
         while found != NULL:
-            if (found.address == address and found.python == (<PyObject *> python if python is not None else NULL)
-                    and found.parallel_min == parallel_min and found.chunk == chunk):
+            new.older = found.older
+            if memcmp(found, new, sizeof(fastact_resolved)) == 0:
+                free(new)
                 break
             found = found.older
         if found == NULL:
-            found = <Resolved *> calloc(1, sizeof(Resolved))
-            if found == NULL:
-                raise MemoryError
-            found.address, found.parallel_min, found.chunk, found.older = address, parallel_min, chunk, slot.newest
+            found = new
+            found.older = slot.newest
+            slot.newest = found
             if python is not None:
                 Py_INCREF(python)
-                found.python = <PyObject *> python
-            slot.newest = found
         store_pointer(&slot.resolved, found)
         return found
 
@@ -656,9 +583,252 @@ cdef class UfuncSlots:
             store_pointer(&self.slots[i].resolved, NULL)
 
     def address(self, str dtype):
-        """The address of the kernel in use, 0 where there is none."""
-        cdef Resolved *found = self.slots[DTYPES.index(dtype)].resolved
-        return <uintptr_t> found.address if found != NULL else 0
+        """The address of the first kernel in use, 0 where there is none."""
+        cdef fastact_resolved *found = self.slots[DTYPES.index(dtype)].resolved
+        return <uintptr_t> found.stages[0].kernel if found != NULL and found.nstage else 0
+
+    def python(self, str dtype):
+        """The callable that serves in the place of kernels, or None."""
+        cdef fastact_resolved *found = resolved_of(&self.slots[DTYPES.index(dtype)])
+        return None if found.nstage else <object> <PyObject *> found.python
+
+    # ---- rows
+
+    cpdef object direct(self, tuple arrays, object out, object where=None):
+        """The function along the last axis of contiguous arrays of one shape and dtype; None where they are not.
+
+        NumPy's machinery would take longer to find that out, and would copy an input that is the output.
+        """
+        cdef fastact_job job
+        cdef fastact_slot *slot
+        cdef cnp.ndarray x, result
+        cdef int j, nd, number, dtype
+        first = arrays[0]
+        if not cnp.PyArray_CheckExact(first):
+            return None
+        x = first
+        number = cnp.PyArray_TYPE(x)
+        nd = cnp.PyArray_NDIM(x)
+        if number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64:
+            return None
+        if nd == 0 or not PyArray_ISCARRAY_RO(x) or cnp.PyArray_SIZE(x) == 0:
+            return None
+        slot = &self.slots[0 if number == cnp.NPY_FLOAT32 else 1]
+        for j in range(1, slot.nin):
+            if not same_layout(arrays[j], x, number):
+                return None
+        job.mask = NULL
+        if where is not None:
+            if not same_layout(where, x, cnp.NPY_BOOL):
+                return None
+            job.mask = <const char *> cnp.PyArray_DATA(<cnp.ndarray> where)
+        if out is None:
+            result = cnp.PyArray_EMPTY(nd - slot.reduces, cnp.PyArray_DIMS(x), number, 0)
+        else:
+            if slot.reduces or not same_layout(out, x, number) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
+                return None
+            result = out
+            for j in range(slot.nin):
+                if overlaps(result, arrays[j]):
+                    return None
+            if where is not None and overlaps(result, where):
+                return None
+        job.slot = slot
+        job.n = cnp.PyArray_DIM(x, nd - 1)
+        job.rows = cnp.PyArray_SIZE(x) // job.n
+        job.mask_row, job.mask_step = job.n, 1
+        for j in range(slot.nin + 1):
+            job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j] if j < slot.nin else result)
+            job.row_step[j] = slot.size if j == slot.nin and slot.reduces else job.n * slot.size
+            job.step[j] = slot.size
+        with nogil:
+            call_rows(&job)
+        return result if out is not None or nd > slot.reduces else result[()]
+
+    def call(self, tuple arrays, object axis, object where, object out, dict kwargs):
+        """The function of arrays along an axis: the last one of contiguous arrays at once, else by a gufunc."""
+        if type(out) is tuple and len(out) == 1:
+            out = out[0]
+        if not kwargs and axis == -1:
+            result = self.direct(arrays, out, where)
+            if result is not None:
+                return result
+        if out is not None:
+            kwargs["out"] = out
+        if where is not None:
+            return self.masked(*arrays, where, axis=axis, **kwargs)
+        return self.ufunc(*arrays, axis=axis, **kwargs)
+
+    cpdef int run_rows(self, tuple arrays, Py_ssize_t rows, Py_ssize_t n, double factor, int64_t flags,
+                       int scratch=-1) except -1:
+        """Rows of contiguous arrays of one of the computing dtypes, laid out as `roles` says; None for what is absent.
+
+        ``scratch`` is the argument for which each task has a row of memory of its own.
+        """
+        cdef fastact_job job
+        cdef cnp.ndarray x = arrays[0]
+        cdef fastact_slot *slot = &self.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
+        cdef int j
+        cdef char role
+        cdef const char *roles = self.roles
+        job.resolved = resolved_of(slot)
+        if job.resolved.nstage == 0:
+            (<object> <PyObject *> job.resolved.python)(*arrays, factor)
+            return 0
+        job.slot = slot
+        job.narg = len(arrays)
+        job.rows, job.n = rows, n
+        job.mask = NULL
+        job.scalars = &factor
+        job.flags = flags
+        job.scratch_arg = scratch
+        job.direct, job.stream = True, False
+        for j in range(job.narg):
+            role = roles[j]
+            job.data[j] = NULL if arrays[j] is None else cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
+            job.row_step[j] = (
+                0 if role == c"c" or (arrays[j] is None and j != scratch) else 8 if role == c"i" else slot.size if role == c"r"
+                else 0 if j == scratch else n * slot.size)
+        with nogil:
+            fastact_run_rows(&job)
+        if job.failed:
+            no_memory()
+        return 0
+
+    # ---- fused
+
+    def run_fused(self, str dtype, tuple arrays, str roles, Py_ssize_t outer, Py_ssize_t channel, Py_ssize_t inner):
+        """Run the stages over arrays of shape (outer, channel, inner).
+
+        Parameters
+        ----------
+        dtype : str
+            Of the arrays in memory.
+        arrays : tuple
+            Inputs, parameters, outputs, contiguous. None for a sum.
+        roles : str
+            For each: ``a`` an array of that shape and dtype, ``c`` `channel` values and ``v`` one value of the computing
+            dtype, ``s`` a sum over outer and inner.
+
+        Returns
+        -------
+        list of (high, low)
+            For each sum two arrays of `channel` values of the computing dtype, whose sum it is.
+        """
+        cdef fastact_fused f
+        cdef char blocks[BLOCKS]
+        cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+        cdef char *repeated = NULL
+        cdef fastact_slot *slot = &self.slots[DTYPES.index(dtype)]
+        cdef int j, s = 0
+        cdef list sums = []
+        memset(&f, 0, sizeof(f))
+        f.job.slot = slot
+        f.job.resolved = resolved_of(slot)
+        f.job.narg = len(arrays)
+        f.outer, f.channel, f.inner = outer, channel, inner
+        for j in range(f.job.narg):
+            role = roles[j]
+            f.role[j] = FASTACT_ARRAY if role == "a" else FASTACT_CHANNEL if role == "c" else (
+                FASTACT_VALUE if role == "v" else FASTACT_SUM)
+            if role == "s":
+                continue
+            f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
+            if role == "v":
+                fastact_fill(block, f.job.data[j], slot.compute)
+                f.job.data[j] = block
+                block += VECTOR
+        with nogil:
+            fastact_run_fused(&f, &repeated)
+        free(repeated)
+        try:
+            if f.job.failed:
+                no_memory()
+            for j in range(f.nsum):
+                high, low = (np.empty(channel, np.float64 if slot.compute == 8 else np.float32) for _ in range(2))
+                fastact_combine(&f, j, cnp.PyArray_BYTES(<cnp.ndarray> high), cnp.PyArray_BYTES(<cnp.ndarray> low))
+                sums.append((high, low))
+        finally:
+            free(f.partial)
+        return sums
+
+
+cdef inline bint same_layout(object other, cnp.ndarray x, int number):
+    cdef cnp.ndarray a
+    if not cnp.PyArray_CheckExact(other):
+        return False
+    a = other
+    return cnp.PyArray_TYPE(a) == number and PyArray_ISCARRAY_RO(a) and same_shape(a, x)
+
+
+cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int ndim = cnp.PyArray_NDIM(a)
+    return ndim == cnp.PyArray_NDIM(b) and PyArray_CompareLists(cnp.PyArray_DIMS(a), cnp.PyArray_DIMS(b), ndim)
+
+
+cdef inline bint overlaps(cnp.ndarray out, cnp.ndarray x) noexcept:
+    # other than being the same memory
+    cdef char *a = cnp.PyArray_BYTES(out)
+    cdef char *b = cnp.PyArray_BYTES(x)
+    return (a != b or cnp.PyArray_NBYTES(out) != cnp.PyArray_NBYTES(x)) and (
+        a < b + cnp.PyArray_NBYTES(x) and b < a + cnp.PyArray_NBYTES(out))
+
+
+cdef double pairwise_sum(const char *x, Py_ssize_t size, Py_ssize_t n) noexcept nogil:
+    # in float64, in an order that depends on n alone
+    cdef double s = 0.0
+    cdef Py_ssize_t i
+    if n <= 128:
+        for i in range(n):
+            s += (<const float *> x)[i] if size == 4 else (<const double *> x)[i]
+        return s
+    i = n // 2
+    return pairwise_sum(x, size, i) + pairwise_sum(x + i * size, size, n - i)
+
+
+def pairwise(cnp.ndarray x):
+    """The sum of a contiguous array of float32 or float64, in float64, in an order that depends on its length alone."""
+    return pairwise_sum(cnp.PyArray_BYTES(x), cnp.PyArray_ITEMSIZE(x), cnp.PyArray_SIZE(x))
+
+
+def mean_by_label(Function function, object logits, object labels, object out, bint grad):
+    """(mean loss, gradient or None) of rows with a label each, for contiguous logits and int64 labels, all in range; None
+    for anything else. The arguments of `function` are logits, labels, weights of classes, losses and the gradient."""
+    cdef cnp.ndarray x, y, loss
+    cdef Py_ssize_t n, rows, i
+    cdef int number, nd, j
+    cdef const int64_t *label
+    cdef int64_t low = 0, high = -1
+    if not cnp.PyArray_CheckExact(logits) or not cnp.PyArray_CheckExact(labels):
+        return None
+    x, y = logits, labels
+    number, nd = cnp.PyArray_TYPE(x), cnp.PyArray_NDIM(x)
+    if number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64:
+        return None
+    if (cnp.PyArray_TYPE(y) != cnp.NPY_INT64 or nd == 0 or cnp.PyArray_NDIM(y) != nd - 1
+            or not PyArray_ISCARRAY_RO(x) or not PyArray_ISCARRAY_RO(y)):
+        return None
+    if not PyArray_CompareLists(cnp.PyArray_DIMS(x), cnp.PyArray_DIMS(y), nd - 1):
+        return None
+    n, rows = cnp.PyArray_DIM(x, nd - 1), cnp.PyArray_SIZE(y)
+    if n == 0 or rows == 0:
+        return None
+    if out is not None and (not grad or not same_layout(out, x, number) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
+                            or overlaps(out, x) or overlaps(out, y)):
+        return None
+    label = <const int64_t *> cnp.PyArray_DATA(y)
+    for i in range(rows):
+        low = label[i] if label[i] < low else low
+        high = label[i] if label[i] > high else high
+    if low < 0 or high >= n:
+        return None
+    dx = None
+    if grad:
+        dx = out if out is not None else cnp.PyArray_EMPTY(nd, cnp.PyArray_DIMS(x), number, 0)
+    loss = cnp.PyArray_EMPTY(nd - 1, cnp.PyArray_DIMS(x), number, 0)
+    function.run_rows((x, y, None, loss, dx), rows, n, 1.0 / rows, 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
+    mean = pairwise(loss) / rows
+    return (np.float32(mean) if number == cnp.NPY_FLOAT32 else np.float64(mean)), dx
 
 
 # ---- fma as a ufunc, for the reference backend
@@ -701,21 +871,21 @@ def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None
     """Set the number of threads, the bytes of output from which on stores go past the cache, how many times as much work
     pays for waking a worker, and the workers' patience."""
     if threads is not None:
-        settings.threads = threads
+        fastact_threads_setting()[0] = threads
     if stream_min is not None:
-        settings.stream_min = stream_min
+        fastact_stream_setting()[0] = stream_min
     if asleep_factor is not None:
-        settings.asleep_factor = max(1, asleep_factor)
+        fastact_asleep_setting()[0] = max(1, asleep_factor)
     if spin_ns is not None:
         fastact_pool_set_spin(spin_ns)
 
 
 def status():
-    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, posix_threads, openmp."""
+    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, threading, openmp."""
     return {
-        "threads": settings.threads,
-        "threads_now": threads_now(),
-        "stream_min": settings.stream_min,
+        "threads": fastact_threads_setting()[0],
+        "threads_now": fastact_threads_now(),
+        "stream_min": fastact_stream_setting()[0],
         "workers": fastact_pool_workers(),
         "threading": "pool of POSIX threads" if FASTACT_THREADS else "none (built without POSIX threads)",
         "openmp": bool(FASTACT_OPENMP),
@@ -729,19 +899,38 @@ def computing_dtype(dtypes):
 
 # ---- the object a user holds, as far as speed matters
 
+cdef struct Domain:
+    double low, high
+    bint low_in, high_in, nonzero
+
+
+cdef inline bint inside(const Domain *d, double v) noexcept nogil:
+    # false for NaN
+    return (v > d.low or (d.low_in and v == d.low)) and (v < d.high or (d.high_in and v == d.high)) and (
+        not d.nonzero or v != 0.0)
+
+
+cdef enum:
+    MAX_PARAMS = 8
+
+
 cdef class Callable:
     """Calls a ufunc, made when first needed, with its parameters filled in from their defaults.
 
     Parameters
     ----------
     make : callable
-        Makes the `UfuncSlots`.
+        Makes the `Function`.
     narrays : int
         Arrays, by position.
     names, defaults : tuple
         Of the parameters; a default of None means that the parameter must be given, then also by position.
+    domains : tuple
+        For each parameter ``(low, high, low included, high included, 0 excluded)``, all that is known to be valid.
+    ordered : tuple of int or None
+        Two parameters of which the first must be less than the second.
     check : callable
-        ``check({name: value})`` raises for parameters outside their domains.
+        ``check({name: value})`` raises for parameters outside their domains, and returns those that are numbers as floats.
     variants : tuple or None
         ``(keyword, {value: Callable})``: another callable for a value of a keyword, None for this one.
     at_default : Callable or None
@@ -749,10 +938,14 @@ cdef class Callable:
     """
 
     cdef void *vectorcall
-    cdef object make, check, ufunc_, slots_
+    cdef object make, check, ufunc_
+    cdef Function function_
     cdef Py_ssize_t narrays, nrequired, nparam
     cdef readonly tuple names, defaults
     cdef tuple typed_defaults  # per dtype, as 0-d arrays: NumPy takes them faster than Python floats
+    cdef double default_values[MAX_PARAMS]
+    cdef Domain domains[MAX_PARAMS]
+    cdef int low_index, high_index
     cdef readonly tuple variants
     cdef readonly Callable at_default
     cdef readonly str called
@@ -760,18 +953,26 @@ cdef class Callable:
     def __cinit__(self, *args, **kwargs):
         self.vectorcall = <void *> call_vector
 
-    def __init__(self, str called, make, Py_ssize_t narrays, tuple names, tuple defaults, check,
-                 variants=None, Callable at_default=None):
+    def __init__(self, str called, make, Py_ssize_t narrays, tuple names, tuple defaults, tuple domains, check,
+                 variants=None, Callable at_default=None, tuple ordered=None):
+        cdef int j
+        if len(names) > MAX_PARAMS:
+            raise ValueError(f"{called}: more than {MAX_PARAMS} parameters")
         self.called = called
         self.make = make
         self.narrays = narrays
-        self.names = names
+        self.names = tuple(sys.intern(name) for name in names)
         self.nparam = len(names)
         self.defaults = defaults
         self.nrequired = sum(d is None for d in defaults)
         self.typed_defaults = () if self.nrequired else tuple(
             tuple(np.array(d, dtype) for d in defaults) for dtype in (np.float32, np.float64, np.float16)
         )
+        for j in range(self.nparam):
+            self.default_values[j] = 0.0 if defaults[j] is None else defaults[j]
+            d = &self.domains[j]
+            d.low, d.high, d.low_in, d.high_in, d.nonzero = domains[j]
+        self.low_index, self.high_index = (-1, -1) if ordered is None else ordered
         self.check = check
         self.variants = variants
         self.at_default = at_default
@@ -780,12 +981,13 @@ cdef class Callable:
         return PyVectorcall_Call(self, <PyObject *> arrays, <PyObject *> kwargs)
 
     @property
-    def slots(self):
-        if self.slots_ is None:
-            slots = self.make()
-            self.ufunc_ = slots.ufunc
-            self.slots_ = slots
-        return self.slots_
+    def function(self):
+        """The ufunc with its kernels."""
+        if self.function_ is None:
+            function = self.make()
+            self.ufunc_ = function.ufunc
+            self.function_ = function
+        return self.function_
 
     cdef str keywords(self):
         return ", ".join(self.names + (() if self.variants is None else (self.variants[0],)))
@@ -793,7 +995,7 @@ cdef class Callable:
     cdef call_with(self, tuple arrays, dict kwargs):
         # parameters by name, required ones also by position; a variant by its keyword
         cdef dict given = {}
-        self.slots
+        self.function
         if self.variants is not None and self.variants[0] in kwargs:
             keyword, choices = self.variants
             value = kwargs.pop(keyword)
@@ -828,7 +1030,7 @@ cdef class Callable:
             if name not in given:
                 raise TypeError(f"{self.called}: {name} must be given")
         if given:
-            self.check(given)
+            given = self.check(given)
             params = [given.get(name, default) for name, default in zip(self.names, self.defaults)]
         return self.ufunc_(*arrays[:self.narrays], *params, **kwargs)
 
@@ -853,78 +1055,152 @@ cdef int dtype_index(PyObject **arrays, Py_ssize_t n) noexcept:
 
 
 cdef str OUT = sys.intern("out")
+cdef str WHERE = sys.intern("where")
 # whether they choose the dtype
 cdef dict UFUNC_KEYWORDS = {"out": False, "where": False, "casting": False, "order": False, "subok": False, "dtype": True,
                             "signature": True, "sig": True}
+cdef double FLOAT_MAX = np.finfo(np.float32).max
 
 
-cdef object call_plain(UfuncSlots slots, int dtype, PyObject **args, Py_ssize_t n, tuple params, PyObject *given_out):
-    # Arrays of one shape, contiguous, aligned, in native byte order, with an `out` of that kind or none: what the ufunc
-    # does then is no more than this, and relu of 16 elements takes 0.06 us here, 0.34 there (Zen 4). None where it is
-    # not so plain.
-    cdef Slot *slot = &slots.slots[dtype]
-    cdef char *data[MAX_ARGS]
-    cdef cnp.npy_intp strides[MAX_ARGS]
-    cdef cnp.ndarray first = <cnp.ndarray> args[0], array, out
-    cdef int ndim = cnp.PyArray_NDIM(first), nparam = slot.nparam
-    cdef Py_ssize_t j, size, total
+cdef bint plain_params(Callable self, int dtype, PyObject **given, tuple typed, char **data, double *values) except -1:
+    # the parameters where the kernel can read them; False where they are not Python floats within their domains
+    cdef Py_ssize_t j
+    cdef double v
+    cdef double all_values[MAX_PARAMS]
+    cdef bint any_given = False
+    for j in range(self.nparam):
+        if given[j] == NULL:
+            if self.nrequired:
+                return False
+            all_values[j] = self.default_values[j]
+            data[j] = cnp.PyArray_BYTES(<cnp.ndarray> PyTuple_GET_ITEM(<PyObject *> typed, j))
+            continue
+        if not PyFloat_Check(given[j]) or dtype == 2:
+            return False
+        any_given = True
+        v = all_values[j] = PyFloat_AS_DOUBLE(given[j])
+        if not inside(&self.domains[j], v) or (dtype == 0 and (v > FLOAT_MAX or v < -FLOAT_MAX) and v - v == 0.0):
+            return False
+        if dtype == 0:
+            (<float *> &values[j])[0] = <float> v
+        else:
+            values[j] = v
+        data[j] = <char *> &values[j]
+    if any_given and self.low_index >= 0 and not all_values[self.low_index] < all_values[self.high_index]:
+        return False
+    return True
+
+
+cdef bint plain_out(object out, cnp.ndarray first, PyObject **args, Py_ssize_t n, size_t bytes) except -1:
+    # an array that results can go to: in place is fine, a part is not
+    cdef Py_ssize_t j
+    if not same_layout(out, first, cnp.PyArray_TYPE(first)) or not PyArray_ISCARRAY(<cnp.ndarray> out):
+        if cnp.PyArray_CheckExact(out) and same_layout(out, first, cnp.PyArray_TYPE(first)):
+            PyArray_FailUnlessWriteable(<cnp.ndarray> out, b"output array")
+        return False
+    for j in range(n):
+        if overlaps(<cnp.ndarray> out, <cnp.ndarray> <object> args[j]):
+            return False
+    return True
+
+
+cdef object call_plain(Callable self, int dtype, PyObject **args, PyObject **given, PyObject *given_out, PyObject *where):
+    # Arrays of one shape, contiguous, aligned, in native byte order, with an `out` of that kind or none, parameters that
+    # are Python floats or left out, a mask of that shape or none: what the ufunc does then is no more than this, and relu
+    # of 16 elements takes 0.06 us here, 0.34 there (Zen 4). None where it is not so plain.
+    cdef Function function = self.function_
+    cdef fastact_slot *slot = &function.slots[dtype]
+    cdef char *data[FASTACT_ARGS]
+    cdef double values[MAX_PARAMS]
+    cdef cnp.npy_intp strides[FASTACT_ARGS]
+    cdef cnp.ndarray first = <cnp.ndarray> args[0], out
+    cdef int ndim = cnp.PyArray_NDIM(first), nparam = slot.nparam, nout = slot.nout, k
+    cdef Py_ssize_t j, total, n = self.narrays
     cdef size_t bytes
-    if ndim == 0 or slot.nout != 1:
+    cdef const char *mask = NULL
+    cdef PyObject *outs[2]
+    cdef list made = []
+    if ndim == 0:
         return None
     for j in range(n):
-        array = <cnp.ndarray> args[j]
-        if not PyArray_ISCARRAY_RO(array) or not same_shape(array, first):
+        if not PyArray_ISCARRAY_RO(<cnp.ndarray> args[j]) or not same_shape(<cnp.ndarray> args[j], first):
             return None
-        data[j] = <char *> cnp.PyArray_DATA(array)
+        data[j] = cnp.PyArray_BYTES(<cnp.ndarray> args[j])
         strides[j] = slot.size
     total = cnp.PyArray_SIZE(first)
     bytes = total * slot.size
-    if given_out == NULL:
-        out = PyArray_SimpleNew(ndim, cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
-    else:
-        if not cnp.PyArray_CheckExact(<object> given_out):
+    if where != NULL:
+        if not same_layout(<object> where, first, cnp.NPY_BOOL):
             return None
-        out = <cnp.ndarray> given_out
-        if cnp.PyArray_TYPE(out) != cnp.PyArray_TYPE(first) or not PyArray_ISCARRAY(out) or not same_shape(out, first):
+        mask = cnp.PyArray_BYTES(<cnp.ndarray> where)
+    if not plain_params(self, dtype, given, <tuple> self.typed_defaults[dtype] if not self.nrequired else (), data + n, values):
+        return None
+    for k in range(nparam):
+        strides[n + k] = 0
+    outs[0] = outs[1] = NULL
+    if given_out != NULL:
+        if nout == 1 and not isinstance(<object> given_out, tuple):
+            outs[0] = given_out
+        elif isinstance(<object> given_out, tuple) and PyTuple_GET_SIZE(given_out) == nout:
+            for k in range(nout):
+                outs[k] = PyTuple_GET_ITEM(given_out, k)
+                if <object> outs[k] is None:
+                    outs[k] = NULL
+        else:
             return None
-        PyArray_FailUnlessWriteable(out, b"output array")
-        for j in range(n):
-            # in place is fine; a part is not
-            if data[j] != cnp.PyArray_DATA(out) and <uintptr_t> data[j] < <uintptr_t> cnp.PyArray_DATA(out) + bytes \
-                    and <uintptr_t> cnp.PyArray_DATA(out) < <uintptr_t> data[j] + bytes:
+    for k in range(nout):
+        if outs[k] == NULL:
+            out = PyArray_SimpleNew(ndim, cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
+        else:
+            if not plain_out(<object> outs[k], first, args, n, bytes):
                 return None
-    for j in range(nparam):
-        data[n + j] = <char *> cnp.PyArray_DATA(<cnp.ndarray> PyTuple_GET_ITEM(<PyObject *> params, j))
-        strides[n + j] = 0
-    data[n + nparam] = <char *> cnp.PyArray_DATA(out)
-    strides[n + nparam] = slot.size
+            out = <cnp.ndarray> outs[k]
+            if where != NULL and overlaps(out, <cnp.ndarray> where):
+                return None
+            if k and outs[0] != NULL and cnp.PyArray_BYTES(out) < cnp.PyArray_BYTES(<cnp.ndarray> outs[0]) + bytes \
+                    and cnp.PyArray_BYTES(<cnp.ndarray> outs[0]) < cnp.PyArray_BYTES(out) + bytes:
+                return None
+        made.append(out)
+        data[n + nparam + k] = cnp.PyArray_BYTES(out)
+        strides[n + nparam + k] = slot.size
     if total < HOLD_GIL:
-        quiet(slot, data, total, strides)
+        call_map(slot, data, total, strides, mask)
     else:
         with nogil:
-            quiet(slot, data, total, strides)
-    return out
-
-
-cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef int ndim = cnp.PyArray_NDIM(a)
-    return ndim == cnp.PyArray_NDIM(b) and PyArray_CompareLists(cnp.PyArray_DIMS(a), cnp.PyArray_DIMS(b), ndim)
+            call_map(slot, data, total, strides, mask)
+    return made[0] if nout == 1 else tuple(made)
 
 
 cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObject *kwnames):
-    # vectorcall (PEP 590): `out=` and the like go straight on to the ufunc
+    # vectorcall (PEP 590): what is plain goes straight to the kernel, `out=` and the like to the ufunc
     cdef Callable self = <Callable> callable_
-    cdef PyObject *full[MAX_ARGS + MAX_KEYWORDS]
+    cdef PyObject *full[FASTACT_ARGS + MAX_KEYWORDS]
+    cdef PyObject *given[MAX_PARAMS]
+    cdef PyObject *out = NULL
+    cdef PyObject *where = NULL
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), j, nkw = 0, k
     cdef int dtype
     cdef tuple params
-    cdef bint typed = True, plain = True
+    cdef bint typed = True, plain = True, named = False
+    for j in range(self.nparam):
+        given[j] = NULL
     if kwnames != NULL:
         nkw = PyTuple_GET_SIZE(kwnames)
-        plain = nkw == 1 and PyTuple_GET_ITEM(kwnames, 0) == <PyObject *> OUT
-        if not plain and (self.nparam or self.variants is not None):
-            for j in range(nkw):
-                key = <object> PyTuple_GET_ITEM(kwnames, j)
+        for j in range(nkw):
+            key = <object> PyTuple_GET_ITEM(kwnames, j)
+            if key is OUT:
+                out = args[n + j] if <object> args[n + j] is not None else NULL
+                continue
+            if key is WHERE:
+                where = args[n + j] if <object> args[n + j] is not True else NULL
+                continue
+            for k in range(self.nparam):
+                if key is self.names[k]:
+                    given[k] = args[n + j]
+                    named = True
+                    break
+            else:
+                plain = False
                 if key in self.names or (self.variants is not None and key == self.variants[0]):
                     return call_unpacked(self, args, n, kwnames)
                 chooses = UFUNC_KEYWORDS.get(key)
@@ -932,22 +1208,31 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
                     return call_unpacked(self, args, n, kwnames)
                 if chooses:
                     typed = False
-    if self.at_default is not None:
+    if self.at_default is not None and not named:
         return call_vector(self.at_default, args, nargsf, kwnames)
-    if self.ufunc_ is None:
-        self.slots
-    if n != self.narrays or self.nrequired or nkw > MAX_KEYWORDS:
+    if self.function_ is None:
+        self.function
+    if n != self.narrays or nkw > MAX_KEYWORDS:
         return call_unpacked(self, args, n, kwnames)
     dtype = dtype_index(args, n)
     if dtype < 0:
         # not all of one dtype that defaults are there for
         return call_unpacked(self, args, n, kwnames)
     if plain:
-        result = call_plain(
-            <UfuncSlots> self.slots_, dtype, args, n, <tuple> self.typed_defaults[dtype] if self.nparam else None,
-            args[n] if nkw else NULL)
+        if where != NULL and cnp.PyArray_CheckExact(<object> where) \
+                and not same_shape(<cnp.ndarray> where, <cnp.ndarray> args[0]):
+            try:
+                # a mask for each element: NumPy would call the loop for each run of it
+                mask = np.array(np.broadcast_to(<object> where, (<object> args[0]).shape))
+            except ValueError:
+                return call_unpacked(self, args, n, kwnames)
+            result = call_plain(self, dtype, args, given, out, <PyObject *> mask)
+        else:
+            result = call_plain(self, dtype, args, given, out, where)
         if result is not None:
             return result
+    if named or self.nrequired:
+        return call_unpacked(self, args, n, kwnames)
     if not self.nparam:
         return fastact_vectorcall(self.ufunc_, args, n, kwnames)
     params = <tuple> self.typed_defaults[dtype] if typed else self.defaults
@@ -979,7 +1264,7 @@ def enable_vectorcall(cls):
     return cls
 
 
-cdef Callable _example = Callable("", None, 1, (), (), None)
+cdef Callable _example = Callable("", None, 1, (), (), (), None)
 (<PyTypeObject *> Callable).tp_vectorcall_offset = (
     <char *> &_example.vectorcall - <char *> <PyObject *> _example
 )

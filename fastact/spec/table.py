@@ -18,36 +18,54 @@ Formula = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Param:
-    """A parameter of an activation: its default (None: it must be given) and its domain, as text and as a predicate.
+class Domain:
+    """An interval without NaN, and perhaps without 0, as data: C code checks parameters by it.
 
-    `valid` takes a Python float or a NumPy array and gives a bool or an array of bools.
+    Attributes
+    ----------
+    text : str
+        As messages say it: "must be ...".
+    low, high : float
+    low_in, high_in : bool
+        Whether they belong to it.
+    nonzero : bool
+        Whether 0 does not.
     """
+
+    text: str
+    low: float = -math.inf
+    high: float = math.inf
+    low_in: bool = True
+    high_in: bool = True
+    nonzero: bool = False
+
+    def holds(self, v: Any) -> Any:
+        """Whether a number, or each number of an array, is in it."""
+        above = v >= self.low if self.low_in else v > self.low
+        below = v <= self.high if self.high_in else v < self.high
+        return above & below & (v != 0.0) if self.nonzero else above & below
+
+    def __and__(self, other: Domain) -> Domain:
+        """Both at once, under the name of this one."""
+        low, low_out = max((self.low, not self.low_in), (other.low, not other.low_in))
+        high, high_in = min((self.high, self.high_in), (other.high, other.high_in))
+        return Domain(self.text, low, high, not low_out, high_in, self.nonzero or other.nonzero)
+
+
+NUMBER = Domain("a number")
+FINITE = Domain("finite", low_in=False, high_in=False)
+POSITIVE = Domain("positive and finite", low=0.0, low_in=False, high_in=False)
+NONNEGATIVE = Domain("nonnegative and finite", low=0.0, high_in=False)
+NONZERO = Domain("finite and not 0", low_in=False, high_in=False, nonzero=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter of an activation: its default (None: it must be given) and its domain."""
 
     name: str
     default: float | None
-    domain: str = "a number"
-    valid: Callable[[Any], Any] = lambda v: v == v
-
-
-def positive(name: str, default: float) -> Param:
-    return Param(name, default, "positive and finite", lambda v: (v > 0.0) & (v < math.inf))
-
-
-def nonnegative(name: str, default: float) -> Param:
-    return Param(name, default, "nonnegative and finite", lambda v: (v >= 0.0) & (v < math.inf))
-
-
-def finite(name: str, default: float | None) -> Param:
-    return Param(name, default, "finite", lambda v: (v > -math.inf) & (v < math.inf))
-
-
-def nonzero(name: str, default: float) -> Param:
-    return Param(name, default, "finite and not 0", lambda v: (v > -math.inf) & (v < math.inf) & (v != 0.0))
-
-
-def number(name: str, default: float | None) -> Param:
-    return Param(name, default)
+    domain: Domain = NUMBER
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +90,8 @@ class Op:
         Conditions under which f' is a function of the output, by parameter.
     param_grad
         The formula of df/dparameter, where the (only) parameter is learnt.
+    variants
+        A keyword, and for each of its values the name of the activation that it means; None for this one.
     at_default
         The same with the parameters at their defaults, where formulas without them are faster.
     """
@@ -86,9 +106,10 @@ class Op:
     limits: tuple[float, float] | None = None
     piecewise_linear: bool = False
     ordered: tuple[str, str] | None = None
-    output_needs: Mapping[str, tuple[str, Callable[[Any], Any]]] | None = None
+    output_needs: Mapping[str, Domain] | None = None
     param_grad: Formula | None = None
     at_default: Op | None = None
+    variants: tuple[str, Mapping[str, str | None]] | None = None
 
     @property
     def formula(self) -> str:
@@ -111,11 +132,11 @@ class Op:
 
     def check_from_output(self, values: Mapping[str, Any]) -> None:
         """`ValueError` where, for these parameters, the derivative is no function of the output."""
-        for name, (domain, valid) in (self.output_needs or {}).items():
-            if not _all(valid(values[name])):
+        for name, domain in (self.output_needs or {}).items():
+            if not _all(domain.holds(values[name])):
                 given = shown(values[name])
                 raise ValueError(
-                    f"{self.name}.backward_from_output: {name} must be {domain}, not {given}; use backward"
+                    f"{self.name}.backward_from_output: {name} must be {domain.text}, not {given}; use backward"
                 )
 
 
@@ -123,9 +144,10 @@ def _all(condition: Any) -> bool:
     return bool(condition.all()) if hasattr(condition, "all") else bool(condition)
 
 
-_NONNEGATIVE = ("nonnegative", lambda v: v >= 0.0)
-_POSITIVE = ("positive", lambda v: v > 0.0)
-_NONZERO = ("other than 0", lambda v: v != 0.0)
+# for the derivative to be a function of the output
+_NONNEGATIVE = Domain("nonnegative", low=0.0)
+_POSITIVE = Domain("positive", low=0.0, low_in=False)
+_NONZERO = Domain("other than 0", nonzero=True)
 _INF = math.inf
 _SELU_LOW = -1.7580993408473768
 
@@ -135,58 +157,58 @@ _ROWS = (
     Op("relu", f.relu, f.relu_grad, f.relu_grad_from_output, kinks=(0.0,), limits=(0.0, _INF), piecewise_linear=True),
     Op("relu6", f.relu6, f.relu6_grad, f.relu6_grad_from_output, kinks=(0.0, 6.0), limits=(0.0, 6.0),
        piecewise_linear=True),
-    Op("leaky_relu", f.leaky_relu, f.leaky_relu_grad, f.leaky_relu_grad_from_output, (number("negative_slope", 0.01),),
+    Op("leaky_relu", f.leaky_relu, f.leaky_relu_grad, f.leaky_relu_grad_from_output, (Param("negative_slope", 0.01),),
        kinks=(0.0,), limits=(-_INF, _INF), piecewise_linear=True, output_needs={"negative_slope": _NONNEGATIVE}),
-    Op("threshold", f.threshold, f.threshold_grad, None, (number("threshold", None), number("value", None)),
+    Op("threshold", f.threshold, f.threshold_grad, None, (Param("threshold", None), Param("value", None)),
        piecewise_linear=True),
-    Op("thresholded_relu", f.thresholded_relu, f.thresholded_relu_grad, None, (number("threshold", 1.0),), kinks=(1.0,),
+    Op("thresholded_relu", f.thresholded_relu, f.thresholded_relu_grad, None, (Param("threshold", 1.0),), kinks=(1.0,),
        limits=(0.0, _INF), piecewise_linear=True),
-    Op("elu", f.elu, f.elu_grad, f.elu_grad_from_output, (finite("alpha", 1.0),), kinks=(0.0,), limits=(-1.0, _INF),
+    Op("elu", f.elu, f.elu_grad, f.elu_grad_from_output, (Param("alpha", 1.0, FINITE),), kinks=(0.0,), limits=(-1.0, _INF),
        output_needs={"alpha": _NONNEGATIVE}),
     Op("selu", f.selu, f.selu_grad, f.selu_grad_from_output, kinks=(0.0,), limits=(_SELU_LOW, _INF)),
-    Op("celu", f.celu, f.celu_grad, f.celu_grad_from_output, (nonzero("alpha", 1.0),), limits=(-1.0, _INF),
+    Op("celu", f.celu, f.celu_grad, f.celu_grad_from_output, (Param("alpha", 1.0, NONZERO),), limits=(-1.0, _INF),
        output_needs={"alpha": _POSITIVE}),
     Op("sigmoid", f.sigmoid, f.sigmoid_grad, f.sigmoid_grad_from_output, aliases=("logistic", "expit"),
        limits=(0.0, 1.0)),
     Op("log_sigmoid", f.log_sigmoid, f.log_sigmoid_grad, f.log_sigmoid_grad_from_output, aliases=("log_expit",),
        limits=(-_INF, 0.0)),
     Op("hard_sigmoid", f.hard_sigmoid, f.hard_sigmoid_grad, f.hard_sigmoid_grad_from_output,
-       (finite("alpha", 1.0 / 6.0), finite("beta", 0.5)), kinks=(-3.0, 3.0), limits=(0.0, 1.0), piecewise_linear=True,
+       (Param("alpha", 1.0 / 6.0, FINITE), Param("beta", 0.5, FINITE)), kinks=(-3.0, 3.0), limits=(0.0, 1.0), piecewise_linear=True,
        output_needs={"alpha": _POSITIVE}),
     Op("tanh", f.tanh, f.tanh_grad, f.tanh_grad_from_output, limits=(-1.0, 1.0)),
     Op("hard_tanh", f.hard_tanh, f.hard_tanh_grad, f.hard_tanh_grad_from_output,
-       (number("min_val", -1.0), number("max_val", 1.0)), kinks=(-1.0, 1.0), limits=(-1.0, 1.0), piecewise_linear=True,
+       (Param("min_val", -1.0), Param("max_val", 1.0)), kinks=(-1.0, 1.0), limits=(-1.0, 1.0), piecewise_linear=True,
        ordered=("min_val", "max_val")),
     Op("tanh_shrink", f.tanh_shrink, f.tanh_shrink_grad, limits=(-_INF, _INF)),
-    Op("softplus", f.softplus, f.softplus_grad, f.softplus_grad_from_output, (positive("beta", 1.0),),
+    Op("softplus", f.softplus, f.softplus_grad, f.softplus_grad_from_output, (Param("beta", 1.0, POSITIVE),),
        limits=(0.0, _INF), at_default=Op("softplus_default", f.softplus_default, f.softplus_default_grad)),
     Op("softsign", f.softsign, f.softsign_grad, f.softsign_grad_from_output, limits=(-1.0, 1.0)),
-    Op("soft_shrink", f.soft_shrink, f.soft_shrink_grad, None, (nonnegative("lambd", 0.5),), kinks=(-0.5, 0.5),
+    Op("soft_shrink", f.soft_shrink, f.soft_shrink_grad, None, (Param("lambd", 0.5, NONNEGATIVE),), kinks=(-0.5, 0.5),
        limits=(-_INF, _INF), piecewise_linear=True),
-    Op("hard_shrink", f.hard_shrink, f.hard_shrink_grad, f.hard_shrink_grad_from_output, (nonnegative("lambd", 0.5),),
+    Op("hard_shrink", f.hard_shrink, f.hard_shrink_grad, f.hard_shrink_grad_from_output, (Param("lambd", 0.5, NONNEGATIVE),),
        kinks=(-0.5, 0.5), limits=(-_INF, _INF), piecewise_linear=True),
-    Op("shrink", f.shrink, f.shrink_grad, None, (nonnegative("lambd", 0.5), finite("bias", 0.0)), kinks=(-0.5, 0.5),
+    Op("shrink", f.shrink, f.shrink_grad, None, (Param("lambd", 0.5, NONNEGATIVE), Param("bias", 0.0, FINITE)), kinks=(-0.5, 0.5),
        limits=(-_INF, _INF), piecewise_linear=True),
-    Op("silu", f.silu, f.silu_grad, None, (finite("beta", 1.0),), aliases=("swish",), limits=(-0.0, _INF),
+    Op("silu", f.silu, f.silu_grad, None, (Param("beta", 1.0, FINITE),), aliases=("swish",), limits=(-0.0, _INF),
        at_default=Op("silu_default", f.silu_default, f.silu_default_grad)),
     Op("hard_silu", f.hard_silu, f.hard_silu_grad, aliases=("hard_swish",), kinks=(-3.0, 3.0), limits=(-0.0, _INF)),
-    Op("gelu", f.gelu, f.gelu_grad, limits=(-0.0, _INF)),
+    Op("gelu", f.gelu, f.gelu_grad, limits=(-0.0, _INF), variants=("approximate", {"none": None, "tanh": "gelu_tanh"})),
     Op("gelu_tanh", f.gelu_tanh, f.gelu_tanh_grad, aliases=("fast_gelu",), limits=(-0.0, _INF)),
     Op("quick_gelu", f.quick_gelu, f.quick_gelu_grad, limits=(-0.0, _INF)),
     Op("mish", f.mish, f.mish_grad, limits=(-0.0, _INF)),
     Op("dish", f.dish, f.dish_grad, limits=(-0.0, _INF)),
-    Op("squareplus", f.squareplus, f.squareplus_grad, None, (nonnegative("b", 4.0),), limits=(0.0, _INF)),
+    Op("squareplus", f.squareplus, f.squareplus_grad, None, (Param("b", 4.0, NONNEGATIVE),), limits=(0.0, _INF)),
     Op("sparse_plus", f.sparse_plus, f.sparse_plus_grad, limits=(0.0, _INF)),
     Op("sparse_sigmoid", f.sparse_sigmoid, f.sparse_sigmoid_grad, kinks=(-1.0, 1.0), limits=(0.0, 1.0),
        piecewise_linear=True),
     Op("relu_squared", f.relu_squared, f.relu_squared_grad, f.relu_squared_grad_from_output, limits=(0.0, _INF)),
-    Op("relu_k", f.relu_k, f.relu_k_grad, f.relu_k_grad_from_output, (positive("k", 6.0),), kinks=(0.0, 6.0),
+    Op("relu_k", f.relu_k, f.relu_k_grad, f.relu_k_grad_from_output, (Param("k", 6.0, POSITIVE),), kinks=(0.0, 6.0),
        limits=(0.0, 6.0), piecewise_linear=True),
     Op("clipped_linear", f.clipped_linear, f.clipped_linear_grad, f.clipped_linear_grad_from_output,
-       (finite("slope", 1.0), finite("offset", 0.0), number("min_val", 0.0), number("max_val", 1.0)), kinks=(0.0, 1.0),
+       (Param("slope", 1.0, FINITE), Param("offset", 0.0, FINITE), Param("min_val", 0.0), Param("max_val", 1.0)), kinks=(0.0, 1.0),
        limits=(0.0, 1.0), piecewise_linear=True, ordered=("min_val", "max_val"), output_needs={"slope": _NONZERO}),
     Op("exponential", f.exponential, f.exponential_grad, f.exponential_grad_from_output, limits=(0.0, _INF)),
-    Op("prelu", f.prelu, f.prelu_grad, None, (number("weight", None),), kinks=(0.0,), piecewise_linear=True,
+    Op("prelu", f.prelu, f.prelu_grad, None, (Param("weight", None),), kinks=(0.0,), piecewise_linear=True,
        param_grad=f.prelu_weight_grad),
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import fastact as fa
 from fastact import dispatch
-from fastact.api.rows import FUNCTIONS
+from fastact.api.functions import FUNCTIONS
 from fastact.runtime._driver import DTYPES
 from fastact.spec.kinds import KINDS
 from fastact.spec.table import OPS, Op, resolve

@@ -2,6 +2,16 @@
 # rendered by fastact/backends/cython_aot/render.py; not to be edited
 from libc.stdint cimport int64_t, intptr_t, uint16_t
 
+cdef extern from 'call.h' nogil:
+    enum: FASTACT_ARGS, FASTACT_STREAM, FASTACT_VALUE_ONLY
+    ctypedef struct fastact_call:
+        char *data[16]
+        int64_t row_step[16]
+        int64_t step[16]
+        int64_t rows, n, flags
+        const double *scalars
+    ctypedef void (*fastact_kernel)(const fastact_call *call) noexcept nogil
+
 cdef extern from 'simd.h' nogil:
     const char *FASTACT_ISA
     const double INFINITY
@@ -17,14 +27,14 @@ cdef extern from 'simd.h' nogil:
     mask32 ne_f32(vf32 a, vf32 b)
     vf32 copysign_f32(vf32 a0, vf32 a1)
     vf32 fabs_f32(vf32 a0)
-    vf32 where_f32(mask32 a0, vf32 a1, vf32 a2)
-    vf32 minimum_f32(vf32 a0, vf32 a1)
-    vf32 maximum_f32(vf32 a0, vf32 a1)
-    vf32 sqrt_f32(vf32 a0)
     vf32 fma_f32(vf32 a0, vf32 a1, vf32 a2)
+    vf32 logb_f32(vf32 a0)
+    vf32 maximum_f32(vf32 a0, vf32 a1)
+    vf32 minimum_f32(vf32 a0, vf32 a1)
     vf32 rint_f32(vf32 a0)
     vf32 scalb_f32(vf32 a0, vf32 a1)
-    vf32 logb_f32(vf32 a0)
+    vf32 sqrt_f32(vf32 a0)
+    vf32 where_f32(mask32 a0, vf32 a1, vf32 a2)
     ctypedef double vf64
     ctypedef int mask64
     enum: LANES_f64, PARTS_f64, STEP_f64
@@ -37,14 +47,14 @@ cdef extern from 'simd.h' nogil:
     mask64 ne_f64(vf64 a, vf64 b)
     vf64 copysign_f64(vf64 a0, vf64 a1)
     vf64 fabs_f64(vf64 a0)
-    vf64 where_f64(mask64 a0, vf64 a1, vf64 a2)
-    vf64 minimum_f64(vf64 a0, vf64 a1)
-    vf64 maximum_f64(vf64 a0, vf64 a1)
-    vf64 sqrt_f64(vf64 a0)
     vf64 fma_f64(vf64 a0, vf64 a1, vf64 a2)
+    vf64 logb_f64(vf64 a0)
+    vf64 maximum_f64(vf64 a0, vf64 a1)
+    vf64 minimum_f64(vf64 a0, vf64 a1)
     vf64 rint_f64(vf64 a0)
     vf64 scalb_f64(vf64 a0, vf64 a1)
-    vf64 logb_f64(vf64 a0)
+    vf64 sqrt_f64(vf64 a0)
+    vf64 where_f64(mask64 a0, vf64 a1, vf64 a2)
     ctypedef float tile_f32[1]
     vf32 load_f32(const float *p)
     void store_f32(float *p, vf32 v, int stream)
@@ -91,197 +101,293 @@ cdef inline vf32 two_sum_error_f32(vf32 a, vf32 b) noexcept nogil:
     two_sum_f32(a, e, &s, &e)
     return ((s - s) - e)
 
-cdef void soft_step_forward_f32(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:
-    cdef const float *p_x = <const float *>args[0]
-    cdef const float *p_w = <const float *>args[1]
-    cdef float *p_y = <float *>args[2]
+cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
+    cdef const float *p_x = <const float *>call.data[0]
+    cdef const float *p_width = <const float *>call.data[1]
+    cdef float *p_y = <float *>call.data[2]
+    cdef int64_t e_width = call.step[1] != 0
     cdef tile_f32 t_y
-    cdef vf32 v_x, v_w, v_y
-    cdef int64_t i, j
-    cdef int k, stream = <int>(flags & 1)
-    if psteps[0] == 0:
-        v_w = load_f32(p_w)
-        i = 0
-        while i < n:
-            for k in range(PARTS_f32):
-                j = i + k * LANES_f32
-                v_x = load_f32(p_x + j)
-                v_y = soft_step_f32(v_x, v_w)
-                store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
-            FLUSH(p_y + i, t_y)
-            i += STEP_f32
+    cdef vf32 v_x, v_width, v_y
+    cdef int64_t i, j, row = 0, n = call.n
+    cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    if e_width == 0:
+        v_width = load_f32(p_width)
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_x = load_f32(p_x + j)
+                    v_y = soft_step_f32(v_x, v_width)
+                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                FLUSH(p_y + i, t_y)
+                i += STEP_f32
+            p_x = <const float *>(<const char *>p_x + call.row_step[0])
+            p_y = <float *>(<const char *>p_y + call.row_step[2])
+            row += 1
     else:
-        i = 0
-        while i < n:
-            for k in range(PARTS_f32):
-                j = i + k * LANES_f32
-                v_x = load_f32(p_x + j)
-                v_w = load_f32(p_w + j * psteps[0])
-                v_y = soft_step_f32(v_x, v_w)
-                store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
-            FLUSH(p_y + i, t_y)
-            i += STEP_f32
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_x = load_f32(p_x + j)
+                    v_width = load_f32(p_width + j * e_width)
+                    v_y = soft_step_f32(v_x, v_width)
+                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                FLUSH(p_y + i, t_y)
+                i += STEP_f32
+            p_x = <const float *>(<const char *>p_x + call.row_step[0])
+            p_width = <const float *>(<const char *>p_width + call.row_step[1])
+            p_y = <float *>(<const char *>p_y + call.row_step[2])
+            row += 1
     streamed(stream)
 
-cdef void soft_step_forward_bf16(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:
-    cdef const uint16_t *p_x = <const uint16_t *>args[0]
-    cdef const uint16_t *p_w = <const uint16_t *>args[1]
-    cdef uint16_t *p_y = <uint16_t *>args[2]
+cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
+    cdef const uint16_t *p_x = <const uint16_t *>call.data[0]
+    cdef const uint16_t *p_width = <const uint16_t *>call.data[1]
+    cdef uint16_t *p_y = <uint16_t *>call.data[2]
+    cdef int64_t e_width = call.step[1] != 0
     cdef tile_bf16 t_y
-    cdef vf32 v_x, v_w, v_y
-    cdef int64_t i, j
-    cdef int k, stream = <int>(flags & 1)
-    if psteps[0] == 0:
-        v_w = load_bf16(p_w)
-        i = 0
-        while i < n:
-            for k in range(PARTS_f32):
-                j = i + k * LANES_f32
-                v_x = load_bf16(p_x + j)
-                v_y = soft_step_f32(v_x, v_w)
-                store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
-            FLUSH(p_y + i, t_y)
-            i += STEP_f32
+    cdef vf32 v_x, v_width, v_y
+    cdef int64_t i, j, row = 0, n = call.n
+    cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    if e_width == 0:
+        v_width = load_bf16(p_width)
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_x = load_bf16(p_x + j)
+                    v_y = soft_step_f32(v_x, v_width)
+                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                FLUSH(p_y + i, t_y)
+                i += STEP_f32
+            p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
+            p_y = <uint16_t *>(<const char *>p_y + call.row_step[2])
+            row += 1
     else:
-        i = 0
-        while i < n:
-            for k in range(PARTS_f32):
-                j = i + k * LANES_f32
-                v_x = load_bf16(p_x + j)
-                v_w = load_bf16(p_w + j * psteps[0])
-                v_y = soft_step_f32(v_x, v_w)
-                store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
-            FLUSH(p_y + i, t_y)
-            i += STEP_f32
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_x = load_bf16(p_x + j)
+                    v_width = load_bf16(p_width + j * e_width)
+                    v_y = soft_step_f32(v_x, v_width)
+                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                FLUSH(p_y + i, t_y)
+                i += STEP_f32
+            p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
+            p_width = <const uint16_t *>(<const char *>p_width + call.row_step[1])
+            p_y = <uint16_t *>(<const char *>p_y + call.row_step[2])
+            row += 1
     streamed(stream)
 
-cdef void soft_step_backward_f32(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:
-    cdef const float *p_dy = <const float *>args[0]
-    cdef const float *p_x = <const float *>args[1]
-    cdef const float *p_w = <const float *>args[2]
-    cdef float *p_dx = <float *>args[3]
+cdef void soft_step_backward_float32(const fastact_call *call) noexcept nogil:
+    cdef const float *p_dy = <const float *>call.data[0]
+    cdef const float *p_x = <const float *>call.data[1]
+    cdef const float *p_width = <const float *>call.data[2]
+    cdef float *p_dx = <float *>call.data[3]
+    cdef int64_t e_width = call.step[2] != 0
     cdef tile_f32 t_dx
-    cdef vf32 v_dy, v_x, v_w, v_dx
-    cdef int64_t i, j
-    cdef int k, stream = <int>(flags & 1)
-    if psteps[0] == 0:
-        v_w = load_f32(p_w)
-        i = 0
-        while i < n:
-            for k in range(PARTS_f32):
-                j = i + k * LANES_f32
-                v_dy = load_f32(p_dy + j)
-                v_x = load_f32(p_x + j)
-                v_dx = (v_dy * soft_step_grad_f32(v_x, v_w))
-                store_f32(SLOT_f32(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
-            FLUSH(p_dx + i, t_dx)
-            i += STEP_f32
+    cdef vf32 v_dy, v_x, v_width, v_dx
+    cdef int64_t i, j, row = 0, n = call.n
+    cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    if e_width == 0:
+        v_width = load_f32(p_width)
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_dy = load_f32(p_dy + j)
+                    v_x = load_f32(p_x + j)
+                    v_dx = (v_dy * soft_step_grad_f32(v_x, v_width))
+                    store_f32(SLOT_f32(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
+                FLUSH(p_dx + i, t_dx)
+                i += STEP_f32
+            p_dy = <const float *>(<const char *>p_dy + call.row_step[0])
+            p_x = <const float *>(<const char *>p_x + call.row_step[1])
+            p_dx = <float *>(<const char *>p_dx + call.row_step[3])
+            row += 1
     else:
-        i = 0
-        while i < n:
-            for k in range(PARTS_f32):
-                j = i + k * LANES_f32
-                v_dy = load_f32(p_dy + j)
-                v_x = load_f32(p_x + j)
-                v_w = load_f32(p_w + j * psteps[0])
-                v_dx = (v_dy * soft_step_grad_f32(v_x, v_w))
-                store_f32(SLOT_f32(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
-            FLUSH(p_dx + i, t_dx)
-            i += STEP_f32
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_dy = load_f32(p_dy + j)
+                    v_x = load_f32(p_x + j)
+                    v_width = load_f32(p_width + j * e_width)
+                    v_dx = (v_dy * soft_step_grad_f32(v_x, v_width))
+                    store_f32(SLOT_f32(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
+                FLUSH(p_dx + i, t_dx)
+                i += STEP_f32
+            p_dy = <const float *>(<const char *>p_dy + call.row_step[0])
+            p_x = <const float *>(<const char *>p_x + call.row_step[1])
+            p_width = <const float *>(<const char *>p_width + call.row_step[2])
+            p_dx = <float *>(<const char *>p_dx + call.row_step[3])
+            row += 1
     streamed(stream)
 
-cdef void soft_step_backward_bf16(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:
-    cdef const uint16_t *p_dy = <const uint16_t *>args[0]
-    cdef const uint16_t *p_x = <const uint16_t *>args[1]
-    cdef const uint16_t *p_w = <const uint16_t *>args[2]
-    cdef uint16_t *p_dx = <uint16_t *>args[3]
+cdef void soft_step_backward_bfloat16(const fastact_call *call) noexcept nogil:
+    cdef const uint16_t *p_dy = <const uint16_t *>call.data[0]
+    cdef const uint16_t *p_x = <const uint16_t *>call.data[1]
+    cdef const uint16_t *p_width = <const uint16_t *>call.data[2]
+    cdef uint16_t *p_dx = <uint16_t *>call.data[3]
+    cdef int64_t e_width = call.step[2] != 0
     cdef tile_bf16 t_dx
-    cdef vf32 v_dy, v_x, v_w, v_dx
-    cdef int64_t i, j
-    cdef int k, stream = <int>(flags & 1)
-    if psteps[0] == 0:
-        v_w = load_bf16(p_w)
-        i = 0
-        while i < n:
-            for k in range(PARTS_f32):
-                j = i + k * LANES_f32
-                v_dy = load_bf16(p_dy + j)
-                v_x = load_bf16(p_x + j)
-                v_dx = (v_dy * soft_step_grad_f32(v_x, v_w))
-                store_bf16(SLOT_bf16(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
-            FLUSH(p_dx + i, t_dx)
-            i += STEP_f32
+    cdef vf32 v_dy, v_x, v_width, v_dx
+    cdef int64_t i, j, row = 0, n = call.n
+    cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    if e_width == 0:
+        v_width = load_bf16(p_width)
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_dy = load_bf16(p_dy + j)
+                    v_x = load_bf16(p_x + j)
+                    v_dx = (v_dy * soft_step_grad_f32(v_x, v_width))
+                    store_bf16(SLOT_bf16(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
+                FLUSH(p_dx + i, t_dx)
+                i += STEP_f32
+            p_dy = <const uint16_t *>(<const char *>p_dy + call.row_step[0])
+            p_x = <const uint16_t *>(<const char *>p_x + call.row_step[1])
+            p_dx = <uint16_t *>(<const char *>p_dx + call.row_step[3])
+            row += 1
     else:
-        i = 0
-        while i < n:
-            for k in range(PARTS_f32):
-                j = i + k * LANES_f32
-                v_dy = load_bf16(p_dy + j)
-                v_x = load_bf16(p_x + j)
-                v_w = load_bf16(p_w + j * psteps[0])
-                v_dx = (v_dy * soft_step_grad_f32(v_x, v_w))
-                store_bf16(SLOT_bf16(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
-            FLUSH(p_dx + i, t_dx)
-            i += STEP_f32
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_dy = load_bf16(p_dy + j)
+                    v_x = load_bf16(p_x + j)
+                    v_width = load_bf16(p_width + j * e_width)
+                    v_dx = (v_dy * soft_step_grad_f32(v_x, v_width))
+                    store_bf16(SLOT_bf16(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
+                FLUSH(p_dx + i, t_dx)
+                i += STEP_f32
+            p_dy = <const uint16_t *>(<const char *>p_dy + call.row_step[0])
+            p_x = <const uint16_t *>(<const char *>p_x + call.row_step[1])
+            p_width = <const uint16_t *>(<const char *>p_width + call.row_step[2])
+            p_dx = <uint16_t *>(<const char *>p_dx + call.row_step[3])
+            row += 1
     streamed(stream)
 
-cdef void sum_value_and_grad_f32(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:
-    cdef const float *p_a = <const float *>args[0]
-    cdef const float *p_b = <const float *>args[1]
-    cdef float *p_s = <float *>args[2]
-    cdef float *p_e = <float *>args[3]
-    cdef tile_f32 t_s, t_e
-    cdef vf32 v_a, v_b, v_s, v_e
-    cdef int64_t i, j
-    cdef int k, stream = <int>(flags & 1)
-    i = 0
-    while i < n:
-        for k in range(PARTS_f32):
-            j = i + k * LANES_f32
-            v_a = load_f32(p_a + j)
-            v_b = load_f32(p_b + j)
-            v_s = add_f32(v_a, v_b)
-            v_e = two_sum_error_f32(v_a, v_b)
-            store_f32(SLOT_f32(t_s, p_s + i) + k * LANES_f32, v_s, stream)
-            store_f32(SLOT_f32(t_e, p_e + i) + k * LANES_f32, v_e, stream)
-        FLUSH(p_s + i, t_s)
-        FLUSH(p_e + i, t_e)
-        i += STEP_f32
+cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
+    cdef const float *p_x = <const float *>call.data[0]
+    cdef const float *p_b = <const float *>call.data[1]
+    cdef float *p_y = <float *>call.data[2]
+    cdef float *p_d = <float *>call.data[3]
+    cdef int64_t e_b = call.step[1] != 0
+    cdef tile_f32 t_y, t_d
+    cdef vf32 v_x, v_b, v_y, v_d
+    cdef int64_t i, j, row = 0, n = call.n
+    cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    if e_b == 0:
+        v_b = load_f32(p_b)
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_x = load_f32(p_x + j)
+                    v_y = add_f32(v_x, v_b)
+                    v_d = two_sum_error_f32(v_x, v_b)
+                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                    store_f32(SLOT_f32(t_d, p_d + i) + k * LANES_f32, v_d, stream)
+                FLUSH(p_y + i, t_y)
+                FLUSH(p_d + i, t_d)
+                i += STEP_f32
+            p_x = <const float *>(<const char *>p_x + call.row_step[0])
+            p_y = <float *>(<const char *>p_y + call.row_step[2])
+            p_d = <float *>(<const char *>p_d + call.row_step[3])
+            row += 1
+    else:
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_x = load_f32(p_x + j)
+                    v_b = load_f32(p_b + j * e_b)
+                    v_y = add_f32(v_x, v_b)
+                    v_d = two_sum_error_f32(v_x, v_b)
+                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                    store_f32(SLOT_f32(t_d, p_d + i) + k * LANES_f32, v_d, stream)
+                FLUSH(p_y + i, t_y)
+                FLUSH(p_d + i, t_d)
+                i += STEP_f32
+            p_x = <const float *>(<const char *>p_x + call.row_step[0])
+            p_b = <const float *>(<const char *>p_b + call.row_step[1])
+            p_y = <float *>(<const char *>p_y + call.row_step[2])
+            p_d = <float *>(<const char *>p_d + call.row_step[3])
+            row += 1
     streamed(stream)
 
-cdef void sum_value_and_grad_bf16(void *const *args, int64_t n, const int64_t *psteps, int64_t flags) noexcept nogil:
-    cdef const uint16_t *p_a = <const uint16_t *>args[0]
-    cdef const uint16_t *p_b = <const uint16_t *>args[1]
-    cdef uint16_t *p_s = <uint16_t *>args[2]
-    cdef uint16_t *p_e = <uint16_t *>args[3]
-    cdef tile_bf16 t_s, t_e
-    cdef vf32 v_a, v_b, v_s, v_e
-    cdef int64_t i, j
-    cdef int k, stream = <int>(flags & 1)
-    i = 0
-    while i < n:
-        for k in range(PARTS_f32):
-            j = i + k * LANES_f32
-            v_a = load_bf16(p_a + j)
-            v_b = load_bf16(p_b + j)
-            v_s = add_f32(v_a, v_b)
-            v_e = two_sum_error_f32(v_a, v_b)
-            store_bf16(SLOT_bf16(t_s, p_s + i) + k * LANES_f32, v_s, stream)
-            store_bf16(SLOT_bf16(t_e, p_e + i) + k * LANES_f32, v_e, stream)
-        FLUSH(p_s + i, t_s)
-        FLUSH(p_e + i, t_e)
-        i += STEP_f32
+cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
+    cdef const uint16_t *p_x = <const uint16_t *>call.data[0]
+    cdef const uint16_t *p_b = <const uint16_t *>call.data[1]
+    cdef uint16_t *p_y = <uint16_t *>call.data[2]
+    cdef uint16_t *p_d = <uint16_t *>call.data[3]
+    cdef int64_t e_b = call.step[1] != 0
+    cdef tile_bf16 t_y, t_d
+    cdef vf32 v_x, v_b, v_y, v_d
+    cdef int64_t i, j, row = 0, n = call.n
+    cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    if e_b == 0:
+        v_b = load_bf16(p_b)
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_x = load_bf16(p_x + j)
+                    v_y = add_f32(v_x, v_b)
+                    v_d = two_sum_error_f32(v_x, v_b)
+                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                    store_bf16(SLOT_bf16(t_d, p_d + i) + k * LANES_f32, v_d, stream)
+                FLUSH(p_y + i, t_y)
+                FLUSH(p_d + i, t_d)
+                i += STEP_f32
+            p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
+            p_y = <uint16_t *>(<const char *>p_y + call.row_step[2])
+            p_d = <uint16_t *>(<const char *>p_d + call.row_step[3])
+            row += 1
+    else:
+        while row < call.rows:
+            i = 0
+            while i < n:
+                for k in range(PARTS_f32):
+                    j = i + k * LANES_f32
+                    v_x = load_bf16(p_x + j)
+                    v_b = load_bf16(p_b + j * e_b)
+                    v_y = add_f32(v_x, v_b)
+                    v_d = two_sum_error_f32(v_x, v_b)
+                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                    store_bf16(SLOT_bf16(t_d, p_d + i) + k * LANES_f32, v_d, stream)
+                FLUSH(p_y + i, t_y)
+                FLUSH(p_d + i, t_d)
+                i += STEP_f32
+            p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
+            p_b = <const uint16_t *>(<const char *>p_b + call.row_step[1])
+            p_y = <uint16_t *>(<const char *>p_y + call.row_step[2])
+            p_d = <uint16_t *>(<const char *>p_d + call.row_step[3])
+            row += 1
     streamed(stream)
 
 cdef dict _ADDRESSES = {
-    ("soft_step", "forward", "float32"): <size_t>&soft_step_forward_f32,
-    ("soft_step", "forward", "bfloat16"): <size_t>&soft_step_forward_bf16,
-    ("soft_step", "backward", "float32"): <size_t>&soft_step_backward_f32,
-    ("soft_step", "backward", "bfloat16"): <size_t>&soft_step_backward_bf16,
-    ("sum", "value_and_grad", "float32"): <size_t>&sum_value_and_grad_f32,
-    ("sum", "value_and_grad", "bfloat16"): <size_t>&sum_value_and_grad_bf16,
-}
-cdef dict _ROW_ADDRESSES = {
+    ('soft_step_forward', 'float32'): <size_t>&soft_step_forward_float32,
+    ('soft_step_forward', 'bfloat16'): <size_t>&soft_step_forward_bfloat16,
+    ('soft_step_backward', 'float32'): <size_t>&soft_step_backward_float32,
+    ('soft_step_backward', 'bfloat16'): <size_t>&soft_step_backward_bfloat16,
+    ('sum_value_and_grad', 'float32'): <size_t>&sum_value_and_grad_float32,
+    ('sum_value_and_grad', 'bfloat16'): <size_t>&sum_value_and_grad_bfloat16,
 }
 
 
@@ -290,11 +396,6 @@ def isa():
     return FASTACT_ISA.decode()
 
 
-def address(op, kind, dtype):
+def address(name, dtype):
     """The address of a kernel, or None where there is none."""
-    return _ADDRESSES.get((op, kind, dtype))
-
-
-def row_address(name, dtype):
-    """The address of a row kernel, or None where there is none."""
-    return _ROW_ADDRESSES.get((name, dtype))
+    return _ADDRESSES.get((name, dtype))

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from fastact.spec.call import COLS, DATA, FLAGS, ROW_STEP, ROWS, SCALARS, STREAM
+
 VECTOR = 64
-STREAM = 1
 
 
 def scaled_sum(p: Address, n: Int, a: Vec) -> tuple[Vec, Vec]:
@@ -23,21 +24,26 @@ def scaled_sum(p: Address, n: Int, a: Vec) -> tuple[Vec, Vec]:
     return sum_lanes(high), low
 
 
-def kernel(args: Address, strides: Address, rows: Int, n: Int, params: Address, flags: Int) -> None:
+def data(call: Address, j: Int) -> Address:
+    return load_int(call + DATA + 8 * j)
+
+
+def kernel(call: Address) -> None:
     """x -> one value a row"""
-    x: Address = load_int(args)
-    y: Address = load_int(args + 8)
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    y: Address = data(call, 1)
     start: Int = (-y % VECTOR) // SIZE
-    if not flags & STREAM:
+    if not load_int(call + FLAGS) & STREAM:
         start = 0
     else:
         if SIGN > 0:
             start += 1
-    factor: Vec = load_param(params)
-    while start < rows:
+    factor: Vec = load_param(load_int(call + SCALARS))
+    while start < load_int(call + ROWS):
         high, low = scaled_sum__minimum_of(x if start else y, n, factor)
         if less(high, splat(-INF)):
             high = low
         store_some(y, high, 1)
-        y += load_int(strides + 8)
+        y += load_int(call + ROW_STEP + 8)
         start += 1

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from fastact.backends import READY, State, absent
+
 if TYPE_CHECKING:
-    from fastact.spec.table import Op
+    from fastact.spec.kernel import KernelSpec
 
 # strings, not paths: a dozen stats of paths take 0.2 ms, of strings 0.05 ms
 HERE = os.path.dirname(__file__)
@@ -116,41 +118,41 @@ def _module() -> ModuleType:
     return module
 
 
-def embedded(op: str, kind: str, dtype: str) -> int:
-    """The address of the function ``fastact_<op>[_<kind>]_<f32|f64>`` of ``fastact.h``."""
-    reason = available()
-    if reason is not None:
-        raise RuntimeError(f"there are no functions for other programs here: {reason}")
-    from fastact.backends.cython_aot import _embed
-
-    found = _embed.address(op, kind, dtype)
-    if found is None:
-        raise KeyError(f"{op} has no function for {kind} of {dtype}")
-    return found
+def address(name: str, dtype: str) -> int | None:
+    """The address of a kernel, or None where it was not built."""
+    return _module().address(name, dtype)
 
 
-def address(op: str, kind: str, dtype: str) -> int:
-    """The address of the kernel of the activation named `op`.
+def kernel(spec: KernelSpec) -> int:
+    """The address of a kernel (fastact/spec/call.py).
 
     Raises
     ------
     KeyError
         If it was not built.
     """
-    found = _module().address(op, kind, dtype)
+    found = address(spec.name, spec.dtype)
     if found is None:
-        raise KeyError(f"{op} has no ahead-of-time kernel for {kind} of {dtype}")
-    return int(found)
+        raise KeyError(f"{spec.symbol} was not built ahead of time")
+    return found
 
 
-def kernel(op: Op, kind: str, dtype: str) -> int:
-    """The address of a kernel (docs/design.md, 'Kernel ABI')."""
-    return address(op.name, kind, dtype)
+def state(spec: KernelSpec) -> State:
+    """Whether a kernel was built."""
+    module, reason = _choose()
+    if module is None:
+        return absent(reason)
+    return READY if module.address(spec.name, spec.dtype) else absent("not built ahead of time")
 
 
-def row_kernel(name: str, dtype: str) -> int:
-    """The address of a row kernel (docs/design.md, 'Row kernels') for float32 or float64."""
-    found = _module().row_address(name, dtype)
+def embedded(spec: KernelSpec) -> int:
+    """The address of a kernel's function in ``fastact.h``."""
+    reason = available()
+    if reason is not None:
+        raise RuntimeError(f"there are no functions for other programs here: {reason}")
+    from fastact.backends.cython_aot import _embed
+
+    found = _embed.address(spec.name, spec.dtype)
     if found is None:
-        raise KeyError(f"{name} has no ahead-of-time row kernel for {dtype}")
-    return int(found)
+        raise KeyError(f"there is no function for other programs for {spec.symbol}")
+    return found

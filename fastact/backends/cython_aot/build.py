@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
@@ -67,65 +66,39 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def kernels(render: Any, table: Any, kinds: Any) -> list[Any]:
-    """A `render.Kernel` for every activation of the table and every kind it has."""
-    names = {"forward": ("x", "y"), "backward": ("dy x", "dx"), "backward_from_output": ("dy y", "dx"),
-             "value_and_grad": ("x", "y d")}  # fmt: skip
-    found = []
-    for op in table.kernel_rows():
-        for kind in kinds.kinds_of(op):
-            inputs, outputs = (tuple(n.split()) for n in names[kind])
-            params = tuple(p.name for p in op.params)
-            body = _Body(kinds, op, kind)
-            found.append(render.Kernel(op.name, kind, inputs, params, outputs, body))
-    return found
-
-
-class _Body:
-    def __init__(self, kinds: Any, op: Any, kind: str) -> None:
-        self.kinds, self.op, self.kind = kinds, op, kind
-
-    def __call__(self, env: Any) -> Any:
-        return self.kinds.body(env, self.op, self.kind)
-
-
-def sources(render: Any) -> dict[str, dict[str, Any]]:
-    """The formulas that each dtype computes with, by name."""
-    found = {}
-    for compute, dtype in (("f32", "float32"), ("f64", "float64")):
-        elementary = render.parse(PACKAGE / "maths" / "elementary" / f"{dtype}.py", relative_to=ROOT)
-        found[compute] = elementary | render.parse(PACKAGE / "maths" / "activations.py", relative_to=ROOT)
-    return found
-
-
 def render_all(folder: Path) -> None:
     """Writes what is generated: Cython and C sources into `folder`, declarations for users into the package."""
     with _source_package():
         # first: what is edited while this runs then counts as changed
         built_from = importlib.import_module("fastact.backends.cython_aot.render").source_hash(PACKAGE)
-        render, render_rows, table, kinds, row_bind = (
+        render, render_rows, grammar, kernel, kinds, rows, table = (
             importlib.import_module(f"fastact.{name}")
             for name in (
                 "backends.cython_aot.render",
                 "backends.cython_aot.render_rows",
-                "spec.table",
+                "maths.grammar",
+                "spec.kernel",
                 "spec.kinds",
                 "spec.rows",
+                "spec.table",
             )
         )
-        loops = kernels(render, table, kinds)
-        row_formulas = render.parse(PACKAGE / "maths" / "rows.py", relative_to=ROOT)
-        row_module = render_rows.parse(PACKAGE / "loops" / "rows.py", relative_to=ROOT)
-        rows = render_rows.render_rows(row_bind.KERNELS, row_module, row_formulas)
-        formulas = {c: render_rows.row_formulas(row_formulas, known) for c, known in sources(render).items()}
-        functions = render.embedded([loop for loop in loops if loop.op in table.OPS])
-        primitives = render.arities(PACKAGE / "maths" / "primitives.py")
-        module = render.render_module(loops, formulas, primitives, rows=rows)
+        ops = [(op, kind) for op in table.kernel_rows() for kind in kinds.kernels_of(op)]
+        maps = [kernel.kernel_of(op, kind, dtype) for op, kind in ops for dtype in kernel.DTYPES]
+        over_rows = [kernel.row_kernel_of(name, dtype) for name in rows.ROWS for dtype in ("float32", "float64")]
+        loops = render_rows.parse(PACKAGE / "loops" / "rows.py")
+        formulas, row_formulas = (
+            {compute: read(dtype) for compute, dtype in (("f32", "float32"), ("f64", "float64"))}
+            for read in (grammar.read, grammar.read_rows)
+        )
+        functions = [render.Embedded(spec) for spec in maps if spec.op.name in table.OPS and spec.kind in kinds.KINDS]
+        functions = [f for f in functions if f.spec.dtype == f.spec.compute] + list(map(render.Embedded, over_rows))
+        module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, loops, row_formulas))
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )
         frame = (HERE / "embed.pyx.in").read_text(encoding="utf-8")
-        _write(folder / "_embed.pyx", render.render_embed(functions, frame))
+        _write(folder / "_embed.pyx", render.render_embed(functions, frame, loops.constants))
         _write(HERE / "_embed.pxd", render.render_embed_pxd(functions))
         _write(PACKAGE / "__init__.pxd", render.render_package_pxd(functions))
         header = (HERE / "fastact.h.in").read_text(encoding="utf-8")
@@ -160,12 +133,14 @@ def level_extensions(folder: Path, package: str) -> list[Extension]:
     for level in levels():
         _write(folder / f"{level}.c", _level_source(level))
     package_folder = os.path.relpath(HERE)
+    runtime = os.path.relpath(PACKAGE / "runtime")
     headers = [os.path.join(package_folder, name) for name in ("simd.h", "rows.h")]
+    headers.append(os.path.join(runtime, "call.h"))
     return [
         Extension(
             package + level,
             [str(folder / f"{level}.c")],
-            include_dirs=[package_folder, str(folder)],
+            include_dirs=[package_folder, runtime, str(folder)],
             depends=[str(folder / "_aot.c"), *headers],
             extra_compile_args=flags,
             optional=True,
@@ -181,7 +156,11 @@ def extensions() -> list[Extension]:
     render_all(ROOT / BUILD)
     flags = ["-O2", "-g0"] if os.name == "posix" else []
     embed = Extension(
-        "fastact.backends.cython_aot._embed", [str(BUILD / "_embed.pyx")], extra_compile_args=flags, optional=True
+        "fastact.backends.cython_aot._embed",
+        [str(BUILD / "_embed.pyx")],
+        include_dirs=[os.path.relpath(PACKAGE / "runtime")],
+        extra_compile_args=flags,
+        optional=True,
     )
     return level_extensions(BUILD, "fastact.backends.cython_aot.") + cythonize([embed], quiet=True)
 

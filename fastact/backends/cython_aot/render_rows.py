@@ -1,4 +1,4 @@
-"""Row kernels as typed Cython, ahead of time: the loops of ``row_kernels.py`` over the vectors of ``rows.h``.
+"""Row kernels as typed Cython, ahead of time: the loops of ``fastact/loops/rows.py`` over the vectors of ``rows.h``.
 
 Their language is small: functions whose arguments and variables are annotated with `Address`, `Int`, `Vec` or `Quad`,
 assignments, ``while``, ``if``, calls and integer arithmetic. Like ``render``, this runs while fastact is being built.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from fastact.backends.cython_aot.render import DTYPES, Formula, GrammarError, Rows
+from fastact.backends.cython_aot.render import DTYPES, Rows
+from fastact.maths.grammar import Formula, GrammarError
+from fastact.spec import call as convention
+from fastact.spec.kernel import KernelSpec
 
 ADDRESS, INT, VEC, QUAD, FLOAT, NONE = "Address", "Int", "Vec", "Quad", "Float", "None"
 
@@ -68,7 +71,7 @@ _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.BitAnd: "&", ast.Bi
 
 @dataclass(frozen=True)
 class Module:
-    """The source of ``row_kernels.py``."""
+    """The source of ``fastact/loops/rows.py``."""
 
     path: str
     constants: Mapping[str, int | float]
@@ -78,38 +81,21 @@ class Module:
         return GrammarError(f"{self.path}:{getattr(node, 'lineno', 0)}: {what}")
 
 
-def parse(path: str | Path, *, relative_to: str | Path | None = None) -> Module:
+def parse(path: str | Path) -> Module:
     """The constants and functions of a module of row kernels."""
-    path = Path(path)
-    name = str(path.relative_to(relative_to) if relative_to else path)
+    name = str(path)
     constants: dict[str, int | float] = {}
     functions: dict[str, ast.FunctionDef] = {}
-    for node in ast.parse(path.read_text(encoding="utf-8"), name).body:
+    for node in ast.parse(Path(path).read_text(encoding="utf-8"), name).body:
         if isinstance(node, ast.FunctionDef):
             functions[node.name] = node
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             constants[node.targets[0].id] = ast.literal_eval(node.value)
+        elif isinstance(node, ast.ImportFrom) and node.module == convention.__name__:
+            constants |= {alias.name: getattr(convention, alias.name) for alias in node.names}
         elif not (isinstance(node, ast.Expr) or (isinstance(node, ast.ImportFrom) and node.module == "__future__")):
             raise GrammarError(f"{name}:{node.lineno}: {type(node).__name__} is not part of a module of row kernels")
     return Module(name, constants, functions)
-
-
-def row_formulas(formulas: Mapping[str, Formula], others: Mapping[str, Formula]) -> dict[str, Formula]:
-    """`formulas` under names with the prefix ``row_``, which the `others` do not see, and the others."""
-
-    class Rename(ast.NodeTransformer):
-        def visit_Call(self, node: ast.Call) -> ast.AST:
-            self.generic_visit(node)
-            if isinstance(node.func, ast.Name) and node.func.id in formulas:
-                node.func.id = f"row_{node.func.id}"
-            return node
-
-    found = dict(others)
-    for name, formula in formulas.items():
-        node = Rename().visit(ast.parse(ast.unparse(formula.node)).body[0])
-        node.name = f"row_{name}"
-        found[node.name] = replace(formula, node=ast.copy_location(node, formula.node))
-    return found
 
 
 @dataclass(frozen=True)
@@ -171,7 +157,7 @@ class _Function:
         for argument in node.args.args:
             self.types[argument.arg] = self.annotation(argument.annotation)
         arguments = [f"{self.c_type(self.types[a.arg])} {a.arg}" for a in node.args.args]
-        given = set(self.types)
+        given = list(self.types)
         results = self.results(node)
         self.result = results[0]
         self.outs = len(results) if len(results) > 1 else 0
@@ -179,7 +165,12 @@ class _Function:
         lines = [f"    {line}" for statement in node.body for line in self.statement(statement)]
         declared = [f"    cdef {self.c_type(t)} {n}" for n, t in self.types.items() if n not in given]
         result = "void" if self.outs else self.c_type(results[0])
-        inline = "" if kernel else "inline "
+        inline = "inline "
+        if kernel:
+            if [self.types[name] for name in given] != [ADDRESS]:
+                raise self.error(node, "a kernel takes the address of a call")
+            inline, arguments = "", ["const fastact_call *argument"]
+            declared.insert(0, f"    cdef intptr_t {given[0]} = <intptr_t>argument")
         head = f"cdef {inline}{result} {self.instance.name(self.compute)}({', '.join(arguments)}) noexcept nogil:"
         return "\n".join([head, *declared, *lines]) + "\n"
 
@@ -353,7 +344,7 @@ def render_maps(maps: Sequence[tuple[str, str]], formulas: Mapping[str, Formula]
         vector = f"{kind.lower()}_{compute}"
         names = formula.parameters
         arguments = [f"{vector} {a}" for a in names]
-        inner = f"row_{name}_{compute}"
+        inner = f"{formula.symbol}_{compute}"
         if formula.results == 1:
             head = f"cdef inline {vector} each_{name}_{vector}({', '.join(arguments)}) noexcept nogil:"
             yield f"{head}\n    return MAP{len(names)}_{vector}({inner}, {', '.join(names)})\n"
@@ -414,33 +405,32 @@ def render_declarations() -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_rows(kernels: Mapping[str, tuple[str, int]], module: Module, formulas: Mapping[str, Formula]) -> Rows:
-    """Row kernels, and what they need from `render.render_module`.
+def render_rows(specs: Sequence[KernelSpec], module: Module, formulas: Mapping[str, Mapping[str, Formula]]) -> Rows:
+    """Kernels over rows, and what they need from `render.render_module`.
 
     Parameters
     ----------
-    kernels : mapping
-        Name of a kernel to the function of `module` and the value of SIGN there.
+    specs : sequence of KernelSpec
     module : Module
-        The parsed ``row_kernels.py``.
+        The parsed ``fastact/loops/rows.py``.
     formulas : mapping
-        Those of ``row_formulas.py``.
+        ``"f32"`` and ``"f64"`` to the formulas of ``fastact/maths/rows.py``.
     """
-    texts: dict[str, str] = {}
-    roots: dict[str, list[str]] = {}
-    table = []
-    for dtype in ("float32", "float64"):
-        compute = DTYPES[dtype].compute
-        done: dict[Instance, str] = {}
-        maps: list[tuple[str, str]] = []
-        for name, (function, sign) in kernels.items():
-            instance = Instance(function, "", sign)
-            _visit(instance, module, formulas, compute, done, maps, kernel=True)
-            table.append((name, dtype, instance.name(compute)))
-        roots[compute] = list(dict.fromkeys(f"row_{name}" for name, _ in maps))
-        across = [_sum_pairs_f64(module)] if compute == "f64" and ("pair_add", VEC) in maps else []
-        texts[compute] = "\n".join([*render_maps(maps, formulas, compute), *across, *done.values()])
-    return Rows(render_declarations(), roots, texts, table)
+    done: dict[str, dict[Instance, str]] = {compute: {} for compute in formulas}
+    maps: dict[str, list[tuple[str, str]]] = {compute: [] for compute in formulas}
+    table = {}
+    for spec in specs:
+        compute = DTYPES[spec.dtype].compute
+        instance = Instance(spec.loop, "", spec.sign)
+        _visit(instance, module, formulas[compute], compute, done[compute], maps[compute], kernel=True)
+        table[spec.name, spec.dtype] = instance.name(compute)
+    across = {c: [_sum_pairs_f64(module)] if c == "f64" and ("pair_add", VEC) in maps[c] else [] for c in maps}
+    return Rows(
+        render_declarations(),
+        {c: [formulas[c][name] for name, _ in called] for c, called in maps.items()},
+        {c: "\n".join([*render_maps(maps[c], formulas[c], c), *across[c], *done[c].values()]) for c in maps},
+        table,
+    )
 
 
 def _visit(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastact.backends import READY, State
 from fastact.maths.grammar import bind
 from fastact.runtime import _driver
 
 if TYPE_CHECKING:
-    from fastact.spec.table import Op
+    from fastact.spec.kernel import KernelSpec
 
 
 def available() -> None:
@@ -57,26 +58,27 @@ def primitives(dtype: str) -> dict[str, Callable[..., Any]]:
     }
 
 
+def state(spec: KernelSpec) -> State:
+    """Every kernel is ready."""
+    return READY
+
+
 @cache
-def kernel(op: Op, kind: str, dtype: str) -> Callable[..., tuple[Any, ...]]:
-    """A callable over arrays of `dtype` that returns a tuple of outputs."""
+def kernel(spec: KernelSpec) -> Callable[..., Any]:
+    """A callable over arrays: of a ``map`` it returns a tuple of outputs, one over rows works on the last axis."""
+    if spec.loop != "map":
+        from fastact.backends.reference.rows import Rows
+
+        return getattr(Rows(spec.dtype, spec.sign), spec.loop)
     from fastact.spec.kinds import body
 
-    compute = "float64" if dtype == "float64" else "float32"
-    formula = body(bind(primitives(compute), compute), op, kind)
+    formula = body(bind(primitives(spec.compute), spec.compute), spec.op, spec.kind)
 
     def run(*arrays: Any) -> tuple[Any, ...]:
         with np.errstate(all="ignore"):
-            outputs = formula(*(np.asarray(a).astype(compute, copy=False) for a in arrays))
-            if compute == dtype:
+            outputs = formula(*(np.asarray(a).astype(spec.compute, copy=False) for a in arrays))
+            if spec.compute == spec.dtype:
                 return outputs
             return tuple(np.asarray(o).astype(arrays[0].dtype) for o in outputs)
 
     return run
-
-
-def row_kernel(name: str, dtype: str) -> Callable[..., Any]:
-    """A function over the last axis of arrays of `dtype`."""
-    from fastact.backends.reference import rows
-
-    return rows.kernel(name, dtype)

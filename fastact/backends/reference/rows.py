@@ -1,17 +1,16 @@
-"""Row kernels over whole NumPy arrays: the same formulas and the same order of additions as ``row_kernels``."""
+"""Kernels over rows on whole NumPy arrays: the formulas and the order of additions of ``fastact.loops.rows``."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from fastact.backends import reference
-from fastact.loops import rows as row_kernels
-from fastact.spec.rows import KERNELS, bind_rows
+from fastact.loops import rows as loops
+from fastact.maths.grammar import bind_rows
 
 
 class Rows:
@@ -19,7 +18,7 @@ class Rows:
 
     def __init__(self, dtype: str, sign: int) -> None:
         self.dtype = np.dtype(dtype).type
-        self.lanes = row_kernels.VECTOR // np.dtype(dtype).itemsize
+        self.lanes = loops.VECTOR // np.dtype(dtype).itemsize
         self.sign = self.dtype(sign)
         self.formulas: dict[str, Callable[..., Any]] = bind_rows(reference.primitives(dtype), dtype)
 
@@ -42,7 +41,7 @@ class Rows:
         vectors, quads = self.vectors(terms)
         zero = np.zeros((*terms.shape[:-1], self.lanes), self.dtype)
         high, low = zero, zero
-        block = row_kernels.BLOCK_QUADS * 4
+        block = loops.BLOCK_QUADS * 4
         for start in range(0, vectors.shape[-2], block):
             stop = min(start + block, vectors.shape[-2])
             chains = [zero] * 4
@@ -70,8 +69,8 @@ class Rows:
             t = self.some(*self.vectors(shares))
             return self.lanes_pair(t, np.zeros_like(t))
         parts = []
-        for i in range(0, n, row_kernels.SEGMENT):
-            parts.append(self.lanes_pair(*self.segment(shares[..., i : i + row_kernels.SEGMENT])))
+        for i in range(0, n, loops.SEGMENT):
+            parts.append(self.lanes_pair(*self.segment(shares[..., i : i + loops.SEGMENT])))
         if len(parts) > 1:
             # without the lanes
             high, low = functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
@@ -81,11 +80,11 @@ class Rows:
 
     def segment(self, shares: Any) -> Any:
         vectors, quads = self.vectors(shares)
-        chunk = row_kernels.CHUNK_GROUPS * 8
+        chunk = loops.CHUNK_GROUPS * 8
         parts = []
         for start in range(0, vectors.shape[-2], chunk):
             stop = min(start + chunk, vectors.shape[-2])
-            s = np.full((*shares.shape[:-1], self.lanes), row_kernels.BIAS, self.dtype)
+            s = np.full((*shares.shape[:-1], self.lanes), loops.BIAS, self.dtype)
             r = np.zeros_like(s)
             last = start + min(4 * quads - start, chunk) // 8 * 8
             for i in range(start, last, 8):
@@ -235,10 +234,3 @@ class Rows:
                 losses.reshape(-1)[...] = value
             if dx is not None:
                 dx.reshape(-1)[...] = self.call("sigmoid_loss_grad", *args) * self.constant(factor)
-
-
-@cache
-def kernel(name: str, dtype: str) -> Callable[..., Any]:
-    """A function over the last axis of arrays of `dtype`."""
-    function, sign = KERNELS[name]
-    return getattr(Rows(dtype, sign), function)

@@ -1,0 +1,69 @@
+"""Checks of arguments that functions over an axis and losses have in common."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastact import dispatch
+from fastact.runtime import _driver
+from fastact.spec.kernel import compute_dtype, itemsize, row_kernel_of
+from fastact.spec.messages import unsupported
+
+
+def integer(what: str, value: Any, kinds: str = "an integer") -> int:
+    """A value as an index; `TypeError` for anything else."""
+    # NumPy's axes take no booleans either
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{what} must be {kinds}, not {type(value).__name__}")
+
+
+def broadcast(what: str, array: NDArray[Any], shape: tuple[int, ...], to: str) -> NDArray[Any]:
+    """`ValueError` that names the array where it does not broadcast."""
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{what} of shape {array.shape} does not broadcast to {to} of {shape}") from None
+
+
+def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], casting: Any = "same_kind") -> None:
+    """An error where `out` cannot take a result."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name}: out must be an array, not {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"{name}: out has shape {out.shape}, the result {shape}")
+    if not np.can_cast(dtype, out.dtype, casting):
+        raise TypeError(f"{name}: cannot write a result of {dtype} to out of {out.dtype} with casting {casting!r}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name}: out is read-only")
+
+
+def row_plan(
+    call: str, kernel: str, dtype: str, elements: int, rows: int | None, streams: bool = False
+) -> dispatch.Plan:
+    """What `explain` tells of a kernel over rows."""
+    spec = row_kernel_of(kernel, compute_dtype(dtype))
+    return dispatch.Plan(
+        call=call,
+        size=f"{elements} elements of {dtype}" + (f" in {rows} row{'s' * (rows != 1)}" if rows is not None else ""),
+        elements=elements,
+        specs=(spec,),
+        parallel_min=dispatch.limits(spec)[0],
+        written=itemsize(dtype) * elements if streams else None,
+        alone="a row is not divided" if rows == 1 else "",
+    )
+
+
+def dtypes_of(name: str, *arrays: Any) -> tuple[str, str]:
+    """The dtype of a loss and its gradient, and the one it is computed in."""
+    dtype = _driver.computing_dtype([a.dtype for a in arrays])
+    if dtype is None:
+        raise TypeError(unsupported(name, [type(a.dtype) for a in arrays]))
+    return dtype, compute_dtype(dtype)

@@ -1,0 +1,290 @@
+"""Fused uses of an activation: with a bias, as a gate, with the gradient of a parameter that is learnt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastact import dispatch
+from fastact.runtime import _driver
+from fastact.spec.kernel import compute_dtype
+from fastact.spec.kinds import ALL, outputs_of
+from fastact.spec.messages import unsupported
+
+if TYPE_CHECKING:
+    from fastact.api.activation import Activation
+    from fastact.spec.table import Op
+
+Array = NDArray[Any]
+
+
+class Fused:
+    """One fused kind of an activation, such as ``fa.gelu.biased``."""
+
+    def __init__(self, activation: Activation, kind: str, name: str = "") -> None:
+        self.activation, self.op, self.kind = activation, activation.op, kind
+        self.method = name or kind
+        self.__name__ = self.__qualname__ = f"{self.op.name}.{self.method}"
+        self.inputs = tuple(a.name for a in ALL[kind].inputs)
+        self.along = any(a.role == "col" for a in ALL[kind].inputs)
+        self.outputs = outputs_of(self.op, kind)
+        self._functions: dict[Op, _driver.Function] = {}
+
+    def function(self, op: Op) -> _driver.Function:
+        """What runs it for one row of the table."""
+        if op not in self._functions:
+            self._functions[op] = dispatch.make_fused(op, self.kind)
+        return self._functions[op]
+
+    def __call__(self, *arrays: Any, axis: int = -1, out: Any = None, **params: Any) -> Any:
+        variants = self.activation.variants
+        if variants is not None and variants[0] in params:
+            chosen = self.activation.variant(params.pop(variants[0]))
+            if chosen is not self.activation:
+                return getattr(chosen, self.method)(*arrays, axis=axis, out=out, **params)
+        op, given, values = self._arguments(arrays, params)
+        call = _Call(self, op, given, values, axis)
+        return call.run(out)
+
+    def _arguments(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Op, list[Array], dict[str, Any]]:
+        """The row of the table that serves, arrays, and values of its parameters."""
+        op, n = self.op, len(self.inputs)
+        required = [p.name for p in op.params if p.default is None]
+        if not n <= len(arrays) <= n + len(required):
+            raise TypeError(f"{self.__name__} takes {', '.join(self.inputs)} by position, not {len(arrays)} arguments")
+        params.update(zip(required, arrays[n:]))
+        for name in params:
+            if all(name != p.name for p in op.params):
+                raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
+        for name in required:
+            if name not in params:
+                raise TypeError(f"{self.__name__}: {name} must be given")
+        if params:
+            params = self.activation.check(params)
+        elif op.at_default is not None:
+            op = op.at_default
+        values = {p.name: params.get(p.name, p.default) for p in op.params}
+        return op, [np.asarray(a) for a in arrays[:n]], values
+
+    def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
+        kwargs = {k: v for k, v in kwargs.items() if k != "out"}
+        axis = kwargs.pop("axis", -1)
+        variants = self.activation.variants
+        if variants is not None and variants[0] in kwargs:
+            chosen = self.activation.variant(kwargs.pop(variants[0]))
+            return getattr(chosen, self.method)._plan(arrays, {**kwargs, "axis": axis})
+        op, dtype, n = self.op, "float32", 0
+        if arrays:
+            op, given, values = self._arguments(arrays, kwargs)
+            call = _Call(self, op, given, values, axis)
+            dtype, n = call.dtype, math.prod(call.shape)
+        specs = tuple(dispatch.stages_of(op, self.kind, dtype))
+        return dispatch.Plan(
+            call=f"{self.op.name} {self.method}",
+            size=f"{n} elements of {dtype}",
+            elements=n,
+            specs=specs,
+            parallel_min=dispatch.limits(specs[0])[0],
+            written=None,
+            note=f"stages: {', '.join(s.what for s in dispatch.program_of(op, self.kind).stages)}",
+        )
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        from fastact.api.docstrings import of_fused
+
+        return of_fused(self)
+
+    def __repr__(self) -> str:
+        return f"<fastact.{self.__name__}>"
+
+    def __reduce__(self) -> Any:
+        from fastact.api.activation import _unpickle
+
+        return _unpickle, (self.op.name, self.method)
+
+
+class _Call:
+    """One call: everything is checked here, before anything is written."""
+
+    def __init__(self, fused: Fused, op: Op, arrays: list[Array], values: dict[str, Any], axis: int) -> None:
+        self.fused, self.op, self.values = fused, op, values
+        kind = ALL[fused.kind]
+        inputs = dict(zip(kind.inputs, arrays))
+        self.maps = {a.name: x for a, x in inputs.items() if a.role == "map"}
+        self.cols = {a.name: x for a, x in inputs.items() if a.role == "col"}
+        numbers = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
+        self.learnt = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+        dtypes = [a.dtype for a in (*arrays, *self.learnt.values())]
+        name = _driver.computing_dtype(dtypes)
+        if name is None:
+            raise TypeError(unsupported(fused.__name__, map(type, dtypes)))
+        self.dtype, self.compute = name, np.dtype(compute_dtype(name))
+        self.memory = next((d for d in dtypes if d.name == name), None) or np.dtype(name)
+        self.numbers = numbers
+        self.shape = self._shape()
+        self._place_axis(axis)
+
+    def _shape(self) -> tuple[int, ...]:
+        (first, x), *others = self.maps.items()
+        if not self.fused.kind.endswith(("backward", "with_param")):
+            try:
+                return np.broadcast_shapes(*(a.shape for a in self.maps.values()))
+            except ValueError:
+                pass
+        for name, a in others:
+            if a.shape != x.shape:
+                raise ValueError(f"{self.fused.__name__}: {name} has shape {a.shape}, {first} has {x.shape}")
+        return x.shape
+
+    def _place_axis(self, axis: int) -> None:
+        """Sees the arrays as (outer, channel, inner), the axis in the middle."""
+        name = self.fused.__name__
+        axes: tuple[int, ...] = ()
+        if self.cols or self.fused.along:
+            if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+                raise TypeError(f"{name}: axis must be an integer, not {type(axis).__name__}")
+            axes = (np.lib.array_utils.normalize_axis_index(axis, len(self.shape)),)
+            for what, a in self.cols.items():
+                need = (self.shape[axes[0]],)
+                if a.shape != need:
+                    raise ValueError(
+                        f"{name}: {what} has shape {a.shape}, and axis {axis} of {self.shape} needs {need}"
+                    )
+        self.full: dict[str, Array] = {}
+        for what, a in self.learnt.items():
+            try:
+                np.broadcast_to(a, self.shape)
+            except ValueError:
+                raise ValueError(f"{name}: {what} of shape {a.shape} does not broadcast to {self.shape}") from None
+            lead = len(self.shape) - a.ndim
+            own = tuple(lead + i for i, n in enumerate(a.shape) if n != 1)
+            if not axes and self._sums_params:
+                axes = own
+            if own and own != axes:
+                if self._sums_params:
+                    raise ValueError(f"{name}: {what} of shape {a.shape} must lie along axis {axis} of {self.shape}")
+                self.full[what] = a
+        self.order: tuple[int, ...] | None = None
+        if axes and axes != tuple(range(axes[0], axes[-1] + 1)):
+            # axes apart from each other go last, side by side
+            self.order = (*(i for i in range(len(self.shape)) if i not in axes), *axes)
+            shape = tuple(self.shape[i] for i in self.order)
+            axes = tuple(range(len(shape) - len(axes), len(shape)))
+        else:
+            shape = self.shape
+        self.laid = shape
+        if axes:
+            self.outer, self.channel = math.prod(shape[: axes[0]]), math.prod(shape[axes[0] : axes[-1] + 1])
+            self.inner = math.prod(shape[axes[-1] + 1 :])
+        else:
+            self.outer, self.channel, self.inner = 1, 1, math.prod(shape)
+
+    @property
+    def _sums_params(self) -> bool:
+        return len(self.fused.outputs) > len(ALL[self.fused.kind].outputs)
+
+    def _contiguous(self, a: Array) -> Array:
+        a = np.broadcast_to(a, self.shape)
+        if self.order is not None:
+            a = a.transpose(self.order)
+        a = np.asarray(a, self.memory, order="C")
+        return a if a.flags.aligned else a.copy()
+
+    def _parameter(self, name: str) -> tuple[str, Array]:
+        """The role of a parameter and its values."""
+        if name in self.full:
+            return "a", self._contiguous(self.full[name])
+        if name not in self.learnt:
+            return "v", np.array([self.numbers[name]], self.compute)
+        value = np.array(self.learnt[name], self.compute).reshape(-1)
+        return ("c" if value.size == self.channel and self.channel != 1 else "v"), value
+
+    def run(self, out: Any) -> Any:
+        fused = self.fused
+        outs = self._outs(out)
+        maps = {name: self._contiguous(a) for name, a in self.maps.items()}
+        cols = {name: np.array(a, self.compute) for name, a in self.cols.items()}
+        parameters = [self._parameter(p.name) for p in self.op.params]
+        held = [*maps.values(), *(a for role, a in parameters if role == "a")]
+        results: list[Array | None] = []
+        for argument, given in zip(fused.outputs, outs):
+            results.append(None if argument.role != "map" else self._buffer(given, held))
+        inputs = [maps.get(a.name, cols.get(a.name)) for a in ALL[fused.kind].inputs]
+        roles = ["c" if a.role == "col" else "a" for a in ALL[fused.kind].inputs] + [role for role, _ in parameters]
+        arrays = (*inputs, *(a for _, a in parameters), *results)
+        roles += ["s" if a.role == "sum_rows" else "a" for a in fused.outputs]
+        sums = iter(self._computed(arrays, "".join(roles)))
+        delivered = []
+        for argument, given, result in zip(fused.outputs, outs, results):
+            if result is None:
+                result = next(sums).reshape(self._sum_shape(argument.name))
+            elif self.order is not None:
+                result = result.transpose(np.argsort(self.order))
+            delivered.append(self._delivered(given, result))
+        return delivered[0] if len(delivered) == 1 else tuple(delivered)
+
+    def _computed(self, arrays: tuple[Any, ...], roles: str) -> list[Array]:
+        function = self.fused.function(self.op)
+        python = function.python(self.dtype)
+        if 0 in self.shape:
+            return [np.zeros(self.channel, self.compute) for role in roles if role == "s"]
+        if python is None:
+            pairs = function.run_fused(self.dtype, arrays, roles, self.outer, self.channel, self.inner)
+        else:
+            pairs = python(arrays, roles, self.outer, self.channel, self.inner)
+        with np.errstate(all="ignore"):
+            # the low part of an infinite sum is no number
+            return [np.where(np.isfinite(high), high + low, high) for high, low in pairs]
+
+    def _outs(self, out: Any) -> Sequence[Array | None]:
+        outputs, name = self.fused.outputs, self.fused.__name__
+        if out is None:
+            return [None] * len(outputs)
+        given = out if isinstance(out, tuple) else (out,)
+        if len(given) != len(outputs):
+            raise ValueError(f"{name}: out must be {len(outputs)} arrays, not {len(given)}")
+        for argument, a in zip(outputs, given):
+            if a is None:
+                continue
+            what = "out" if len(outputs) == 1 else f"out for {argument.name}"
+            if not isinstance(a, np.ndarray):
+                raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
+            shape = self.shape if argument.role == "map" else self._sum_shape(argument.name)
+            if a.shape != shape:
+                raise ValueError(f"{name}: {what} has shape {a.shape}, the result {shape}")
+            if not np.can_cast(self.memory, a.dtype, "same_kind"):
+                raise TypeError(f"{name}: cannot write a result of {self.memory} to {what} of {a.dtype}")
+            if not a.flags.writeable:
+                raise ValueError(f"{name}: {what} is read-only")
+        arrays = [a for a in given if a is not None]
+        for i, a in enumerate(arrays):
+            if any(np.may_share_memory(a, b) for b in arrays[:i]):
+                raise ValueError(f"{name}: the arrays of out share memory")
+        return given
+
+    def _sum_shape(self, name: str) -> tuple[int, ...]:
+        # of the argument that it is the gradient of
+        value = {**self.cols, **self.learnt}.get(name.removeprefix("d"))
+        return () if value is None else value.shape
+
+    def _buffer(self, out: Array | None, held: list[Array]) -> Array:
+        """Where kernels write: to `out`, if it is laid out for them and in no input's way."""
+        if out is not None and self.order is None and out.dtype == self.memory and out.flags.carray:
+            same = [a for a in held if np.may_share_memory(out, a)]
+            if all(a.ctypes.data == out.ctypes.data and a.nbytes == out.nbytes for a in same):
+                return out
+        return np.empty(self.laid, self.memory)
+
+    def _delivered(self, out: Array | None, result: Array) -> Any:
+        if result is out:
+            return out
+        with np.errstate(all="ignore"):
+            if out is not None:
+                np.copyto(out, result, casting="same_kind")
+                return out
+            return result.astype(self.memory, copy=False)[()]

@@ -1,0 +1,805 @@
+/* The driver of kernels: it brings arrays into the form that kernels take (call.h), shares them out to threads, and calls
+ * kernels by their addresses. It knows no mathematics.
+ *
+ * A job is arrays and what to run on them. Three sorts of tasks:
+ * - spans of elements, for the loop `map` (ufuncs): fastact_run_map
+ * - rows, for kernels that need a row as a whole (softmax, losses): fastact_run_rows
+ * - blocks of rows and columns of fused functions, with sums over rows: fastact_run_fused */
+#ifndef FASTACT_DRIVER_H
+#define FASTACT_DRIVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "call.h"
+#include "pack.h"
+#include "pool.h"
+#include "sums.h"
+
+#define VECTOR 64        /* bytes that a kernel may take at once */
+#define TILE 512         /* elements of a tile that arguments are gathered into */
+#define CACHED 8192      /* bytes of each argument between the stages of a fused function: they stay in the L1 cache */
+#define FASTACT_STAGES 8
+#define FASTACT_TEMPS 4
+#define ROW_BLOCK 64     /* rows that are packed at once: four lines of float32 */
+#define PACKED (256 << 10) /* bytes of scratch for them: they stay in the L2 cache */
+
+enum { FASTACT_MAP, FASTACT_ROWS };
+
+/* One kernel among those of a function; `place` says where its arguments are: an argument of the function, or
+ * `narg + t` for the temporary t. */
+typedef struct {
+    fastact_kernel kernel;
+    int narg;
+    unsigned char place[FASTACT_ARGS];
+} fastact_stage;
+
+/* What a slot runs. Never changed nor freed once a thread may have seen it. */
+typedef struct fastact_resolved {
+    int nstage; /* 0: `python` serves */
+    fastact_stage stages[FASTACT_STAGES];
+    void *python;           /* a callable over arrays in the place of kernels */
+    ptrdiff_t parallel_min; /* elements from which on threads pay */
+    ptrdiff_t chunk;        /* elements of a task */
+    struct fastact_resolved *older;
+} fastact_resolved;
+
+/* One dtype of one function. */
+typedef struct {
+    fastact_resolved *resolved; /* null until first needed */
+    fastact_resolved *newest;   /* all there have been, to be used again */
+    void *owner;                /* the Function that resolves it */
+    int dtype;                  /* index of DTYPES */
+    int loop;
+    int nin, nparam, nout;
+    ptrdiff_t size;    /* bytes of an element in memory */
+    ptrdiff_t compute; /* and as kernels take it */
+    ptrdiff_t granule; /* elements that a kernel of a map takes at once */
+    unsigned char like[FASTACT_ARGS]; /* of a sum of the values of an output: 1 + that output; else 0 */
+    /* functions over rows */
+    bool reduces;         /* one value a row */
+    double fill_in, fill; /* what an input counts as, and the result is, where a mask does not hold */
+} fastact_slot;
+
+typedef struct {
+    const fastact_slot *slot;
+    const fastact_resolved *resolved;
+    int narg;
+    char *data[FASTACT_ARGS];
+    ptrdiff_t row_step[FASTACT_ARGS], step[FASTACT_ARGS]; /* bytes */
+    bool one[FASTACT_ARGS]; /* a parameter that is one value: `data` is a block filled with it, as kernels take it */
+    bool own[FASTACT_ARGS]; /* memory of the driver: contiguous, of elements as kernels take them */
+    ptrdiff_t rows, n;
+    const char *mask; /* where results are wanted, null: everywhere */
+    ptrdiff_t mask_row, mask_step;
+    const double *scalars;
+    int64_t flags;
+    int scratch_arg; /* the argument for which each task has a row of its own memory; -1: none */
+    bool direct;     /* kernels work on the arrays themselves */
+    bool hold;       /* results wait in tiles until all stages are done: an output takes the place of an input */
+    bool stream;     /* outputs go past the cache */
+    ptrdiff_t head;  /* elements before the outputs are aligned, where they are streamed */
+    ptrdiff_t task;  /* elements or rows of a task */
+    bool failed;     /* for want of memory */
+} fastact_job;
+
+static struct {
+    int threads;
+    ptrdiff_t asleep_factor; /* so many times as much work pays for waking a worker */
+    ptrdiff_t stream_min;    /* bytes of output from which on they go past the cache */
+} fastact_settings = {1, 1, PTRDIFF_MAX};
+
+#ifdef _OPENMP
+#include <omp.h>
+#define FASTACT_OPENMP 1
+static int fastact_omp_at_start;
+#else
+#define FASTACT_OPENMP 0
+#endif
+
+/* OpenMP is asked for limits only (threadpoolctl, omp_set_num_threads, nesting in somebody's parallel region). */
+static int fastact_threads_now(void)
+{
+#if FASTACT_OPENMP
+    int limit = omp_get_max_threads();
+    if (omp_in_parallel())
+        return 1;
+    if (limit != fastact_omp_at_start && limit < fastact_settings.threads)
+        return limit > 0 ? limit : 1;
+#endif
+    return fastact_settings.threads;
+}
+
+static void fastact_driver_init(void)
+{
+#if FASTACT_OPENMP
+    fastact_omp_at_start = omp_get_max_threads();
+#endif
+    fastact_pool_init();
+}
+
+/* how many threads for n elements, where threads pay from parallel_min on if the workers are awake */
+static int fastact_threads_for(ptrdiff_t n, ptrdiff_t parallel_min)
+{
+    int threads;
+    if (n < parallel_min)
+        return 1;
+    threads = fastact_threads_now();
+    if (threads > 1 && !fastact_pool_awake() && n / fastact_settings.asleep_factor < parallel_min)
+        return 1;
+    return threads;
+}
+
+static inline char *fastact_aligned(char *p) { return (char *)(((uintptr_t)p + VECTOR - 1) & ~(uintptr_t)(VECTOR - 1)); }
+static inline ptrdiff_t fastact_least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static inline ptrdiff_t fastact_over(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+/* a block of one value, as kernels take a parameter */
+static inline void fastact_fill(char *block, const char *value, ptrdiff_t size)
+{
+    uint64_t bits = 0;
+    for (ptrdiff_t i = 0; i < 8; i += size)
+        memcpy((char *)&bits + i, value, (size_t)size);
+    for (ptrdiff_t i = 0; i < VECTOR; i += 8)
+        memcpy(block + i, &bits, 8);
+}
+
+/* ---- spans of elements */
+
+/* All stages over n elements that are contiguous at `at`, each argument of the function or a temporary. */
+static inline void fastact_run_stages(const fastact_job *job, char *const *at, ptrdiff_t n, int64_t flags)
+{
+    const fastact_resolved *r = job->resolved;
+    fastact_call call;
+    call.rows = 1;
+    call.n = n;
+    call.row0 = call.col0 = 0;
+    call.scalars = job->scalars;
+    call.seed = call.offset = 0;
+    for (int s = 0; s < r->nstage; s++) {
+        const fastact_stage *stage = &r->stages[s];
+        for (int k = 0; k < stage->narg; k++) {
+            int j = stage->place[k];
+            call.data[k] = at[j];
+            call.row_step[k] = 0;
+            call.step[k] = j < job->narg && job->one[j] ? 0 : job->slot->compute;
+        }
+        call.flags = s == r->nstage - 1 ? flags : 0;
+        stage->kernel(&call);
+    }
+}
+
+/* Through contiguous tiles: strided arguments, other element sizes, masks, tails. `at` are the first elements. */
+static void fastact_tiles(const fastact_job *job, char *const *at, const char *mask, ptrdiff_t count)
+{
+    const fastact_slot *slot = job->slot;
+    const ptrdiff_t size = slot->size, compute = slot->compute;
+    const int narg = job->narg, first_out = slot->nin + slot->nparam;
+    char buffer[(TILE * 8 + VECTOR) * (FASTACT_ARGS + FASTACT_TEMPS)];
+    char *base = fastact_aligned(buffer);
+    char *args[FASTACT_ARGS + FASTACT_TEMPS];
+    ptrdiff_t width = fastact_over(fastact_least(count, TILE), slot->granule) * slot->granule * compute;
+    width = fastact_over(width, VECTOR) * VECTOR;
+    for (int t = 0; t < FASTACT_TEMPS; t++)
+        args[narg + t] = base + (narg + t) * width;
+    for (ptrdiff_t i = 0; i < count; i += TILE) {
+        ptrdiff_t n = fastact_least(count - i, TILE), padded = fastact_over(n, slot->granule) * slot->granule;
+        for (int j = 0; j < narg; j++) {
+            char *from = at[j] + i * (job->own[j] ? compute : job->step[j]);
+            if (job->one[j]) {
+                args[j] = at[j];
+            } else if (padded == n && (job->own[j] || (job->step[j] == size && size == compute && !((mask || job->hold) && j >= first_out)))) {
+                args[j] = from;
+            } else {
+                args[j] = base + j * width;
+                if (j < first_out) {
+                    if (job->own[j])
+                        memcpy(args[j], from, (size_t)(n * compute));
+                    else
+                        fastact_gather(slot->dtype, size == compute, args[j], from, n, job->step[j]);
+                    memset(args[j] + n * compute, 0, (size_t)((padded - n) * compute));
+                }
+            }
+        }
+        fastact_run_stages(job, args, padded, 0);
+        for (int j = first_out; j < narg; j++) {
+            if (slot->like[j])
+                memcpy(at[j] + i * compute, args[slot->like[j] - 1], (size_t)(n * compute));
+            else if (args[j] != base + j * width)
+                continue;
+            else if (job->own[j])
+                memcpy(at[j] + i * compute, args[j], (size_t)(n * compute));
+            else if (mask)
+                fastact_scatter_where(size, at[j] + i * job->step[j], args[j], n, job->step[j], mask + i * job->mask_step,
+                                      job->mask_step);
+            else
+                fastact_scatter(slot->dtype, size == compute, at[j] + i * job->step[j], args[j], n, job->step[j]);
+        }
+    }
+}
+
+/* n elements of one row, from `at` on */
+static void fastact_span(const fastact_job *job, char *const *at, const char *mask, ptrdiff_t n)
+{
+    const fastact_slot *slot = job->slot;
+    const ptrdiff_t compute = slot->compute;
+    char *args[FASTACT_ARGS + FASTACT_TEMPS];
+    ptrdiff_t body, piece;
+    if (!job->direct || mask) {
+        fastact_tiles(job, at, mask, n);
+        return;
+    }
+    body = n / slot->granule * slot->granule;
+    if (body) {
+        char temps[FASTACT_TEMPS * CACHED + VECTOR];
+        piece = job->resolved->nstage > 1 ? CACHED / compute : body;
+        for (int t = 0; t < FASTACT_TEMPS; t++)
+            args[job->narg + t] = fastact_aligned(temps) + t * CACHED;
+        for (ptrdiff_t i = 0; i < body; i += piece) {
+            for (int j = 0; j < job->narg; j++)
+                args[j] = job->one[j] ? at[j] : at[j] + i * compute;
+            fastact_run_stages(job, args, fastact_least(body - i, piece), job->stream ? FASTACT_STREAM : 0);
+        }
+    }
+    if (body < n) {
+        for (int j = 0; j < job->narg; j++)
+            args[j] = job->one[j] ? at[j] : at[j] + body * compute;
+        fastact_tiles(job, args, NULL, n - body);
+    }
+}
+
+static void fastact_map_part(const fastact_job *job, ptrdiff_t low, ptrdiff_t high)
+{
+    char *at[FASTACT_ARGS];
+    for (int j = 0; j < job->narg; j++)
+        at[j] = job->one[j] ? job->data[j] : job->data[j] + low * job->step[j];
+    fastact_span(job, at, job->mask ? job->mask + low * job->mask_step : NULL, high - low);
+}
+
+static void fastact_map_task(void *context, ptrdiff_t index)
+{
+    const fastact_job *job = (const fastact_job *)context;
+    ptrdiff_t low = job->head + index * job->task;
+    fastact_map_part(job, low, fastact_least(low + job->task, job->n));
+}
+
+/* whether an output shares memory with an input without being the same elements */
+static bool fastact_overlapping(const fastact_job *job, int first_out)
+{
+    for (int i = first_out; i < job->narg; i++) {
+        const char *low_out = job->data[i] + fastact_least(0, (job->n - 1) * job->step[i]);
+        const char *high_out = job->data[i] - fastact_least(0, -(job->n - 1) * job->step[i]) + job->slot->size;
+        for (int j = 0; j < first_out; j++) {
+            const char *low_in, *high_in;
+            if (job->one[j] || (job->data[j] == job->data[i] && job->step[j] == job->step[i]))
+                continue;
+            low_in = job->data[j] + fastact_least(0, (job->n - 1) * job->step[j]);
+            high_in = job->data[j] - fastact_least(0, -(job->n - 1) * job->step[j]) + job->slot->size;
+            if (low_in < high_out && low_out < high_in)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Whether n elements of the outputs can go past the cache, and how many come before they are aligned (`head`): outputs
+ * are alike, and no input is in their place (its lines are in the cache already). */
+static bool fastact_streams(const fastact_job *job, int first_out, ptrdiff_t *head)
+{
+    const ptrdiff_t size = job->slot->size, bytes = job->n * size;
+    const uintptr_t misaligned = (uintptr_t)job->data[first_out] & (VECTOR - 1);
+    for (int i = first_out; i < job->narg; i++) {
+        if (((uintptr_t)job->data[i] & (VECTOR - 1)) != misaligned)
+            return false;
+        for (int j = 0; j < first_out; j++)
+            if (!job->one[j] && job->data[j] < job->data[i] + bytes && job->data[i] < job->data[j] + bytes)
+                return false;
+    }
+    *head = misaligned ? (VECTOR - (ptrdiff_t)misaligned) / size : 0;
+    return misaligned % (uintptr_t)size == 0;
+}
+
+/* A map over one row. Parameters of step 0 are filled into blocks here; `blocks` is memory for them. */
+static void fastact_run_map(fastact_job *job, char *blocks)
+{
+    const fastact_slot *slot = job->slot;
+    const ptrdiff_t size = slot->size, n = job->n;
+    const int first_out = slot->nin + slot->nparam;
+    int threads;
+    job->head = 0;
+    job->direct = size == slot->compute;
+    job->stream = job->hold = false;
+    for (int j = 0; j < job->narg; j++) {
+        job->own[j] = false;
+        job->one[j] = slot->nin <= j && j < first_out && (job->step[j] == 0 || n == 1);
+        if (job->one[j]) {
+            fastact_fill(blocks, job->data[j], size);
+            job->data[j] = blocks;
+            blocks += VECTOR;
+        } else if (n == 1) {
+            job->step[j] = size;
+        } else if (job->step[j] != size) {
+            job->direct = false;
+        }
+    }
+    if (job->direct && !job->mask && n * size * slot->nout >= fastact_settings.stream_min) {
+        job->stream = fastact_streams(job, first_out, &job->head);
+        if (!job->stream)
+            job->head = 0;
+        else if (job->head)
+            fastact_map_part(job, 0, job->head);
+    }
+    if (n >= job->resolved->parallel_min) {
+        /* NumPy lets an output start a little before its input: right in order only */
+        threads = fastact_overlapping(job, first_out) ? 1 : fastact_threads_for(n, job->resolved->parallel_min);
+        if (threads > 1) {
+            /* a share for each thread, however short the array */
+            ptrdiff_t share = fastact_least(fastact_over(n - job->head, threads), job->resolved->chunk);
+            job->task = fastact_over(share, slot->granule) * slot->granule;
+            fastact_parallel_for(fastact_map_task, job, fastact_over(n - job->head, job->task), threads);
+            return;
+        }
+    }
+    fastact_map_part(job, job->head, n);
+}
+
+/* ---- rows */
+
+static void fastact_call_rows(const fastact_job *job, char *const *data, const ptrdiff_t *row_step, ptrdiff_t low,
+                              ptrdiff_t rows, int64_t flags)
+{
+    fastact_call call;
+    for (int j = 0; j < job->narg; j++) {
+        call.data[j] = data[j];
+        call.row_step[j] = row_step[j];
+        call.step[j] = job->slot->compute;
+    }
+    call.rows = rows;
+    call.n = job->n;
+    call.row0 = low;
+    call.col0 = 0;
+    call.scalars = job->scalars;
+    call.seed = call.offset = 0;
+    call.flags = job->flags | flags;
+    job->resolved->stages[0].kernel(&call);
+}
+
+static void fastact_direct_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
+{
+    char *data[FASTACT_ARGS];
+    for (int j = 0; j < job->narg; j++)
+        data[j] = job->data[j] ? job->data[j] + low * job->row_step[j] : NULL;
+    if (job->scratch_arg >= 0) {
+        data[job->scratch_arg] = fastact_scratch((size_t)(job->n * job->slot->compute));
+        if (!data[job->scratch_arg]) {
+            job->failed = true;
+            return;
+        }
+    }
+    fastact_call_rows(job, data, job->row_step, low, high - low, job->stream ? FASTACT_STREAM : 0);
+}
+
+/* rows that are packed at once into scratch; elements between them there: whole lines and one more, or rows of 4096
+ * bytes would fall into the same cache set */
+static ptrdiff_t fastact_scratch_row(const fastact_job *job)
+{
+    const ptrdiff_t line = VECTOR / job->slot->compute;
+    return fastact_over(job->n, line) * line + line;
+}
+
+static ptrdiff_t fastact_packed_block(const fastact_job *job)
+{
+    ptrdiff_t block = PACKED / (fastact_scratch_row(job) * job->slot->compute * job->slot->nin);
+    return block >= ROW_BLOCK ? ROW_BLOCK : block > 16 ? block / 16 * 16 : block > 4 ? 16 : block < 1 ? 1 : 4;
+}
+
+static void fastact_packed_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
+{
+    const fastact_slot *slot = job->slot;
+    const int nin = slot->nin, out = slot->nin;
+    const ptrdiff_t row = fastact_scratch_row(job), block = fastact_packed_block(job), compute = slot->compute;
+    char *data[FASTACT_ARGS];
+    ptrdiff_t row_step[FASTACT_ARGS];
+    char *base = fastact_scratch((size_t)((row * nin + 1) * block * compute));
+    if (!base) {
+        job->failed = true;
+        return;
+    }
+    for (ptrdiff_t rows; low < high; low += rows) {
+        const char *mask = job->mask ? job->mask + low * job->mask_row : NULL;
+        char *result = job->data[out] + low * job->row_step[out];
+        rows = fastact_least(high - low, block);
+        for (int j = 0; j < nin; j++) {
+            data[j] = base + j * block * row * compute;
+            row_step[j] = row * compute;
+            fastact_pack(slot->dtype, data[j], row, job->data[j] + low * job->row_step[j], rows, job->n, job->row_step[j],
+                         job->step[j], j == 0 ? mask : NULL, job->mask_row, job->mask_step, slot->fill_in);
+        }
+        data[out] = slot->reduces ? base + nin * block * row * compute : data[0];
+        row_step[out] = slot->reduces ? compute : row_step[0];
+        fastact_call_rows(job, data, row_step, low, rows, 0);
+        if (slot->reduces)
+            fastact_unpack(slot->dtype, data[out], 1, result, rows, 1, job->row_step[out], slot->size, NULL, 0, 0, 0.0);
+        else
+            fastact_unpack(slot->dtype, data[out], row, result, rows, job->n, job->row_step[out], job->step[out], mask,
+                           job->mask_row, job->mask_step, slot->fill);
+    }
+}
+
+static void fastact_rows_task(void *context, ptrdiff_t index)
+{
+    fastact_job *job = (fastact_job *)context;
+    ptrdiff_t low = index * job->task, high = fastact_least(low + job->task, job->rows);
+    if (job->direct)
+        fastact_direct_rows(job, low, high);
+    else
+        fastact_packed_rows(job, low, high);
+}
+
+/* Rows, each as a whole, shared out to threads. Sets job->failed if there is no memory. */
+static void fastact_run_rows(fastact_job *job)
+{
+    const fastact_slot *slot = job->slot;
+    int threads = 1;
+    job->failed = false;
+    if (job->rows <= 0)
+        return;
+    job->task = job->rows;
+    if (job->rows > 1) {
+        ptrdiff_t n = job->n > 0 ? job->n : 1;
+        threads = fastact_threads_for(job->rows * n, job->resolved->parallel_min);
+        if (threads > 1) {
+            job->task = fastact_least(fastact_over(job->resolved->chunk, n), fastact_over(job->rows, threads));
+            if (!job->direct) {
+                ptrdiff_t block = fastact_packed_block(job);
+                job->task = fastact_over(job->task, block) * block;
+            }
+        }
+    }
+    (void)slot;
+    fastact_parallel_for(fastact_rows_task, job, fastact_over(job->rows, job->task), threads);
+}
+
+/* Plans a function over rows: whether kernels can work on the arrays themselves, and store past the cache. */
+static void fastact_plan_rows(fastact_job *job)
+{
+    const fastact_slot *slot = job->slot;
+    const ptrdiff_t size = slot->size;
+    const int nin = slot->nin, out = slot->nin;
+    job->stream = false;
+    job->direct = size == slot->compute && !job->mask;
+    for (int j = 0; j < nin; j++)
+        job->direct = job->direct && (job->step[j] == size || job->n == 1);
+    if (slot->reduces)
+        return;
+    job->direct = job->direct && (job->step[out] == size || job->n == 1);
+    if (job->direct && job->rows * job->n * size >= fastact_settings.stream_min && job->row_step[out] == job->n * size) {
+        const char *begin = job->data[out], *end = begin + job->rows * job->row_step[out];
+        job->stream = (uintptr_t)begin % (uintptr_t)size == 0;
+        for (int j = 0; j < nin; j++)
+            if (job->data[j] < end && begin < job->data[j] + job->rows * job->row_step[j])
+                job->stream = false;
+    }
+}
+
+/* ---- fused functions: maps over rows and columns, with arguments along the axis and sums over the other ones
+ *
+ * Arrays are contiguous, (outer, channel, inner). With inner = 1 the axis is the last one: its arguments lie along a row.
+ * Else a row is `inner` elements of one channel, and an argument of the axis is one value for it. */
+
+enum { FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM };
+
+typedef struct {
+    fastact_job job;
+    int role[FASTACT_ARGS];
+    ptrdiff_t outer, channel, inner;
+    ptrdiff_t width;   /* columns of the arrays as they are taken; narrow rows several at a time */
+    ptrdiff_t copies;  /* rows in one of them */
+    ptrdiff_t columns; /* of a task */
+    ptrdiff_t block;   /* rows of a task, as they are taken */
+    int nsum;
+    char *partial; /* of sums: for each block of rows, or each segment of a row, high and low parts */
+} fastact_fused;
+
+#define SEGMENT 65536 /* elements of a row that are summed into one pair, where inner > 1 */
+#define CHAINS 64     /* columns of such a sum */
+
+/* memory of a task: values of a quad of rows for each sum, sums and their low parts */
+static ptrdiff_t fastact_fused_bytes(const fastact_fused *f, ptrdiff_t columns)
+{
+    return f->nsum * (FASTACT_QUAD + 2) * (columns * f->job.slot->compute + VECTOR) + VECTOR;
+}
+
+static const double fastact_zeros[1024];
+
+/* one block of rows, and the columns from `first` on */
+static void fastact_columns_task(void *context, ptrdiff_t index)
+{
+    fastact_fused *f = (fastact_fused *)context;
+    fastact_job *job = &f->job;
+    const ptrdiff_t size = job->slot->size, compute = job->slot->compute, total = job->rows * f->channel;
+    const ptrdiff_t strips = fastact_over(f->width, f->columns), rows = fastact_over(total, f->width);
+    const ptrdiff_t block = index / strips, first = index % strips * f->columns;
+    const ptrdiff_t columns = fastact_least(f->columns, f->width - first), strip = columns * compute + VECTOR;
+    const ptrdiff_t stop = fastact_least((block + 1) * f->block, rows);
+    char *at[FASTACT_ARGS], *memory = NULL, *sums[FASTACT_ARGS];
+    if (f->nsum) {
+        memory = fastact_scratch((size_t)fastact_fused_bytes(f, f->columns));
+        if (!memory) {
+            job->failed = true;
+            return;
+        }
+    }
+    for (int j = 0, s = 0; j < job->narg; j++)
+        if (f->role[j] == FASTACT_SUM) {
+            sums[j] = memory + s++ * (FASTACT_QUAD + 2) * strip;
+            memset(sums[j] + FASTACT_QUAD * strip, 0, (size_t)(2 * strip));
+        }
+    for (ptrdiff_t quad = block * f->block; quad < stop; quad += FASTACT_QUAD) {
+        const ptrdiff_t many = fastact_least(FASTACT_QUAD, stop - quad);
+        ptrdiff_t count[FASTACT_QUAD] = {0, 0, 0, 0};
+        for (ptrdiff_t q = 0; q < many; q++) {
+            const ptrdiff_t start = (quad + q) * f->width + first;
+            count[q] = fastact_least(columns, total - start);
+            if (count[q] <= 0) {
+                count[q] = 0;
+                break;
+            }
+            for (int j = 0; j < job->narg; j++)
+                at[j] = f->role[j] == FASTACT_ARRAY     ? job->data[j] + start * size
+                        : f->role[j] == FASTACT_CHANNEL ? job->data[j] + first * compute
+                        : f->role[j] == FASTACT_SUM     ? sums[j] + q * strip
+                                                        : job->data[j];
+            fastact_span(job, at, NULL, count[q]);
+        }
+        for (int j = 0; j < job->narg; j++)
+            if (f->role[j] == FASTACT_SUM) {
+                const void *values[FASTACT_QUAD];
+                for (ptrdiff_t q = 0; q < FASTACT_QUAD; q++) {
+                    const int like = job->slot->like[j] - 1;
+                    values[q] = count[q] == 0 ? (const void *)fastact_zeros : sums[j] + q * strip;
+                    if (count[q] && like >= 0 && job->direct && count[q] == columns)
+                        values[q] = job->data[like] + ((quad + q) * f->width + first) * size;
+                    else if (count[q] && count[q] < columns) {
+                        if (like >= 0 && job->direct)
+                            memcpy(sums[j] + q * strip, job->data[like] + ((quad + q) * f->width + first) * size,
+                                   (size_t)(count[q] * compute));
+                        memset(sums[j] + q * strip + count[q] * compute, 0, (size_t)((columns - count[q]) * compute));
+                    }
+                }
+                fastact_add_quad((int)compute, sums[j] + FASTACT_QUAD * strip, sums[j] + (FASTACT_QUAD + 1) * strip, values,
+                                 columns);
+            }
+    }
+    for (int j = 0, s = 0; j < job->narg; j++)
+        if (f->role[j] == FASTACT_SUM) {
+            char *to = f->partial + (block * f->nsum + s++) * 2 * f->width * compute + first * compute;
+            memcpy(to, sums[j] + FASTACT_QUAD * strip, (size_t)(columns * compute));
+            memcpy(to + f->width * compute, sums[j] + (FASTACT_QUAD + 1) * strip, (size_t)(columns * compute));
+        }
+}
+
+/* one segment of a row of `inner` elements; job->task segments at a time */
+static void fastact_segment(fastact_fused *f, ptrdiff_t index, char *memory)
+{
+    fastact_job *job = &f->job;
+    const ptrdiff_t size = job->slot->size, compute = job->slot->compute, piece = f->columns;
+    const ptrdiff_t segments = fastact_over(f->inner, SEGMENT), row = index / segments;
+    const ptrdiff_t first = index % segments * SEGMENT, stop = fastact_least(first + SEGMENT, f->inner);
+    const ptrdiff_t strip = piece * compute + VECTOR, width = CHAINS * compute;
+    char *at[FASTACT_ARGS], blocks[FASTACT_ARGS * VECTOR + VECTOR], *block = fastact_aligned(blocks), *sums[FASTACT_ARGS];
+    for (int j = 0, s = 0; j < job->narg; j++) {
+        at[j] = job->data[j];
+        if (f->role[j] == FASTACT_CHANNEL) {
+            fastact_fill(block, job->data[j] + row % f->channel * compute, compute);
+            at[j] = block;
+            block += VECTOR;
+        } else if (f->role[j] == FASTACT_SUM) {
+            /* values of a piece; high and low parts of a block and of the segment */
+            sums[j] = memory + s++ * (strip + 4 * width);
+            memset(sums[j] + strip, 0, (size_t)(4 * width));
+            at[j] = sums[j];
+        }
+    }
+    for (ptrdiff_t i = first; i < stop; i += piece) {
+        const ptrdiff_t n = fastact_least(piece, stop - i), start = row * f->inner + i;
+        for (int j = 0; j < job->narg; j++)
+            if (f->role[j] == FASTACT_ARRAY)
+                at[j] = job->data[j] + start * size;
+        fastact_span(job, at, NULL, n);
+        for (int j = 0; j < job->narg; j++)
+            if (f->role[j] == FASTACT_SUM) {
+                char *v = sums[j], *s = v + strip, *high = s + 2 * width;
+                const ptrdiff_t padded = fastact_over(n, CHAINS) * CHAINS;
+                if (job->slot->like[j] && job->direct) {
+                    if (padded == n)
+                        v = job->data[job->slot->like[j] - 1] + start * size;
+                    else
+                        memcpy(v, job->data[job->slot->like[j] - 1] + start * size, (size_t)(n * compute));
+                }
+                if (padded > n)
+                    memset(v + n * compute, 0, (size_t)((padded - n) * compute));
+                for (ptrdiff_t k = 0; k < padded; k += FASTACT_QUAD * CHAINS) {
+                    const void *values[FASTACT_QUAD];
+                    for (ptrdiff_t q = 0; q < FASTACT_QUAD; q++)
+                        values[q] = k + q * CHAINS < padded ? (const void *)(v + (k + q * CHAINS) * compute)
+                                                            : (const void *)fastact_zeros;
+                    fastact_add_quad((int)compute, s, s + width, values, CHAINS);
+                }
+                /* a block of CHAINS rows is a whole number of pieces */
+                if ((i + n - first) % (FASTACT_BLOCK * CHAINS) == 0 || i + n == stop) {
+                    if (i + n - first <= FASTACT_BLOCK * CHAINS)
+                        memcpy(high, s, (size_t)(2 * width));
+                    else
+                        fastact_add_pair((int)compute, high, high + width, s, s + width, CHAINS);
+                    memset(s, 0, (size_t)(2 * width));
+                }
+            }
+    }
+    for (int j = 0, s = 0; j < job->narg; j++)
+        if (f->role[j] == FASTACT_SUM) {
+            char *high = sums[j] + strip + 2 * width, *to = f->partial + (index * f->nsum + s++) * 2 * compute;
+            fastact_fold((int)compute, high, high + width, CHAINS);
+            memcpy(to, high, (size_t)compute);
+            memcpy(to + compute, high + width, (size_t)compute);
+        }
+}
+
+static void fastact_segments_task(void *context, ptrdiff_t index)
+{
+    fastact_fused *f = (fastact_fused *)context;
+    const ptrdiff_t all = f->outer * f->channel * fastact_over(f->inner, SEGMENT);
+    const ptrdiff_t stop = fastact_least((index + 1) * f->job.task, all);
+    char *memory = NULL;
+    if (f->nsum) {
+        memory = fastact_scratch((size_t)(f->nsum * ((f->columns + 4 * CHAINS) * f->job.slot->compute + VECTOR)));
+        if (!memory) {
+            f->job.failed = true;
+            return;
+        }
+    }
+    for (ptrdiff_t i = index * f->job.task; i < stop; i++)
+        fastact_segment(f, i, memory);
+}
+
+/* the partial sums of sum number s to one value for each channel, high and low parts, in `high` and `low` */
+static void fastact_combine(const fastact_fused *f, int s, char *high, char *low)
+{
+    const ptrdiff_t compute = f->job.slot->compute;
+    const int size = (int)compute;
+    if (f->inner == 1) {
+        const ptrdiff_t blocks = fastact_over(fastact_over(f->job.rows * f->channel, f->width), f->block);
+        const ptrdiff_t bytes = f->width * compute, channel = f->channel * compute;
+        char *sum = f->partial + s * 2 * bytes;
+        for (ptrdiff_t b = 1; b < blocks; b++) {
+            char *next = f->partial + (b * f->nsum + s) * 2 * bytes;
+            fastact_add_pair(size, sum, sum + bytes, next, next + bytes, f->width);
+        }
+        for (ptrdiff_t k = 1; k < f->copies; k++)
+            fastact_add_pair(size, sum, sum + bytes, sum + k * channel, sum + bytes + k * channel, f->channel);
+        memcpy(high, sum, (size_t)channel);
+        memcpy(low, sum + bytes, (size_t)channel);
+        return;
+    }
+    const ptrdiff_t segments = fastact_over(f->inner, SEGMENT);
+    for (ptrdiff_t c = 0; c < f->channel; c++) {
+        char *h = high + c * compute, *l = low + c * compute;
+        for (ptrdiff_t o = 0; o < f->outer; o++)
+            for (ptrdiff_t g = 0; g < segments; g++) {
+                const char *next = f->partial + (((o * f->channel + c) * segments + g) * f->nsum + s) * 2 * compute;
+                if (o == 0 && g == 0) {
+                    memcpy(h, next, (size_t)compute);
+                    memcpy(l, next + compute, (size_t)compute);
+                } else {
+                    fastact_add_pair(size, h, l, next, next + compute, 1);
+                }
+            }
+    }
+}
+
+/* whether a stage reads an input in whose place an earlier one has written an output */
+static bool fastact_reads_late(const fastact_job *job)
+{
+    const fastact_resolved *r = job->resolved;
+    const int nin = job->slot->nin, first_out = nin + job->slot->nparam;
+    for (int s = 0; s < r->nstage; s++)
+        for (int k = 0; k < r->stages[s].narg; k++) {
+            const int out = r->stages[s].place[k];
+            if (out < first_out || out >= job->narg)
+                continue;
+            for (int t = s + 1; t < r->nstage; t++)
+                for (int i = 0; i < r->stages[t].narg; i++)
+                    if (r->stages[t].place[i] < first_out && job->data[r->stages[t].place[i]] == job->data[out])
+                        return true;
+        }
+    return false;
+}
+
+/* Runs f: job.data, roles, outer, channel, inner are given; every argument of the axis is `channel` elements as kernels
+ * take them, every parameter of one value a filled block. Sets job.failed if there is no memory; else the caller takes
+ * its sums by fastact_combine and frees `partial`. */
+static void fastact_run_fused(fastact_fused *f, char **repeated)
+{
+    fastact_job *job = &f->job;
+    const ptrdiff_t compute = job->slot->compute, elements = f->outer * f->channel * f->inner;
+    int threads = fastact_threads_for(elements, job->resolved->parallel_min);
+    bool along = false;
+    size_t bytes;
+    job->failed = false;
+    job->stream = false;
+    job->mask = NULL;
+    job->hold = fastact_reads_late(job);
+    job->direct = job->slot->size == compute && !job->hold;
+    f->nsum = 0;
+    f->partial = NULL;
+    *repeated = NULL;
+    for (int j = 0; j < job->narg; j++) {
+        job->one[j] = f->role[j] == FASTACT_VALUE || (f->role[j] == FASTACT_CHANNEL && f->inner > 1);
+        job->own[j] = f->role[j] == FASTACT_SUM || (f->role[j] == FASTACT_CHANNEL && f->inner == 1);
+        job->step[j] = f->role[j] == FASTACT_ARRAY ? job->slot->size : compute;
+        f->nsum += f->role[j] == FASTACT_SUM;
+        along = along || f->role[j] == FASTACT_CHANNEL || f->role[j] == FASTACT_SUM;
+    }
+    if (f->inner > 1) {
+        const ptrdiff_t units = f->outer * f->channel * fastact_over(f->inner, SEGMENT);
+        const ptrdiff_t each = fastact_least(f->inner, SEGMENT);
+        f->columns = CACHED / compute / CHAINS * CHAINS / FASTACT_QUAD * FASTACT_QUAD;
+        f->columns = f->columns > 1024 ? 1024 : f->columns;
+        job->task = fastact_least(fastact_over(job->resolved->chunk, each), fastact_over(units, threads));
+        bytes = (size_t)(units * f->nsum * 2 * compute);
+        if (bytes && !(f->partial = (char *)malloc(bytes))) {
+            job->failed = true;
+            return;
+        }
+        fastact_parallel_for(fastact_segments_task, f, fastact_over(units, job->task), threads);
+        return;
+    }
+    /* columns that are not a whole number of vectors, or few: as many rows side by side as make them so */
+    job->rows = f->outer;
+    f->copies = 1;
+    if (!along) {
+        /* one row, cut anywhere */
+        job->rows = 1;
+        f->channel = elements;
+    } else if (f->channel < 512 || (f->channel % 16 && f->channel <= 4096)) {
+        const ptrdiff_t even = f->channel & -f->channel, whole = even >= 16 ? 1 : 16 / even;
+        f->copies = whole * fastact_over(512, f->channel * whole);
+    }
+    f->width = f->channel * f->copies;
+    if (f->copies > 1) {
+        int many = 0;
+        for (int j = 0; j < job->narg; j++)
+            many += f->role[j] == FASTACT_CHANNEL;
+        if (many) {
+            char *to = *repeated = (char *)malloc((size_t)(many * f->width * compute));
+            if (!to) {
+                job->failed = true;
+                return;
+            }
+            for (int j = 0; j < job->narg; j++)
+                if (f->role[j] == FASTACT_CHANNEL) {
+                    for (ptrdiff_t k = 0; k < f->copies; k++)
+                        memcpy(to + k * f->channel * compute, job->data[j], (size_t)(f->channel * compute));
+                    job->data[j] = to;
+                    to += f->width * compute;
+                }
+        }
+    }
+    const ptrdiff_t rows = fastact_over(job->rows * f->channel, f->width);
+    f->block = FASTACT_BLOCK;
+    f->columns = along ? 1024 : job->resolved->chunk;
+    if (threads > 1)
+        while (f->columns > 128 && fastact_over(rows, f->block) * fastact_over(f->width, f->columns) < 4 * threads)
+            f->columns /= 2;
+    bytes = (size_t)(fastact_over(rows, f->block) * f->nsum * 2 * f->width * compute);
+    if (bytes && !(f->partial = (char *)malloc(bytes))) {
+        job->failed = true;
+        return;
+    }
+    fastact_parallel_for(fastact_columns_task, f, fastact_over(rows, f->block) * fastact_over(f->width, f->columns), threads);
+}
+
+#endif

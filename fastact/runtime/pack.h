@@ -1,0 +1,277 @@
+/* Elements in and out of contiguous memory of the driver: any strides, float16 and bfloat16 widened to float32 and rounded
+ * once, masks. */
+#ifndef FASTACT_PACK_H
+#define FASTACT_PACK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sums.h" /* FASTACT_CLONES */
+
+#if defined(__GNUC__) || defined(__clang__)
+#define FASTACT_LOCAL __thread
+#else
+#define FASTACT_LOCAL __declspec(thread)
+#endif
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+static pthread_key_t fastact_scratch_key;
+static pthread_once_t fastact_scratch_once = PTHREAD_ONCE_INIT;
+static void fastact_scratch_init(void) { pthread_key_create(&fastact_scratch_key, free); }
+#define FASTACT_SCRATCH_KEEP(p) (pthread_once(&fastact_scratch_once, fastact_scratch_init), pthread_setspecific(fastact_scratch_key, p))
+#else
+#define FASTACT_SCRATCH_KEEP(p) ((void)(p)) /* freed with the process */
+#endif
+
+/* `bytes` of memory of this thread, 64-byte aligned, until its next call here; NULL if there is none. Kept between calls:
+ * pages of fresh memory cost more than the rows in them. */
+static char *fastact_scratch(size_t bytes)
+{
+    static FASTACT_LOCAL char *memory = NULL;
+    static FASTACT_LOCAL size_t size = 0;
+    if (bytes > size) {
+        free(memory);
+        memory = (char *)malloc(bytes + 64);
+        size = memory ? bytes : 0;
+        FASTACT_SCRATCH_KEEP(memory);
+        if (!memory)
+            return NULL;
+    }
+    return (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+}
+
+static inline float fastact_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+static inline uint32_t fastact_as_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+
+static inline float fastact_widen_f16(uint16_t h)
+{
+    uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
+    /* 2^112 moves the exponent, also of a subnormal */
+    uint32_t finite = fastact_as_bits(fastact_as_float(magnitude) * 5.192296858534828e33f);
+    uint32_t special = magnitude | 0x7f800000u;
+    return fastact_as_float(((uint32_t)(h & 0x8000) << 16) | ((h & 0x7fff) >= 0x7c00 ? special : finite));
+}
+
+static inline uint16_t fastact_narrow_f16(float f)
+{
+    uint32_t u = fastact_as_bits(f), magnitude = u & 0x7fffffffu;
+    /* adding 1/2 leaves a subnormal result, rounded, in the low bits */
+    uint32_t subnormal = fastact_as_bits(fastact_as_float(magnitude) + 0.5f) - 0x3f000000u;
+    uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
+    uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+    uint32_t r = magnitude >= 0x47800000u ? special : magnitude < 0x38800000u ? subnormal : normal;
+    return (uint16_t)(r | ((u >> 16) & 0x8000u));
+}
+
+static inline float fastact_widen_bf16(uint16_t h) { return fastact_as_float((uint32_t)h << 16); }
+
+static inline uint16_t fastact_narrow_bf16(float f)
+{
+    uint32_t u = fastact_as_bits(f), rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
+    return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40u : rounded);
+}
+
+static inline float fastact_same_f32(float x) { return x; }
+static inline double fastact_same_f64(double x) { return x; }
+
+#define FASTACT_ACCESS(type)                                                                                           \
+    static inline type fastact_get_##type(const char *p)                                                               \
+    {                                                                                                                  \
+        type v;                                                                                                        \
+        memcpy(&v, p, sizeof v);                                                                                       \
+        return v;                                                                                                      \
+    }                                                                                                                  \
+    static inline void fastact_put_##type(char *p, type v) { memcpy(p, &v, sizeof v); }
+
+FASTACT_ACCESS(float)
+FASTACT_ACCESS(double)
+FASTACT_ACCESS(uint16_t)
+
+#define FASTACT_MOVING(name, memory, compute, widen, narrow)                                                           \
+    FASTACT_CLONES static void fastact_gather_##name(void *to_, const char *from, ptrdiff_t n, ptrdiff_t step)         \
+    {                                                                                                                  \
+        compute *to = (compute *)to_;                                                                                  \
+        if (step == (ptrdiff_t)sizeof(memory))                                                                         \
+            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
+                to[i] = widen(fastact_get_##memory(from + i * (ptrdiff_t)sizeof(memory)));                             \
+        else                                                                                                           \
+            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
+                to[i] = widen(fastact_get_##memory(from + i * step));                                                  \
+    }                                                                                                                  \
+    FASTACT_CLONES static void fastact_scatter_##name(char *to, const void *from_, ptrdiff_t n, ptrdiff_t step)        \
+    {                                                                                                                  \
+        const compute *from = (const compute *)from_;                                                                  \
+        if (step == (ptrdiff_t)sizeof(memory))                                                                         \
+            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
+                fastact_put_##memory(to + i * (ptrdiff_t)sizeof(memory), narrow(from[i]));                             \
+        else                                                                                                           \
+            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
+                fastact_put_##memory(to + i * step, narrow(from[i]));                                                  \
+    }
+
+FASTACT_MOVING(f32, float, float, fastact_same_f32, fastact_same_f32)
+FASTACT_MOVING(f64, double, double, fastact_same_f64, fastact_same_f64)
+FASTACT_MOVING(f16, uint16_t, float, fastact_widen_f16, fastact_narrow_f16)
+FASTACT_MOVING(bf16, uint16_t, float, fastact_widen_bf16, fastact_narrow_bf16)
+FASTACT_MOVING(u16, uint16_t, uint16_t, (uint16_t), (uint16_t))
+
+typedef void (*fastact_gather_fn)(void *, const char *, ptrdiff_t, ptrdiff_t);
+typedef void (*fastact_scatter_fn)(char *, const void *, ptrdiff_t, ptrdiff_t);
+/* in the order of DTYPES; by whether elements stay as they are */
+static const fastact_gather_fn fastact_gathers[2][4] = {
+    {fastact_gather_f32, fastact_gather_f64, fastact_gather_f16, fastact_gather_bf16},
+    {fastact_gather_f32, fastact_gather_f64, fastact_gather_u16, fastact_gather_u16}};
+static const fastact_scatter_fn fastact_scatters[2][4] = {
+    {fastact_scatter_f32, fastact_scatter_f64, fastact_scatter_f16, fastact_scatter_bf16},
+    {fastact_scatter_f32, fastact_scatter_f64, fastact_scatter_u16, fastact_scatter_u16}};
+
+/* n elements into contiguous memory and out of it; `same`: as they are, else widened to and narrowed from float32 */
+static inline void fastact_gather(int dtype, bool same, void *to, const char *from, ptrdiff_t n, ptrdiff_t step)
+{
+    fastact_gathers[same][dtype](to, from, n, step);
+}
+
+static inline void fastact_scatter(int dtype, bool same, char *to, const void *from, ptrdiff_t n, ptrdiff_t step)
+{
+    fastact_scatters[same][dtype](to, from, n, step);
+}
+
+/* out where the mask holds */
+#define FASTACT_WHERE(size, type)                                                                                      \
+    FASTACT_CLONES static void fastact_where_##size(char *to, const void *from_, ptrdiff_t n, ptrdiff_t step,          \
+                                                    const char *mask, ptrdiff_t mask_step)                             \
+    {                                                                                                                  \
+        const type *from = (const type *)from_;                                                                        \
+        if (step == (ptrdiff_t)sizeof(type) && mask_step == 1) {                                                       \
+            type *out = (type *)to;                                                                                    \
+            FASTACT_INDEPENDENT                                                                                        \
+            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
+                out[i] = mask[i] ? from[i] : out[i];                                                                   \
+        } else {                                                                                                       \
+            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
+                if (mask[i * mask_step])                                                                               \
+                    memcpy(to + i * step, from + i, sizeof(type));                                                     \
+        }                                                                                                              \
+    }
+FASTACT_WHERE(2, uint16_t)
+FASTACT_WHERE(4, uint32_t)
+FASTACT_WHERE(8, uint64_t)
+
+static inline void fastact_scatter_where(ptrdiff_t size, char *to, const void *from, ptrdiff_t n, ptrdiff_t step,
+                                         const char *mask, ptrdiff_t mask_step)
+{
+    (size == 2 ? fastact_where_2 : size == 4 ? fastact_where_4 : fastact_where_8)(to, from, n, step, mask, mask_step);
+}
+
+/* scratch rows where the mask holds, else `fill` */
+#define FASTACT_MASKING(name, compute)                                                                                 \
+    FASTACT_CLONES static void fastact_mask_##name(void *at_, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t n,              \
+                                                   const char *mask, ptrdiff_t outer, ptrdiff_t core, double fill_)    \
+    {                                                                                                                  \
+        const compute fill = (compute)fill_;                                                                           \
+        for (ptrdiff_t r = 0; r < rows; r++) {                                                                         \
+            const char *m = mask + r * outer;                                                                          \
+            compute *a = (compute *)at_ + r * row;                                                                     \
+            if (core == 1)                                                                                             \
+                for (ptrdiff_t i = 0; i < n; i++)                                                                      \
+                    a[i] = m[i] ? a[i] : fill;                                                                         \
+            else                                                                                                       \
+                for (ptrdiff_t i = 0; i < n; i++)                                                                      \
+                    a[i] = m[i * core] ? a[i] : fill;                                                                  \
+        }                                                                                                              \
+    }
+FASTACT_MASKING(f32, float)
+FASTACT_MASKING(f64, double)
+
+static inline void fastact_mask(int dtype, void *at, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t n, const char *mask,
+                                ptrdiff_t outer, ptrdiff_t core, double fill)
+{
+    (dtype == 1 ? fastact_mask_f64 : fastact_mask_f32)(at, row, rows, n, mask, outer, core, fill);
+}
+
+/* Four rows of scratch and four elements of each, where rows lie side by side in memory. */
+#if defined(__SSE2__)
+#include <immintrin.h>
+static inline void fastact_pack_4x4(float *to, ptrdiff_t row, const char *from, ptrdiff_t core)
+{
+    __m128 a = _mm_loadu_ps((const float *)from), b = _mm_loadu_ps((const float *)(from + core));
+    __m128 c = _mm_loadu_ps((const float *)(from + 2 * core)), d = _mm_loadu_ps((const float *)(from + 3 * core));
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + row, b);
+    _mm_storeu_ps(to + 2 * row, c);
+    _mm_storeu_ps(to + 3 * row, d);
+}
+static inline void fastact_unpack_4x4(const float *from, ptrdiff_t row, char *to, ptrdiff_t core)
+{
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + row);
+    __m128 c = _mm_loadu_ps(from + 2 * row), d = _mm_loadu_ps(from + 3 * row);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps((float *)to, a);
+    _mm_storeu_ps((float *)(to + core), b);
+    _mm_storeu_ps((float *)(to + 2 * core), c);
+    _mm_storeu_ps((float *)(to + 3 * core), d);
+}
+#else
+static inline void fastact_pack_4x4(float *to, ptrdiff_t row, const char *from, ptrdiff_t core)
+{
+    for (int i = 0; i < 4; i++)
+        for (int r = 0; r < 4; r++)
+            memcpy(to + r * row + i, from + i * core + 4 * r, 4);
+}
+static inline void fastact_unpack_4x4(const float *from, ptrdiff_t row, char *to, ptrdiff_t core)
+{
+    for (int i = 0; i < 4; i++)
+        for (int r = 0; r < 4; r++)
+            memcpy(to + i * core + 4 * r, from + r * row + i, 4);
+}
+#endif
+
+/* rows × n elements between memory (strides in bytes) and scratch rows (`row` elements apart), with or without a mask.
+ * Where rows lie side by side in memory, as those of a transposed array do, memory is read by lines. */
+static void fastact_pack(int dtype, void *to_, ptrdiff_t row, const char *from, ptrdiff_t rows, ptrdiff_t n,
+                         ptrdiff_t outer, ptrdiff_t core, const char *mask, ptrdiff_t mask_outer, ptrdiff_t mask_core,
+                         double fill)
+{
+    char *to = (char *)to_;
+    const ptrdiff_t compute = dtype == 1 ? 8 : 4;
+    ptrdiff_t whole = 0;
+    if (dtype == 0 && outer == 4 && core != 4) {
+        whole = rows / 4 * 4;
+        for (ptrdiff_t i = 0; i + 4 <= n; i += 4)
+            for (ptrdiff_t r = 0; r < whole; r += 4)
+                fastact_pack_4x4((float *)to + r * row + i, row, from + 4 * r + i * core, core);
+        for (ptrdiff_t r = 0; r < whole; r++)
+            fastact_gather_f32(to + (r * row + n / 4 * 4) * 4, from + 4 * r + n / 4 * 4 * core, n % 4, core);
+    }
+    for (ptrdiff_t r = whole; r < rows; r++)
+        fastact_gather(dtype, false, to + r * row * compute, from + r * outer, n, core);
+    if (mask)
+        fastact_mask(dtype, to, row, rows, n, mask, mask_outer, mask_core, fill);
+}
+
+static void fastact_unpack(int dtype, void *from_, ptrdiff_t row, char *to, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t outer,
+                           ptrdiff_t core, const char *mask, ptrdiff_t mask_outer, ptrdiff_t mask_core, double fill)
+{
+    char *from = (char *)from_;
+    const ptrdiff_t compute = dtype == 1 ? 8 : 4;
+    ptrdiff_t whole = 0;
+    if (mask)
+        fastact_mask(dtype, from, row, rows, n, mask, mask_outer, mask_core, fill);
+    if (dtype == 0 && outer == 4 && core != 4) {
+        whole = rows / 4 * 4;
+        for (ptrdiff_t i = 0; i + 4 <= n; i += 4)
+            for (ptrdiff_t r = 0; r < whole; r += 4)
+                fastact_unpack_4x4((const float *)from + r * row + i, row, to + 4 * r + i * core, core);
+        for (ptrdiff_t r = 0; r < whole; r++)
+            fastact_scatter_f32(to + 4 * r + n / 4 * 4 * core, from + (r * row + n / 4 * 4) * 4, n % 4, core);
+    }
+    for (ptrdiff_t r = whole; r < rows; r++)
+        fastact_scatter(dtype, false, to + r * outer, from + r * row * compute, n, core);
+}
+
+#endif

@@ -1,0 +1,107 @@
+/* Column sums in one order, and the arithmetic between the kernels of a fused function.
+ *
+ * Rows are taken in quads, (v0 + v1) + (v2 + v3), quads go to a compensated sum, blocks of 64 rows are combined in their
+ * order (docs/design.md, 'Sums'). The order depends on the shape alone, never on threads. Additions and multiplications
+ * only, nothing contracted: every instruction set gives the same bits. */
+#ifndef FASTACT_SUMS_H
+#define FASTACT_SUMS_H
+
+#include <stddef.h>
+#include <string.h>
+
+#include "call.h"
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(FASTACT_NO_CLONES)
+#define FASTACT_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FASTACT_CLONES
+#endif
+#if defined(__clang__)
+#define FASTACT_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FASTACT_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+#define FASTACT_QUAD 4
+#define FASTACT_BLOCK 64 /* rows */
+
+/* (s, c) += t: Knuth's two-sum, TAOCP 2, 4.2.2; (h, l) += (s, c): maths/rows.py, pair_add */
+#define FASTACT_SUMS(T, name)                                                                                          \
+    FASTACT_CLONES static void fastact_add_quad_##name(void *s_, void *c_, const void *const *rows, ptrdiff_t n)       \
+    {                                                                                                                  \
+        T *s = (T *)s_, *c = (T *)c_;                                                                                  \
+        const T *v0 = (const T *)rows[0], *v1 = (const T *)rows[1], *v2 = (const T *)rows[2], *v3 = (const T *)rows[3]; \
+        FASTACT_INDEPENDENT                                                                                            \
+        for (ptrdiff_t i = 0; i < n; i++) {                                                                            \
+            T t = (v0[i] + v1[i]) + (v2[i] + v3[i]);                                                                   \
+            T a = s[i], sum = a + t, z = sum - a;                                                                      \
+            s[i] = sum;                                                                                                \
+            c[i] += (a - (sum - z)) + (t - z);                                                                         \
+        }                                                                                                              \
+    }                                                                                                                  \
+    FASTACT_CLONES static void fastact_add_pair_##name(void *h_, void *l_, const void *s_, const void *c_, ptrdiff_t n) \
+    {                                                                                                                  \
+        T *h = (T *)h_, *l = (T *)l_;                                                                                  \
+        const T *s = (const T *)s_, *c = (const T *)c_;                                                                \
+        FASTACT_INDEPENDENT                                                                                            \
+        for (ptrdiff_t i = 0; i < n; i++) {                                                                            \
+            T a = h[i], b = s[i], sum = a + b, z = sum - a;                                                            \
+            h[i] = sum;                                                                                                \
+            l[i] = (l[i] + c[i]) + ((a - (sum - z)) + (b - z));                                                        \
+        }                                                                                                              \
+    }                                                                                                                  \
+    FASTACT_CLONES static void fastact_add_##name(const fastact_call *call)                                            \
+    {                                                                                                                  \
+        const T *a = (const T *)call->data[0], *b = (const T *)call->data[1];                                          \
+        T *out = (T *)call->data[2];                                                                                   \
+        ptrdiff_t n = call->n;                                                                                         \
+        if (call->step[1] == 0) {                                                                                      \
+            T one = *b;                                                                                                \
+            FASTACT_INDEPENDENT                                                                                        \
+            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
+                out[i] = a[i] + one;                                                                                   \
+        } else {                                                                                                       \
+            FASTACT_INDEPENDENT                                                                                        \
+            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
+                out[i] = a[i] + b[i];                                                                                  \
+        }                                                                                                              \
+    }                                                                                                                  \
+    FASTACT_CLONES static void fastact_mul_##name(const fastact_call *call)                                            \
+    {                                                                                                                  \
+        const T *a = (const T *)call->data[0], *b = (const T *)call->data[1];                                          \
+        T *out = (T *)call->data[2];                                                                                   \
+        ptrdiff_t n = call->n;                                                                                         \
+        FASTACT_INDEPENDENT                                                                                            \
+        for (ptrdiff_t i = 0; i < n; i++)                                                                              \
+            out[i] = a[i] * b[i];                                                                                      \
+    }
+
+FASTACT_SUMS(float, f32)
+FASTACT_SUMS(double, f64)
+
+static inline void fastact_add_quad(int size, void *s, void *c, const void *const *rows, ptrdiff_t n)
+{
+    if (size == 4)
+        fastact_add_quad_f32(s, c, rows, n);
+    else
+        fastact_add_quad_f64(s, c, rows, n);
+}
+
+static inline void fastact_add_pair(int size, void *h, void *l, const void *s, const void *c, ptrdiff_t n)
+{
+    if (size == 4)
+        fastact_add_pair_f32(h, l, s, c, n);
+    else
+        fastact_add_pair_f64(h, l, s, c, n);
+}
+
+/* the n columns of (h, l), a power of two of them, into the first: column i with i + n/2, and so on */
+static void fastact_fold(int size, void *h, void *l, ptrdiff_t n)
+{
+    while (n > 1) {
+        n /= 2;
+        fastact_add_pair(size, h, l, (char *)h + n * size, (char *)l + n * size, n);
+    }
+}
+
+#endif
