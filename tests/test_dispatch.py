@@ -52,7 +52,7 @@ def test_the_backend_in_use_computes():
         with fa.use_backend(name):
             fa.gelu(x)
             assert f"backend: {name} (asked for)" in fa.explain(fa.gelu, x)
-            address = fa.gelu.slots.address("float32")
+            address = fa.gelu.function.address("float32")
             assert (address == 0) == (name == "reference")
 
 

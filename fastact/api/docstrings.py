@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastact.spec.kinds import KINDS
-
 if TYPE_CHECKING:
     from fastact.api.activation import Method
     from fastact.spec.table import Op
@@ -58,7 +56,7 @@ def _parameters(method: Method) -> list[str]:
     lines = [line for name in ARRAYS[method.kind] for line in (f"{name} : array_like", f"    {MEANING[name]}")]
     for p in method.op.params:
         default = "" if p.default is None else f", default {p.default:g}"
-        lines += [f"{p.name} : float or array_like{default}", f"    {p.domain[0].upper()}{p.domain[1:]}; broadcasts."]
+        lines += [f"{p.name} : float or array_like{default}", f"    {p.domain.text[0].upper()}{p.domain.text[1:]}; broadcasts."]
     if method.variants is not None:
         choices = ", ".join(f'"{v}"' for v in method.variants[1])
         lines += [f'{method.variants[0]} : {{{choices}}}, default "none"', "    Which form of the function."]
@@ -82,7 +80,7 @@ def _errors(method: Method) -> list[str]:
         unfit.append(f"{method.variants[0]} is something else")
     if method.kind == "backward_from_output":
         needs = (op.output_needs or {}).items()
-        unfit += [f"f' is no function of y, as {name} is not {domain}" for name, (domain, _) in needs]
+        unfit += [f"f' is no function of y, as {name} is not {domain.text}" for name, domain in needs]
     return [
         "TypeError",
         *_wrapped(f"If {', or '.join(wrong)}."),
@@ -111,7 +109,7 @@ def _evaluated(op: Op, kind: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]
     from fastact.backends import reference
 
     params = [np.array(0.5 if p.default is None else p.default) for p in op.params]
-    return reference.kernel(op, kind, "float64")(*arrays, *params)
+    return reference.kernel(kernel_of(op, kind, "float64"))(*arrays, *params)
 
 
 def _examples(op: Op, kind: str) -> list[str]:
@@ -124,7 +122,7 @@ def _examples(op: Op, kind: str) -> list[str]:
     else:
         arrays, text = (x,), "x"
     results = _evaluated(op, kind, *arrays)
-    shown = repr(results[0] if KINDS[kind][1] == 1 else results)
+    shown = repr(results[0] if len(ALL[kind].outputs) == 1 else results)
     method = op.name if kind == "forward" else f"{op.name}.{kind}"
     return [
         ">>> import numpy as np, fastact as fa",
