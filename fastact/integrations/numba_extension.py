@@ -32,20 +32,15 @@ from numba.extending import (
 )
 
 from fastact.api import rows
-from fastact.api.activation import Activation, Method, PreluBackward, activations
+from fastact.api.activation import Activation, Method, activations
 from fastact.api.rows import RowFunction, RowMethod
 from fastact.backends.numba_cpu import rows as row_kernels
 from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
 from fastact.backends.numba_cpu.simd import host_target
 from fastact.maths.grammar import bind
-from fastact.spec.kinds import KINDS, body, kinds_of
-
-ARRAYS = {
-    "forward": ("x",),
-    "backward": ("dy", "x"),
-    "backward_from_output": ("dy", "y"),
-    "value_and_grad": ("x",),
-}
+from fastact.spec.call import BYTES, COLS, DATA, FLAGS, ROW_STEP, ROWS
+from fastact.spec.kernel import row_kernel_of
+from fastact.spec.kinds import ALL, FUSED, KINDS, body, kinds_of
 
 
 class _NoFlags(list):  # type: ignore[type-arg]
@@ -123,17 +118,12 @@ class _Template(AbstractTemplate):
 
     def generic(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Signature | None:
         method = self.method
-        if isinstance(method, PreluBackward):
-            raise errors.TypingError(
-                "prelu.backward sums over arrays and is not available in nopython mode; "
-                "dx alone is leaky_relu.backward(dy, x, weight)"
-            )
         pysig = _python_signature(method)
         try:
             bound = pysig.bind(*args, **kws).arguments
         except TypeError as error:
             raise errors.TypingError(f"{method.__name__}: {error}") from error
-        given = [bound[name] for name in ARRAYS[method.kind]]
+        given = [bound[name] for name in _arrays(method)]
         dtype = _computing(given)
         if dtype is None:
             raise errors.TypingError(
@@ -156,9 +146,17 @@ class _Template(AbstractTemplate):
                 raise errors.TypingError(f"{method.__name__}: {keyword} must be one of {', '.join(map(repr, choices))}")
             full.append(chosen)
         result = _result(dtype, [t for t in given if isinstance(t, types.Array)])
-        if KINDS[method.kind][1] == 2:
+        if _is_pair(method):
             result = types.UniTuple(result, 2)
         return signature(result, *full).replace(pysig=pysig)
+
+
+def _arrays(method: Method) -> tuple[str, ...]:
+    return tuple(argument.name for argument in ALL[method.kind].inputs)
+
+
+def _is_pair(method: Method) -> bool:
+    return len(ALL[method.kind].outputs) == 2
 
 
 def _result(dtype: types.Type, arrays: list[types.Array]) -> types.Type:
@@ -172,7 +170,7 @@ def _result(dtype: types.Type, arrays: list[types.Array]) -> types.Type:
 @cache
 def _python_signature(method: Method) -> inspect.Signature:
     P = inspect.Parameter
-    parameters = [P(name, P.POSITIONAL_ONLY) for name in ARRAYS[method.kind]]
+    parameters = [P(name, P.POSITIONAL_ONLY) for name in _arrays(method)]
     for name, default in zip(method.names, method.defaults):
         parameters.append(P(name, P.POSITIONAL_OR_KEYWORD, default=P.empty if default is None else default))
     if method.variants is not None:
@@ -193,7 +191,7 @@ def _scalar(builder: ir.IRBuilder, method: Method, dtype: str, args: Any) -> lis
 
 
 def _lower(method: Method) -> Callable[..., Any]:
-    narrays, nparams = KINDS[method.kind][0], len(method.names)
+    narrays, nparams = len(_arrays(method)), len(method.names)
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
         chosen = method
@@ -205,7 +203,7 @@ def _lower(method: Method) -> Callable[..., Any]:
             return outputs[0] if len(outputs) == 1 else context.make_tuple(builder, sig.return_type, outputs)
         arrays = sig.args[:narrays]
         params = types.UniTuple(result.dtype, nparams) if nparams else types.Tuple(())
-        loop = _loop(chosen, arrays, result, KINDS[method.kind][1] == 2)
+        loop = _loop(chosen, arrays, result, _is_pair(method))
         inner = signature(sig.return_type, *arrays, params)
         packed = context.make_tuple(builder, params, args[narrays : narrays + nparams])
         made = _compile(context, builder, loop, inner, (*args[:narrays], packed))
@@ -381,7 +379,7 @@ def _lower_rows(method: RowMethod) -> Callable[..., Any]:
 @cache
 def _rows(method: RowMethod, arrays: tuple[types.Type, ...], dtype: types.Type) -> Callable[..., Any]:
     """The function over arrays of these types; always the same one, for Numba compiles it once."""
-    kernel = row_kernels.kernel_function(method._kernel, str(dtype))
+    kernel = row_kernels.kernel_function(row_kernel_of(method._kernel, str(dtype)))
     # Numba tells compiled functions apart by their code, which all dtypes share
     kernel.__code__ = kernel.__code__.replace(co_name=kernel.__name__)
     run = _row_intrinsic(kernel, dtype)
@@ -431,7 +429,7 @@ def _rows(method: RowMethod, arrays: tuple[types.Type, ...], dtype: types.Type) 
 def _row_intrinsic(kernel: Any, dtype: types.Type) -> Any:
     @intrinsic
     def run(typingctx: Any, first: Any, second: Any, third: Any) -> Any:
-        """Call a row kernel (docs/design.md, 'Row kernels') on contiguous arrays; the first one has its rows."""
+        """Call a row kernel on contiguous arrays; the first one has its rows."""
         i64 = ir.IntType(64)
         size = ir.Constant(i64, dtype.bitwidth // 8)
 
@@ -441,17 +439,19 @@ def _row_intrinsic(kernel: Any, dtype: types.Type) -> Any:
             rows, n = ir.Constant(i64, 1), shape[-1]
             for extent in shape[:-1]:
                 rows = builder.mul(rows, extent)
-            # a reduction's output has one element for a row
-            strides = [builder.mul(size, n) if t.ndim == first.ndim else size for t in sig.args]
-            data = [builder.ptrtoint(a.data, i64) for a in arrays]
-            tables = []
-            for values in (data, strides):
-                table = cgutils.alloca_once(builder, ir.ArrayType(i64, 3))
-                for j, value in enumerate(values):
-                    builder.store(value, cgutils.gep_inbounds(builder, table, 0, j))
-                tables.append(builder.ptrtoint(table, i64))
-            zero = ir.Constant(i64, 0)
-            _compile(context, builder, kernel, row_kernels.SIGNATURE, (*tables, rows, n, zero, zero))
+            call = cgutils.alloca_once(builder, ir.ArrayType(i64, BYTES // 8))
+
+            def put(offset: int, value: ir.Value) -> None:
+                builder.store(value, cgutils.gep_inbounds(builder, call, 0, offset // 8))
+
+            for j, (type_, array) in enumerate(zip(sig.args, arrays)):
+                put(DATA + 8 * j, builder.ptrtoint(array.data, i64))
+                # a reduction's output has one element for a row
+                put(ROW_STEP + 8 * j, builder.mul(size, n) if type_.ndim == first.ndim else size)
+            put(ROWS, rows)
+            put(COLS, n)
+            put(FLAGS, ir.Constant(i64, 0))
+            _compile(context, builder, kernel, row_kernels.SIGNATURE, (builder.ptrtoint(call, i64),))
             return context.get_dummy_value()
 
         return types.void(first, second, third), codegen
@@ -475,12 +475,17 @@ class _MethodAttributes(AttributeTemplate):
     key = MethodType
 
     def generic_resolve(self, type_: MethodType, attr: str) -> types.Type | None:  # type: ignore[override]
-        if attr not in KINDS or not isinstance(type_.method, Activation):
+        if attr not in (*KINDS, *FUSED) or not isinstance(type_.method, Activation):
             return None
         try:
-            return numba_type(getattr(type_.method, attr))
+            method = getattr(type_.method, attr)
         except AttributeError as error:
             raise errors.TypingError(str(error)) from error
+        if isinstance(method, Method):
+            return numba_type(method)
+        name = type_.method.name
+        instead = "; dx alone is leaky_relu.backward(dy, x, weight)" if (name, attr) == ("prelu", "backward") else ""
+        raise errors.TypingError(f"{name}.{attr} takes whole arrays and is not available in nopython mode{instead}")
 
 
 @infer_getattr
@@ -518,7 +523,8 @@ def init() -> None:
     for activation in activations.values():
         for kind in kinds_of(activation.op):
             method = activation if kind == "forward" else getattr(activation, kind)
-            lower_builtin(method, types.VarArg(types.Any))(_lower(method))
+            if isinstance(method, Method):
+                lower_builtin(method, types.VarArg(types.Any))(_lower(method))
     for function in vars(rows).values():
         if isinstance(function, RowMethod):
             for each in (function, getattr(function, "backward", None)):

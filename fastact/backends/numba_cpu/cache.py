@@ -3,9 +3,10 @@
 Numba's own cache is not used: entries made by closures never hit it, and loading one needs Numba imported and its
 contexts filled (0.5 s), where an object file needs llvmlite alone (measured in docs/design.md).
 
-An entry is found by a hash of everything that decides its content: what the kernel is made of (`KernelSpec.digest`), the
-sources of this backend and of the calling convention, the versions of Numba and llvmlite, the CPU and its features. It is written to a temporary file and renamed, and
-carries a checksum; whatever does not check out is compiled anew and replaced.
+An entry is found by a hash of everything that decides its content: what the kernel is made of (`KernelSpec.digest`),
+the sources of this backend and of the calling convention, the versions of Numba and llvmlite, the CPU and its features.
+It is written to a temporary file and renamed, and carries a checksum; whatever does not check out is compiled anew and
+replaced.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """LLVM IR for the primitives: values that emit an instruction per operation.
 
 A formula called with `Value`s runs once, in Python, and leaves straight-line IR behind. So a kernel needs no type
-inference for its mathematics: tracing gelu's derivative takes about a millisecond, where inferring and compiling it as a
-chain of `@njit` functions took 0.3 s.
+inference for its mathematics: tracing gelu's derivative takes about a millisecond, where inferring and compiling it as
+a chain of `@njit` functions took 0.3 s.
 """
 
 from __future__ import annotations

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from types import FunctionType
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import cfunc, types
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
 
 from fastact.backends.numba_cpu import simd
 from fastact.backends.numba_cpu.emit import BITS, Emitter, Target, Value, select_lanes
@@ -17,35 +21,24 @@ from fastact.spec.call import COLS, DATA, FLAGS, ROW_STEP, ROWS, STEP, STREAM
 from fastact.spec.kernel import KernelSpec
 from fastact.spec.kinds import body
 
-# the address of the call
-SIGNATURE = types.void(types.intp)
-
-# stand-ins: `compile_kernel` gives the functions below their own
-number = fixed = store_wide = stream_wide = store_one = stream_one = fence = compute_row = None
+# stand-ins: `compile_kernel` gives the loop its own
+length = fixed = store_wide = stream_wide = store_one = stream_one = None
 ONE = WIDE = 0
 
 
-def loop(call):  # type: ignore[no-untyped-def]
-    past = number(call + FLAGS) & STREAM
-    for row in range(number(call + ROWS)):
-        compute_row(call, row, past)
-    if past:
-        fence()
-
-
-def row_loop(call, row, past):  # type: ignore[no-untyped-def]
-    n = number(call + COLS)
+def row_loop(call, starts, past):  # type: ignore[no-untyped-def]
+    n = length(call)
     whole = n - n % WIDE if fixed(call) else 0
     if past:
         for i in range(0, whole, WIDE):
-            stream_wide(call, row, i)
+            stream_wide(call, starts, i)
         for i in range(whole, n, ONE):
-            stream_one(call, row, i)
+            stream_one(call, starts, i)
     else:
         for i in range(0, whole, WIDE):
-            store_wide(call, row, i)
+            store_wide(call, starts, i)
         for i in range(whole, n, ONE):
-            store_one(call, row, i)
+            store_one(call, starts, i)
 
 
 # Formulas are long chains of dependent operations, and a processor looks only so far ahead (on Zen 4 as far as it has
@@ -73,8 +66,12 @@ def _outputs(spec: KernelSpec, emit: Emitter, values: list[Value]) -> list[ir.Va
     return [emit.value(output).ir for output in outputs]
 
 
-def _names(spec: KernelSpec) -> dict[str, Any]:
-    """What `loop` is made of."""
+def _field(builder: ir.IRBuilder, call: ir.Value, offset: int) -> ir.Value:
+    return simd.constant(builder, simd.load_int(builder, builder.add(call, ir.Constant(I64, offset))))
+
+
+def _row(spec: KernelSpec) -> FunctionType:
+    """`row_loop` of a kernel."""
     target = simd.host_target()
     lanes = simd.lanes_for(spec.compute, target)
     long = _operations(spec, lanes, target) >= LONG
@@ -84,35 +81,35 @@ def _names(spec: KernelSpec) -> dict[str, Any]:
     params = range(len(inputs), len(inputs) + len(spec.params))
     outputs = range(params.stop, spec.narg)
 
-    def field(builder: ir.IRBuilder, call: ir.Value, offset: int) -> ir.Value:
-        return simd.constant(builder, simd.load_int(builder, builder.add(call, ir.Constant(I64, offset))))
+    def length(builder: ir.IRBuilder, call: ir.Value) -> ir.Value:
+        if long:
+            # their constants do not fit in registers: without, most loads of those from the stack cross cache lines
+            builder.function.attributes.alignstack = 64
+            builder.function.attributes.add("nounwind")  # or llvmlite prints none
+        return _field(builder, call, COLS)
 
     def fixed(builder: ir.IRBuilder, call: ir.Value) -> ir.Value:
-        """Whether every parameter is one value along a row."""
-        if long:
-            builder.function.attributes.alignstack = 64
-            builder.function.attributes.add("nounwind")
+        # whether every parameter is one value along a row
         steps: ir.Value = ir.Constant(I64, 0)
         for j in params:
-            steps = builder.or_(steps, field(builder, call, STEP + 8 * j))
+            steps = builder.or_(steps, _field(builder, call, STEP + 8 * j))
         return builder.icmp_unsigned("==", steps, ir.Constant(I64, 0))
 
-    def elements(width: int, store: Any) -> Any:
-        """Computes `width` elements of a row, from element i on."""
-
-        def emitted(builder: ir.IRBuilder, call: ir.Value, row: ir.Value, i: ir.Value) -> None:
+    def elements(width: int, store: Callable[..., Any]) -> Callable[..., None]:
+        # computes `width` elements of a row, from element i on
+        def emitted(builder: ir.IRBuilder, call: ir.Value, starts: ir.Value, i: ir.Value) -> None:
             offset = builder.mul(i, ir.Constant(I64, size))
             emit = Emitter(builder, spec.compute, width, target)
 
             def start(j: int) -> ir.Value:
-                step = field(builder, call, ROW_STEP + 8 * j)
-                return builder.add(field(builder, call, DATA + 8 * j), builder.mul(row, step))
+                return builder.extract_value(starts, j)
 
             def load(address: ir.Value) -> ir.Value:
                 loaded = simd.load(builder, spec.dtype, width, address)
                 return simd.convert(builder, spec.dtype, spec.compute, loaded)
 
             def load_fixed(address: ir.Value) -> ir.Value:
+                # a block of its own, which no output overlaps
                 one = simd.constant(builder, simd.load(builder, spec.dtype, lanes, address))
                 one = simd.convert(builder, spec.dtype, spec.compute, one)
                 while one.type.count < width:
@@ -128,7 +125,7 @@ def _names(spec: KernelSpec) -> dict[str, Any]:
                 if width == wide:
                     values.append(load_fixed(start(j)))
                 else:
-                    step = field(builder, call, STEP + 8 * j)
+                    step = _field(builder, call, STEP + 8 * j)
                     values.append(load(builder.add(start(j), builder.mul(step, i))))
             for j, value in zip(outputs, _outputs(spec, emit, [Value(emit, v) for v in values]), strict=True):
                 packed = simd.convert(builder, spec.compute, spec.dtype, value)
@@ -136,46 +133,57 @@ def _names(spec: KernelSpec) -> dict[str, Any]:
 
         return emitted
 
-    emitters: dict[str, tuple[Any, int, Any]] = {
-        "number": (types.int64, 1, lambda builder, address: field(builder, address, 0)),
+    emitters: dict[str, tuple[Any, int, Callable[..., Any]]] = {
+        "length": (types.int64, 1, length),
         "fixed": (types.boolean, 1, fixed),
-        "fence": (types.void, 0, simd.fence),
         "store_wide": (types.void, 3, elements(wide, simd.store)),
         "stream_wide": (types.void, 3, elements(wide, simd.stream)),
         "store_one": (types.void, 3, elements(lanes, simd.store)),
         "stream_one": (types.void, 3, elements(lanes, simd.stream)),
     }
-    return {"ONE": lanes, "WIDE": wide, **{name: _intrinsic(name, *rest) for name, rest in emitters.items()}}
+    intrinsics = {name: _intrinsic(name, *rest) for name, rest in emitters.items()}
+    return FunctionType(row_loop.__code__, {**globals(), **intrinsics, "ONE": lanes, "WIDE": wide}, spec.symbol)
 
 
-def _intrinsic(name: str, result: Any, arity: int, emitted: Any) -> Any:
+def _intrinsic(name: str, result: Any, arity: int, emitted: Callable[..., Any]) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         value = emitted(builder, *args)
         return context.get_dummy_value() if result == types.void else value
 
-    return simd.intrinsic_of(name, arity, lambda *_: (result(*[types.intp] * arity), codegen))
+    return simd.intrinsic_of(name, arity, lambda *args: (result(*args), codegen))
 
 
-def _call(function: FunctionType) -> Any:
-    """A call of a function that stays one.
+def _over_rows(row: Any) -> ir.Module:
+    """The C function: the compiled `row_loop` for each row.
 
-    Inlined, LLVM would load the constants of all its loops before the loop over rows: gelu of 16 elements took 34 ns, not 13.
+    A call, so that a loop over rows is none around the others: before it LLVM would load the constants of all of them
+    (gelu of 16 elements took 34 ns instead of 13).
     """
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        compiled = context.compile_subroutine(builder, function, sig)
-        callee = context.declare_function(builder.module, compiled.fndesc)
-        context.call_conv.call_function(builder, callee, sig.return_type, sig.args, args, attrs=("noinline",))
-        return context.get_dummy_value()
-
-    return simd.intrinsic_of("compute_row", 3, lambda *args: (types.void(*args), codegen))
+    context = cpu_target.target_context
+    module = context.create_module("rows")
+    callee = context.declare_function(module, row)
+    kernel = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64]), f"cfunc.{row.llvm_func_name}")
+    builder = ir.IRBuilder(kernel.append_basic_block())
+    call = kernel.args[0]
+    past = builder.and_(_field(builder, call, FLAGS), ir.Constant(I64, STREAM))
+    with cgutils.for_range(builder, _field(builder, call, ROWS)) as loop:
+        starts = []
+        for j in range(row.argtypes[1].count):
+            step = builder.mul(loop.index, _field(builder, call, ROW_STEP + 8 * j))
+            starts.append(builder.add(_field(builder, call, DATA + 8 * j), step))
+        packed = context.make_tuple(builder, row.argtypes[1], starts)
+        context.call_conv.call_function(builder, callee, row.restype, row.argtypes, [call, packed, past])
+    with builder.if_then(builder.trunc(past, ir.IntType(1))):
+        simd.fence(builder)
+    builder.ret_void()
+    return module
 
 
 def compile_kernel(spec: KernelSpec) -> str:
     """The optimised LLVM IR of a kernel, its only external symbol being the C function."""
-    env = {**globals(), **_names(spec)}
-    # Numba tells compiled functions apart by their code, which all kernels share but for this name
-    code = row_loop.__code__.replace(co_name=spec.symbol)
-    env["compute_row"] = _call(FunctionType(code, env, spec.symbol))
-    function = FunctionType(loop.__code__, env, spec.symbol)
-    return cfunc(SIGNATURE, error_model="numpy", nogil=True)(function).inspect_llvm()
+    signature = types.void(types.intp, types.UniTuple(types.intp, spec.narg), types.int64)
+    compiled = njit(signature, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(_row(spec))
+    (row,) = compiled.overloads.values()
+    module = llvm.parse_assembly(row.library.get_llvm_str())
+    module.link_in(llvm.parse_assembly(str(_over_rows(row.fndesc))))
+    return str(module)
