@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import inspect
 import json
 import os
 import platform
@@ -17,24 +16,27 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FunctionType
 
+import calls
 import ml_dtypes
 import numpy as np
 import pytest
+from calls import aligned, launch, launch_rows
 from cases import parameters
 from oracle import TRUTH
 from subprocesses import copied, python
 
 import fastact as fa
-from fastact.backends import cython_aot, reference
+from fastact.backends import READY, cython_aot, reference
 from fastact.backends.cython_aot import render
+from fastact.maths import grammar
+from fastact.spec import call as convention
 from fastact.spec import kinds
-from fastact.spec.table import OPS
+from fastact.spec.kernel import KernelSpec, kernel_of, row_kernel_of
+from fastact.spec.rows import ROWS
+from fastact.spec.table import OPS, Op, Param, kernel_rows
 
 GOLDEN = Path(__file__).parent / "golden"
 DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in render.DTYPES}
-KERNEL = ctypes.CFUNCTYPE(
-    None, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64
-)
 
 
 def runs_here(level):
@@ -59,30 +61,11 @@ each_level = pytest.mark.parametrize("level", LEVELS)
 each_dtype = pytest.mark.parametrize("dtype", list(DTYPES))
 
 
-def aligned(n, dtype):
-    """An empty array on a 64-byte boundary, as streamed outputs are."""
-    raw = np.full(n * dtype.itemsize + 64, 0xFF, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + n * dtype.itemsize].view(dtype)
-
-
 def same(a, b):
     """The same bits, or NaN on both sides."""
     bits = f"u{a.itemsize}"
     with np.errstate(invalid="ignore"):
         return ((a.view(bits) == b.view(bits)) | ((a != a) & (b != b))).all()
-
-
-def launch(address, inputs, params, nout, flags=0, outputs=None):
-    """Run a kernel; parameters that are scalars go in as blocks of 64 bytes."""
-    dtype, n = inputs[0].dtype, inputs[0].size
-    outputs = [aligned(n, dtype) for _ in range(nout)] if outputs is None else outputs
-    blocks = [np.full(64 // dtype.itemsize, p, dtype) if np.ndim(p) == 0 else p for p in params]
-    arrays = [*inputs, *blocks, *outputs]
-    pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-    psteps = (ctypes.c_int64 * 8)(*(int(np.ndim(p) > 0) for p in params))
-    KERNEL(address)(pointers, n, psteps, flags)
-    return outputs
 
 
 def points(dtype, n=4096, seed=0):
@@ -98,43 +81,87 @@ def points(dtype, n=4096, seed=0):
     return x
 
 
+def test_the_struct(compiler, tmp_path):
+    """fastact/spec/call.py and the tests' own struct are that of call.h."""
+    names = {"data": "DATA", "row_step": "ROW_STEP", "step": "STEP", "n": "COLS"}
+    fields = {name: names.get(name, name.upper()) for name, _ in calls.Call._fields_}
+    checks = [f"offsetof(fastact_call, {name}) == {getattr(convention, c)}" for name, c in fields.items()]
+    checks += [f"FASTACT_{c} == {getattr(convention, c)}" for c in ("ARGS", "STREAM", "VALUE_ONLY")]
+    checks.append(f"sizeof(fastact_call) == {convention.BYTES}")
+    source = '#include <stddef.h>\n#include "call.h"\n' + "".join(f'_Static_assert({c}, "{c}");\n' for c in checks)
+    (tmp_path / "call.c").write_text(source)
+    folder = Path(fa.__file__).parent / "runtime"
+    subprocess.run([*compiler, "-std=c11", "-c", "call.c", f"-I{folder}"], cwd=tmp_path, check=True, timeout=60)
+    assert ctypes.sizeof(calls.Call) == convention.BYTES
+    for name, c in fields.items():
+        assert getattr(calls.Call, name).offset == getattr(convention, c)
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    command = sysconfig.get_config_var("CC").split()
+    if shutil.which(command[0]) is None:
+        pytest.skip("no C compiler")
+    return command
+
+
 def test_every_kernel_is_there():
     for level in cython_aot.LEVELS:
         if runs_here(level):
             found = module(level)
             break
-    for op in OPS.values():
-        for kind in kinds.KINDS:
+    for op in kernel_rows():
+        for kind in kinds.ALL:
             for dtype in DTYPES:
-                assert (found.address(op.name, kind, dtype) is not None) == (kind in kinds.kinds_of(op))
-    assert found.address("relu", "sideways", "float32") is None
+                there = found.address(f"{op.name}_{kind}", dtype) is not None
+                assert there == (kind in kinds.kernels_of(op))
+    for name in ROWS:
+        for dtype in DTYPES:
+            assert (found.address(name, dtype) is not None) == (dtype in ("float32", "float64"))
+    assert found.address("relu_sideways", "float32") is None
 
 
 @each_level
 @each_dtype
 @pytest.mark.parametrize("name", [name for name in OPS if name in TRUTH])
 def test_bits(name, dtype, level):
-    """All kinds, in every mode of the kernel ABI, against the formulas over NumPy arrays."""
+    """All kinds, in every mode of the calling convention, against the formulas over NumPy arrays."""
     kernels, op = module(level), OPS[name]
     for case in TRUTH[name].cases:
         values = {p.name: p.default for p in op.params} | parameters(name, case)
         params = [DTYPES[dtype].type(v) for v in values.values()]
-        for kind in kinds.kinds_of(op):
-            nin, nout = kinds.KINDS[kind]
+        for kind in kinds.kernels_of(op):
+            spec = kernel_of(op, kind, dtype)
+            nin, nout = len(spec.inputs), len(spec.outputs)
             inputs = [points(DTYPES[dtype], seed=i) for i in range(nin)]
-            expected = reference.kernel(op, kind, dtype)(*inputs, *(np.full(inputs[0].shape, p) for p in params))
-            address = kernels.address(name, kind, dtype)
+            full = [np.full(inputs[0].shape, p) for p in params]
+            expected = reference.kernel(spec)(*inputs, *full)
+            address = kernels.address(spec.name, dtype)
             got = launch(address, inputs, params, nout)
-            streamed = launch(address, inputs, params, nout, flags=1)
-            elementwise = launch(address, inputs, [np.full(inputs[0].shape, p) for p in params], nout)
+            others = {
+                "streamed": launch(address, inputs, params, nout, flags=convention.STREAM),
+                "elementwise parameters": launch(address, inputs, full, nout),
+                "one of the parameters elementwise": launch(address, inputs, [*full[:1], *params[1:]], nout),
+                "rows": launch(address, *([*map(rows_apart, a)] for a in (inputs, params)), nout),
+                "rows of parameters": launch(address, *([*map(rows_apart, a)] for a in (inputs, full)), nout),
+            }
             for i in range(nin):
                 copies = [a.copy() for a in inputs]
                 launch(address, copies, params, nout, outputs=[copies[i], got[-1].copy()][:nout])
                 assert same(copies[i], got[0]), (kind, "in place")
-            for e, g, s, w in zip(expected, got, streamed, elementwise, strict=True):
+            for i, (e, g) in enumerate(zip(expected, got, strict=True)):
                 assert same(g, np.asarray(e)), (kind, values, mismatch(inputs, g, np.asarray(e)))
-                assert same(s, g), (kind, "streamed")
-                assert same(w, g), (kind, "elementwise parameters")
+                for mode, outputs in others.items():
+                    assert same(outputs[i].ravel(), g), (kind, mode)
+
+
+def rows_apart(a):
+    """The elements of an array as 8 rows, with as much room between them that is not to be read; a number as it is."""
+    if np.ndim(a) == 0:
+        return a
+    room = np.full((8, 2, a.size // 8), np.nan, a.dtype)
+    room[:, 0] = a.reshape(8, -1)
+    return room[:, 0]
 
 
 def mismatch(inputs, got, expected):
@@ -145,18 +172,7 @@ def mismatch(inputs, got, expected):
 
 # ---- row kernels
 
-ROW_KERNEL = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64
-)
 LENGTHS = [*range(1, 70), 127, 513, 2049, 66000]
-
-
-def launch_rows(address, arrays, rows, n, factor=0.25, flags=0):
-    """Arrays of rows × n or of rows, contiguous; None is a null pointer."""
-    pointers = (ctypes.c_void_p * len(arrays))(*(None if a is None else a.ctypes.data for a in arrays))
-    strides = (ctypes.c_int64 * len(arrays))(*(0 if a is None or a.shape[0] != rows else a.strides[0] for a in arrays))
-    params = (ctypes.c_double * 1)(factor)
-    ROW_KERNEL(address)(pointers, strides, rows, n, params, flags)
 
 
 def rows_of(n, dtype, seed):
@@ -173,16 +189,16 @@ def rows_of(n, dtype, seed):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["softmax", "softmin", "log_softmax", "sparsemax", "logsumexp"])
 def test_rows(name, dtype, level):
-    address = module(level).row_address(name, dtype)
+    address = module(level).address(name, dtype)
     for n in LENGTHS:
         if name == "sparsemax" and n > 5000:
             continue
         x = rows_of(n, dtype, n)
         with np.errstate(all="ignore"):
-            expected = np.asarray(reference.row_kernel(name, dtype)(x), dtype)
+            expected = np.asarray(reference.kernel(row_kernel_of(name, dtype))(x), dtype)
         for flags in (0, 1):
             y = aligned(expected.size, np.dtype(dtype)).reshape(expected.shape)
-            launch_rows(address, [x, y, np.empty(n, dtype)], len(x), n, flags=flags)
+            launch_rows(address, [x, y], len(x), n, flags=flags)
             assert same(y, expected), (n, flags)
 
 
@@ -190,14 +206,14 @@ def test_rows(name, dtype, level):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["softmax", "softmin", "log_softmax", "sparsemax"])
 def test_rows_backward(name, dtype, level):
-    address = module(level).row_address(f"{name}_backward", dtype)
+    address = module(level).address(f"{name}_backward", dtype)
     for n in LENGTHS:
         if name == "sparsemax" and n > 5000:
             continue
         dy = rows_of(n, dtype, n + 1)
         with np.errstate(all="ignore"):
-            y = np.ascontiguousarray(reference.row_kernel(name, dtype)(rows_of(n, dtype, n)), dtype)
-            expected = np.asarray(reference.row_kernel(f"{name}_backward", dtype)(dy, y), dtype)
+            y = np.ascontiguousarray(reference.kernel(row_kernel_of(name, dtype))(rows_of(n, dtype, n)), dtype)
+            expected = np.asarray(reference.kernel(row_kernel_of(f"{name}_backward", dtype))(dy, y), dtype)
         dx = np.full_like(dy, np.nan)
         launch_rows(address, [dy, y, dx], len(dy), n)
         assert same(dx, expected), n
@@ -209,22 +225,22 @@ def test_losses(dtype, level):
     def buffers():
         return np.full(4, np.nan, dtype), np.full((4, n), np.nan, dtype), np.full((4, n), np.nan, dtype)
 
-    address = module(level).row_address
+    address = module(level).address
     for n in LENGTHS:
         rng = np.random.default_rng(n)
         x, targets, weights = rows_of(n, dtype, n), rng.random((4, n)).astype(dtype), rng.random(n).astype(dtype)
         labels = rng.integers(-1, n, 4)
         for given in (None, weights):
             (loss, dx, _), (want_loss, want_dx, _) = buffers(), buffers()
-            reference.row_kernel("cross_entropy", dtype)(x, labels, given, want_loss, want_dx, 0.25)
+            reference.kernel(row_kernel_of("cross_entropy", dtype))(x, labels, given, want_loss, want_dx, 0.25)
             launch_rows(address("cross_entropy", dtype), [x, labels, given, loss, dx], 4, n)
             assert same(loss, want_loss) and same(dx, want_dx), n
         (loss, dx, _), (want_loss, want_dx, _) = buffers(), buffers()
-        reference.row_kernel("cross_entropy_of_shares", dtype)(x, targets, want_loss, want_dx, 0.25)
+        reference.kernel(row_kernel_of("cross_entropy_of_shares", dtype))(x, targets, want_loss, want_dx, 0.25)
         launch_rows(address("cross_entropy_of_shares", dtype), [x, targets, loss, dx], 4, n)
         assert same(loss, want_loss) and same(dx, want_dx), n
         (loss, dx, each), (want_loss, want_dx, want_each) = buffers(), buffers()
-        kernel = reference.row_kernel("sigmoid_cross_entropy", dtype)
+        kernel = reference.kernel(row_kernel_of("sigmoid_cross_entropy", dtype))
         kernel(x, targets, None, None, want_loss, want_dx, want_each, n, 0.25)
         launch_rows(address("sigmoid_cross_entropy", dtype), [x, targets, None, None, loss, dx, each], 4, n)
         assert same(loss, want_loss) and same(dx, want_dx) and same(each, want_each), n
@@ -233,30 +249,32 @@ def test_losses(dtype, level):
 # ---- the primitives, by formulas of the golden file, compiled here
 
 
+@cache
+def golden_ops():
+    """The formulas of one value as activations of x and parameters."""
+    spec = spec_from_file_location("golden_formulas", GOLDEN / "formulas.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return [
+        Op(name, getattr(module, name), None, params=tuple(Param(f"p{i}", None) for i in range(1, len(f.parameters))))
+        for name, f in grammar.parse(GOLDEN / "formulas.py").items()
+        if f.results == 1
+    ]
+
+
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(tmp_path_factory, compiler):
     """Compiles the text of a module of kernels for every level; gives the modules by level."""
     pytest.importorskip("Cython")
     setuptools = pytest.importorskip("setuptools")
-    if shutil.which(sysconfig.get_config_var("CC").split()[0]) is None:
-        pytest.skip("no C compiler")
     spec = spec_from_file_location("build_aot", Path(render.__file__).with_name("build.py"))
     build_aot = module_from_spec(spec)
     spec.loader.exec_module(build_aot)
     folder = tmp_path_factory.mktemp("aot")
 
-    formulas = render.parse(GOLDEN / "formulas.py")
-    primitives = render.arities(Path(fa.__file__).parent / "maths" / "primitives.py")
-
-    def body(name):
-        return lambda env: lambda *args: (env[name](*args),)
-
-    kernels = [
-        render.Kernel(name, "forward", tuple(f.parameters), (), ("out",), body(name))
-        for name, f in formulas.items()
-        if f.results == 1
-    ]
-    text = render.render_module(kernels, {"f32": formulas, "f64": formulas}, primitives)
+    formulas = grammar.parse(GOLDEN / "formulas.py")
+    specs = [spec for op in golden_ops() for spec in [kernel_of(op, "forward", dtype) for dtype in DTYPES]]
+    text = render.render_module(specs, {"f32": formulas, "f64": formulas})
     (folder / "_aot.pyx").write_text(text, encoding="utf-8")
     # everywhere, and so on x86-64 too: the one-lane vectors, which the other levels do not use
     levels = build_aot.levels() | {"_aot_generic": build_aot.FLAGS}
@@ -283,23 +301,17 @@ def test_primitives(build, level, dtype):
     kernels = module_from_spec(spec)
     spec.loader.exec_module(kernels)
     compute = "float64" if dtype == "float64" else "float32"
+    own = golden_ops()[0].forward.__globals__
     env = {"__builtins__": {}} | reference.primitives(compute)
-    golden = spec_from_file_location("golden_formulas", GOLDEN / "formulas.py")
-    formulas = module_from_spec(golden)
-    golden.loader.exec_module(formulas)
-    own = {n: f for n, f in vars(formulas).items() if inspect.isfunction(f) and f.__module__ == "golden_formulas"}
-    env |= {n: FunctionType(f.__code__, env, n) for n, f in own.items()}
-    for op, function in own.items():
-        address = kernels.address(op, "forward", dtype)
-        if address is None:
-            assert op in ("two_sum", "pair_sum")
-            continue
-        arguments = hard_points(op, DTYPES[dtype], len(inspect.signature(function).parameters))
+    env |= {n: FunctionType(own[n].__code__, env, n) for n in grammar.parse(GOLDEN / "formulas.py")}
+    for op in golden_ops():
+        address = kernels.address(f"{op.name}_forward", dtype)
+        x, *params = hard_points(op.name, DTYPES[dtype], 1 + len(op.params))
         with np.errstate(all="ignore"):
-            expected = env[op](*(a.astype(compute) for a in arguments))
+            expected = env[op.name](*(a.astype(compute) for a in (x, *params)))
             expected = np.asarray(expected, compute).astype(DTYPES[dtype])
-        (got,) = launch(address, arguments, [], 1)
-        assert same(got, expected), (op, mismatch(arguments, got, expected))
+        (got,) = launch(address, [x], params, 1)
+        assert same(got, expected), (op.name, mismatch([x, *params], got, expected))
 
 
 def hard_points(op, dtype, count):
@@ -344,7 +356,7 @@ def hard_points(op, dtype, count):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bits_to_float32_and_back(level, dtype):
     patterns = np.arange(1 << 16, dtype=np.uint16).view(DTYPES[dtype])
-    (got,) = launch(module(level).address("identity", "forward", dtype), [patterns], [], 1)
+    (got,) = launch(module(level).address("identity_forward", dtype), [patterns], [], 1)
     assert same(got, patterns)
 
 
@@ -389,11 +401,16 @@ def test_module_that_was_not_built_is_a_reason(monkeypatch):
         cython_aot._choose.cache_clear()
 
 
-def test_unknown_kernel():
+def test_state():
+    spec = row_kernel_of("softmax", "float32")
+    unknown = KernelSpec("relu_sideways", "float32", "map", (), (), ())
     if cython_aot.available() is not None:
-        pytest.skip(cython_aot.available())
-    with pytest.raises(KeyError, match="relu has no ahead-of-time kernel for sideways"):
-        cython_aot.address("relu", "sideways", "float32")
+        assert cython_aot.state(spec).why_not == cython_aot.available()
+        return
+    assert cython_aot.state(spec) == READY
+    assert cython_aot.state(unknown).why_not == "not built ahead of time"
+    with pytest.raises(KeyError, match="relu_sideways_float32 was not built ahead of time"):
+        cython_aot.kernel(unknown)
 
 
 # ---- what the modules were built from
@@ -452,8 +469,9 @@ def test_touched_sources_are_read_and_found_unchanged(built):
 
 @pytest.mark.parametrize(
     "file",
-    ["maths/activations.py", "maths/elementary/float64.py", "spec/kinds.py", "loops/rows.py", "spec/table.py"]
-    + ["backends/cython_aot/simd.h"],
+    ["maths/activations.py", "maths/elementary/float64.py", "maths/grammar.py", "spec/kinds.py", "spec/table.py"]
+    + ["spec/call.py", "loops/rows.py", "runtime/call.h"]
+    + [f"backends/cython_aot/{name}" for name in ("simd.h", "rows.h", "render.py", "render_rows.py", "build.py")],
 )
 def test_edited_sources_make_the_kernels_stale(built, file):
     edit(built / file)
@@ -517,13 +535,13 @@ def embed():
     return import_module("fastact.backends.cython_aot._embed")
 
 
-def embedded(embed, name, kind, dtype):
-    """An embedded function as a Python function of arrays and parameters."""
-    scalar = {"float32": ctypes.c_float, "float64": ctypes.c_double}[dtype]
-    narray = sum(kinds.KINDS[kind])
-    types = [ctypes.c_void_p] * narray + [ctypes.c_ssize_t] + [scalar] * len(OPS[name].params)
-    function = ctypes.CFUNCTYPE(None, *types)(embed.address(name, kind, dtype))
-    return lambda arrays, params: function(*(a.ctypes.data for a in arrays), arrays[0].size, *params)
+def embedded(embed, spec):
+    """An embedded function as a Python function of arrays (None: NULL) and numbers."""
+    types = {"float": ctypes.c_float, "double": ctypes.c_double, "ptrdiff_t": ctypes.c_ssize_t}
+    arguments = embed.signature(spec.name, spec.dtype).split(", ")
+    arguments = [ctypes.c_void_p if "*" in a else types[a.split()[0]] for a in arguments]
+    function = ctypes.CFUNCTYPE(None, *arguments)(embed.address(spec.name, spec.dtype))
+    return lambda arrays, *numbers: function(*(a if a is None else a.ctypes.data for a in arrays), *numbers)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -532,23 +550,81 @@ def test_embedded_functions(embed, name, dtype):
     op, case = OPS[name], TRUTH[name].cases[-1]
     params = [float(v) for v in ({p.name: p.default for p in op.params} | parameters(name, case)).values()]
     for kind in kinds.kinds_of(op):
-        nin, nout = kinds.KINDS[kind]
-        function = embedded(embed, name, kind, dtype)
+        spec = kernel_of(op, kind, dtype)
+        function = embedded(embed, spec)
         for n in (0, 1, 15, 16, 17, 67):
-            inputs = [points(DTYPES[dtype], 68, seed=i)[1 : n + 1] for i in range(nin)]
-            outputs = [np.full(n + 2, 7.0, dtype) for _ in range(nout)]
-            function([*inputs, *(o[1 : n + 1] for o in outputs)], params)
+            inputs = [points(DTYPES[dtype], 68, seed=i)[1 : n + 1] for i in range(len(spec.inputs))]
+            outputs = [np.full(n + 2, 7.0, dtype) for _ in spec.outputs]
+            function([*inputs, *(o[1 : n + 1] for o in outputs)], n, *params)
             exact = [np.full(n, p, dtype) for p in params]
-            for got, expected in zip(outputs, reference.kernel(op, kind, dtype)(*inputs, *exact), strict=True):
+            for got, expected in zip(outputs, reference.kernel(spec)(*inputs, *exact), strict=True):
                 assert same(got[1 : n + 1], np.asarray(expected))
                 assert got[0] == got[-1] == 7.0
 
 
+def poisoned(*shape, dtype):
+    """Memory with a margin, which nothing may be written to."""
+    whole = np.full(int(np.prod(shape)) + 2, 7.0, dtype)
+    return whole, whole[1:-1].reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.scalars])
+def test_embedded_rows(embed, name, dtype):
+    spec = row_kernel_of(name, dtype)
+    function, expected = embedded(embed, spec), reference.kernel(spec)
+    for n in (1, 5, 16, 67, 700):
+        inputs = [rows_of(n, dtype, n + i) for i in range(len(spec.inputs))]
+        with np.errstate(all="ignore"):
+            want = np.asarray(expected(*inputs), dtype)
+        whole, out = poisoned(*want.shape, dtype=dtype)
+        function([*inputs, out], 4, n)
+        assert same(out, want) and whole[0] == whole[-1] == 7.0
+    function([*inputs, out], 0, n)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value_only", [False, True])
+# shares in the kernel's memory, rows side by side, rows alone, a row of more than the function's own memory
+@pytest.mark.parametrize("n", [3, 100, 256, 600, 10_000])
+def test_embedded_losses(embed, n, value_only, dtype):
+    rng, rows = np.random.default_rng(n), 37
+    x = np.concatenate([rows_of(n, dtype, seed) for seed in range(10)])[:rows]
+    targets, weights = rng.random((rows, n)).astype(dtype), rng.random((rows, n)).astype(dtype)
+    labels = rng.integers(-1, n, rows)
+
+    def check(name, inputs, outputs, *reference_only):
+        """`outputs`: shapes, None where there is none."""
+        spec = row_kernel_of(name, dtype)
+        want = [None if shape is None else np.full(shape, np.nan, dtype) for shape in outputs]
+        reference.kernel(spec)(*inputs, *want, *reference_only, 0.25)
+        made = [(None, None) if shape is None else poisoned(*shape, dtype=dtype) for shape in outputs]
+        embedded(embed, spec)([*inputs, *(out for _, out in made)], rows, n, 0.25)
+        for expected, (whole, out) in zip(want, made):
+            assert expected is None or (same(out, expected) and whole[0] == whole[-1] == 7.0)
+
+    dx = None if value_only else (rows, n)
+    for given in (None, weights[0]):
+        check("cross_entropy", [x, labels, given], [(rows,), dx])
+    check("cross_entropy_of_shares", [x, targets], [(rows,), dx])
+    for given in ([None, None], [weights, None], [None, targets], [weights, targets]):
+        check("sigmoid_cross_entropy", [x, targets, *given], [(rows,), dx, None], n)
+    check("sigmoid_cross_entropy", [x, targets, None, None], [(rows,), dx, (rows, n)], n)
+
+
 def test_embedded_signature(embed):
-    assert embed.address("elu", "sideways", "float32") is None
-    assert embed.signature("elu", "backward", "float64") == (
+    assert embed.address("elu_sideways", "float32") is None
+    assert embed.signature("elu_backward", "float64") == (
         "const double *dy, const double *x, double *dx, ptrdiff_t n, double alpha"
     )
+    assert embed.signature("cross_entropy", "float32") == (
+        "const float *x, const int64_t *labels, const float *weights, float *loss, float *dx, "
+        "ptrdiff_t rows, ptrdiff_t n, double factor"
+    )
+    spec = kernel_of(OPS["elu"], "forward", "float32")
+    assert cython_aot.embedded(spec) == embed.address("elu_forward", "float32")
+    with pytest.raises(KeyError, match="elu_forward_float16"):
+        cython_aot.embedded(kernel_of(OPS["elu"], "forward", "float16"))
 
 
 def test_cimport(embed, tmp_path):
@@ -559,7 +635,12 @@ def test_cimport(embed, tmp_path):
         "def both(float[::1] x, float[::1] y, float[::1] d, float alpha):\n"
         "    with nogil:\n"
         "        fastact.elu_f32(&x[0], &y[0], x.shape[0], alpha)\n"
-        "        fastact.elu_backward_f32(&y[0], &x[0], &d[0], x.shape[0], alpha)\n",
+        "        fastact.elu_backward_f32(&y[0], &x[0], &d[0], x.shape[0], alpha)\n"
+        "def loss(double[:, ::1] x, long[::1] labels, double[:, ::1] y, double[::1] each, double[:, ::1] dx):\n"
+        "    with nogil:\n"
+        "        fastact.softmax_f64(&x[0, 0], &y[0, 0], x.shape[0], x.shape[1])\n"
+        "        fastact.cross_entropy_f64(\n"
+        "            &x[0, 0], &labels[0], NULL, &each[0], &dx[0, 0], x.shape[0], x.shape[1], 0.5)\n",
         encoding="utf-8",
     )
     (tmp_path / "setup.py").write_text(
@@ -578,6 +659,13 @@ def test_cimport(embed, tmp_path):
         "x = np.linspace(-3, 3, 1001, dtype=np.float32); y = np.empty_like(x); d = np.empty_like(x)\n"
         "user.both(x, y, d, 0.5)\n"
         "assert (y == fa.elu(x, alpha=0.5)).all() and (d == fa.elu.backward(y, x, alpha=0.5)).all()\n"
+        "x = np.random.default_rng(0).standard_normal((5, 33)); y, dx = np.empty_like(x), np.empty_like(x)\n"
+        "labels, each = np.array([3, -1, 0, 32, 7]), np.empty(5)\n"
+        "user.loss(x, labels, y, each, dx)\n"
+        "assert (y == fa.softmax(x)).all()\n"
+        "assert (each == fa.softmax_cross_entropy(x, labels, reduction='none', ignore_index=-1)).all()\n"
+        "share = y.copy(); share[np.arange(5), labels] -= 1; share[1] = 0\n"
+        "assert np.abs(dx - 0.5 * share).max() < 1e-15\n"
         "print('same')"
     )
     assert python(code).strip() == "same"
@@ -589,11 +677,14 @@ def test_c_program(embed, tmp_path):
         "int main(void) {\n"
         "    Py_Initialize();\n"
         "    if (fastact_import() < 0) { PyErr_Print(); return 1; }\n"
-        "    double x[5] = {-2, -1, 0, 1, 2}, y[5], d[5];\n"
+        "    double x[5] = {-2, -1, 0, 1, 2}, y[5], d[5], share[5], loss;\n"
+        "    const int64_t label = 3;\n"
         "    Py_BEGIN_ALLOW_THREADS\n"
         "    fastact_elu_value_and_grad_f64(x, y, d, 5, 0.5);\n"
+        "    fastact_softmax_f64(x, share, 1, 5);\n"
+        "    fastact_cross_entropy_f64(x, &label, NULL, &loss, NULL, 1, 5, 1.0);\n"
         "    Py_END_ALLOW_THREADS\n"
-        '    for (int i = 0; i < 5; i++) printf("%.17g %.17g\\n", y[i], d[i]);\n'
+        '    for (int i = 0; i < 5; i++) printf("%.17g %.17g %.17g %.17g\\n", y[i], d[i], share[i], loss);\n'
         "    return Py_FinalizeEx() < 0;\n"
         "}\n",
         encoding="utf-8",
@@ -614,5 +705,7 @@ def test_c_program(embed, tmp_path):
     run = subprocess.run([tmp_path / "main"], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
     got = np.array([line.split() for line in run.stdout.splitlines()], np.float64).T
-    y, d = fa.elu.value_and_grad(np.float64([-2, -1, 0, 1, 2]), alpha=0.5)
-    assert same(got[0], y) and same(got[1], d)
+    x = np.float64([-2, -1, 0, 1, 2])
+    y, d = fa.elu.value_and_grad(x, alpha=0.5)
+    assert same(got[0], y) and same(got[1], d) and same(got[2], fa.softmax(x))
+    assert (got[3] == fa.softmax_cross_entropy(x, 3)).all()

@@ -16,6 +16,9 @@ from subprocesses import PACKAGE, python
 
 import fastact as fa
 from fastact.backends.cython_aot import render
+from fastact.maths import grammar
+from fastact.spec.kernel import kernel_of
+from fastact.spec.table import OPS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -166,13 +169,8 @@ def test_a_level_that_the_compiler_does_not_know_is_left_out(compiler_without, m
     build_aot = load(PACKAGE / "backends" / "cython_aot" / "build.py")
     if "_aot_v4" not in build_aot.levels():
         pytest.skip("one level on this machine")
-    formulas = render.parse(HERE / "golden" / "formulas.py")
-    kernel = render.Kernel(
-        "fma_of", "forward", ("x", "y", "z"), (), ("out",), lambda env: lambda *a: (env["fma_of"](*a),)
-    )
-    text = render.render_module(
-        [kernel], {"f32": formulas, "f64": formulas}, render.arities(PACKAGE / "maths" / "primitives.py")
-    )
+    relu = OPS["relu"]
+    text = render.render_module([kernel_of(relu, "forward", "float32")], {"f32": grammar.read("float32")})
     (tmp_path / "_aot.pyx").write_text(text, encoding="utf-8")
     distribution = setuptools.Distribution({"ext_modules": build_aot.level_extensions(tmp_path, "")})
     command = build_aot.BuildExt(distribution)

@@ -225,7 +225,7 @@ class Activation(Method):
             raise ValueError(f"{self.name} has no function for {kind!r} of {dtype!r}")
         from fastact.backends import cython_aot
 
-        return cython_aot.embedded(self.name, kind, dtype)
+        return cython_aot.embedded(kernel_of(self.op, kind, dtype))
 
 
 for _class in (Method, Activation):

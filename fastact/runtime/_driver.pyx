@@ -86,6 +86,7 @@ cdef extern from "driver.h" nogil:
     void fastact_plan_rows(fastact_job *job)
     void fastact_run_rows(fastact_job *job)
     void fastact_run_fused(fastact_fused *f, char **repeated)
+    Py_ssize_t fastact_side_by_side(Py_ssize_t columns)
     void fastact_combine(const fastact_fused *f, int s, char *high, char *low)
     void fastact_add_f32(const fastact_call *)
     void fastact_add_f64(const fastact_call *)
@@ -751,6 +752,11 @@ cdef class Function:
         finally:
             free(f.partial)
         return sums
+
+
+def side_by_side(Py_ssize_t columns):
+    """How many rows of so many columns a sum over rows takes as one."""
+    return fastact_side_by_side(columns)
 
 
 cdef inline bint same_layout(object other, cnp.ndarray x, int number):

@@ -700,6 +700,13 @@ static void fastact_combine(const fastact_fused *f, int s, char *high, char *low
     }
 }
 
+/* How many rows of so many columns are taken as one: few columns, or not a whole number of vectors, cost more. */
+static ptrdiff_t fastact_side_by_side(ptrdiff_t columns)
+{
+    const ptrdiff_t even = columns & -columns, whole = even >= 16 ? 1 : 16 / even;
+    return columns < 512 || (whole > 1 && columns <= 4096) ? whole * fastact_over(512, columns * whole) : 1;
+}
+
 /* whether a stage reads an input in whose place an earlier one has written an output */
 static bool fastact_reads_late(const fastact_job *job)
 {
@@ -757,16 +764,14 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
         fastact_parallel_for(fastact_segments_task, f, fastact_over(units, job->task), threads);
         return;
     }
-    /* columns that are not a whole number of vectors, or few: as many rows side by side as make them so */
     job->rows = f->outer;
     f->copies = 1;
     if (!along) {
         /* one row, cut anywhere */
         job->rows = 1;
         f->channel = elements;
-    } else if (f->channel < 512 || (f->channel % 16 && f->channel <= 4096)) {
-        const ptrdiff_t even = f->channel & -f->channel, whole = even >= 16 ? 1 : 16 / even;
-        f->copies = whole * fastact_over(512, f->channel * whole);
+    } else {
+        f->copies = fastact_side_by_side(f->channel);
     }
     f->width = f->channel * f->copies;
     if (f->copies > 1) {

@@ -98,7 +98,7 @@ def render_all(folder: Path) -> None:
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )
         frame = (HERE / "embed.pyx.in").read_text(encoding="utf-8")
-        _write(folder / "_embed.pyx", render.render_embed(functions, frame, loops.constants))
+        _write(folder / "_embed.pyx", render.render_embed(functions, frame))
         _write(HERE / "_embed.pxd", render.render_embed_pxd(functions))
         _write(PACKAGE / "__init__.pxd", render.render_package_pxd(functions))
         header = (HERE / "fastact.h.in").read_text(encoding="utf-8")

@@ -362,15 +362,9 @@ class Embedded:
         return [*lines, f"KERNELS[{index}](&call)"]
 
 
-def render_embed(functions: Sequence[Embedded], frame: str, constants: Mapping[str, int | float]) -> str:
-    """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``).
-
-    `constants` are those of the loops over rows.
-    """
-    values = {"CALL": CALL, "COUNT": len(functions), "SIDE": constants["SIDE"], "SIDE_ROWS": constants["VECTOR"] // 4}
-    for name, value in values.items():
-        frame = frame.replace(f"@{name}@", str(value))
-    lines = [frame]
+def render_embed(functions: Sequence[Embedded], frame: str) -> str:
+    """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``)."""
+    lines = [frame.replace("@COUNT@", str(len(functions))).replace("@CALL@", CALL)]
     lines += [function.render(i) for i, function in enumerate(functions)]
     rows = [
         f'    {(f.spec.name, f.spec.dtype)!r}: ("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),'

@@ -14,6 +14,7 @@ from fastact.runtime import _driver
 
 if TYPE_CHECKING:
     from fastact.spec.kernel import KernelSpec
+    from fastact.spec.table import Op
 
 
 def available() -> None:
@@ -80,5 +81,32 @@ def kernel(spec: KernelSpec) -> Callable[..., Any]:
             if spec.compute == spec.dtype:
                 return outputs
             return tuple(np.asarray(o).astype(arrays[0].dtype) for o in outputs)
+
+    return run
+
+
+@cache
+def fused(op: Op, kind: str, dtype: str) -> Callable[..., list[tuple[Any, Any]]]:
+    """A fused kind over arrays, with the arguments and the result of ``_driver.Function.run_fused``."""
+    from fastact.backends.reference.sums import channel_sums
+    from fastact.spec.kernel import compute_dtype
+    from fastact.spec.kinds import ALL, body
+
+    compute = compute_dtype(dtype)
+    formula = body(bind(primitives(compute), compute), op, kind)
+    nin = len(ALL[kind].inputs) + len(op.params)
+
+    def run(arrays: Any, roles: str, outer: int, channel: int, inner: int) -> list[tuple[Any, Any]]:
+        shapes: dict[str, tuple[int, ...]] = {"a": (outer, channel, inner), "c": (1, channel, 1), "v": ()}
+        inputs = [a.reshape(shapes[r]).astype(compute, copy=False) for a, r in zip(arrays[:nin], roles)]
+        sums = []
+        with np.errstate(all="ignore"):
+            for value, out, role in zip(formula(*inputs), arrays[nin:], roles[nin:]):
+                value = np.broadcast_to(value, shapes["a"])
+                if role == "s":
+                    sums.append(channel_sums(value, _driver.side_by_side(channel)))
+                else:
+                    out.reshape(shapes["a"])[...] = value.astype(out.dtype, copy=False)
+        return sums
 
     return run

@@ -15,12 +15,14 @@ from fastact.maths.rows import pair_add, two_sum
 
 # quads of a block, which starts afresh
 BLOCK_QUADS = 16
+# of a row along which a channel lies
+SEGMENT, CHAINS = 65536, 64
 
 
 def column_sums(v: Any) -> tuple[Any, Any]:
     """The sums over the rows of v[rows, n] in two parts (high, low) of length n.
 
-    Where a part of a sum overflows or is infinite, `low` is NaN: `rounded` then takes `high`.
+    Where a part of a sum overflows or is infinite, `low` is NaN, and `high` alone counts.
 
     Examples
     --------
@@ -52,7 +54,26 @@ def fold(high: Any, low: Any) -> tuple[Any, Any]:
     return high[..., 0], low[..., 0]
 
 
-def rounded(high: Any, low: Any) -> Any:
-    """high + low; `high` where it is not finite."""
+def channel_sums(v: Any, side_by_side: int) -> tuple[Any, Any]:
+    """The sums of v[outer, channel, inner] over all but the channels, in two parts.
+
+    With inner = 1 so many rows are taken as one. Else a row is cut into segments, each summed as rows of `CHAINS` columns.
+    """
+    outer, channel, inner = v.shape
+    if inner == 1:
+        width = channel * side_by_side
+        rows = np.zeros((-(-outer // side_by_side), width), v.dtype)
+        rows.reshape(-1)[: v.size] = v.reshape(-1)
+        parts = [p.reshape(side_by_side, channel) for p in column_sums(rows)]
+        return reduce(lambda a, b: pair_add(*a, *b), zip(*parts))
+    segments = -(-inner // SEGMENT)
+    padded = min(inner, SEGMENT) if segments == 1 else SEGMENT
+    padded = -(-padded // CHAINS) * CHAINS
+    rows = np.zeros((outer, channel, segments * padded), v.dtype)
+    rows[..., :inner] = v
+    rows = rows.reshape(outer * channel * segments, padded // CHAINS, CHAINS)
+    parts = column_sums(np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(padded // CHAINS, -1))
+    folded = (p.reshape(outer, channel, segments) for p in fold(*(p.reshape(-1, CHAINS) for p in parts)))
+    ordered = (np.moveaxis(p, 1, -1).reshape(-1, channel) for p in folded)
     with np.errstate(all="ignore"):
-        return np.where(np.isfinite(high), high + low, high)
+        return reduce(lambda a, b: pair_add(*a, *b), zip(*ordered))
