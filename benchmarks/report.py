@@ -147,10 +147,10 @@ def fused(result: dict[str, Any], source: str) -> str:
             f"From `{source}`; {result['settings']['row']} columns.",
             "\n".join(machine_lines(result)),
             "'step' is the value and then every gradient. Every library runs in its fastest form: its own fused "
-            "function, compiled, or its kernels in turn, into existing memory, over all rows or block by block; "
-            "gradients by its autograd or its kernels. 'composed' is fastact without fused functions, with NumPy for "
-            "the arithmetic, and no peer. 'floor' is the time of a streaming copy, measured in the same rounds, for "
-            "each two arrays that must be read or written, and 'of floor' our speed over that.",
+            "function, compiled, or its kernels in turn into existing memory; gradients by its autograd or its "
+            "kernels. 'composed' is fastact without fused functions, with NumPy for the arithmetic, and no peer. "
+            "'floor' is the time of a streaming copy, measured in the same rounds, for each two arrays that must be "
+            "read or written, and 'of floor' our speed over that.",
             table(["", "", "elements", *columns, "ratio", "floor", "of floor"], rows, left=2),
             *(
                 [f"Geometric mean of the ratios: {geometric_mean(r['ratio'] for r in compared):.2f}."]

@@ -502,6 +502,7 @@ class NumPy(Peer):
         found: dict[str, Form] = {}
         values = self.steps(cell.activation, "forward")
         gradients = self.steps(cell.activation, "backward") if cell.kind == "step" else [None]
+        parts, rest = cell.blocks(BLOCK)
         for f, g in product(values, gradients):
 
             def calls(part: FusedCell, f=f, g=g) -> list[Form]:
@@ -513,19 +514,11 @@ class NumPy(Peer):
                 )
 
             name = ", ".join(step_name(step) for step in (f, g) if step)
-            found |= whole_and_blocks(name, cell, calls, BLOCK)
+            found[name] = in_turn(calls(cell), cell.results)
+            if len(parts) > 1:
+                blocked = [*(call for part in parts for call in calls(part)), *rest]
+                found[name + ", in blocks"] = in_turn(blocked, cell.results)
         return found
-
-
-def whole_and_blocks(
-    name: str, cell: FusedCell, calls: Callable[[FusedCell], list[Form]], size: int
-) -> dict[str, Form]:
-    """Calls over the whole arrays, and block by block where there is more than one."""
-    found = {name: in_turn(calls(cell), cell.results)}
-    parts, rest = cell.blocks(size)
-    if len(parts) > 1:
-        found[name + ", in blocks"] = in_turn([*(call for part in parts for call in calls(part)), *rest], cell.results)
-    return found
 
 
 def step_name(step: Callable) -> str:
@@ -597,14 +590,15 @@ class Torch(Peer):
 
     def fused(self, cell: FusedCell) -> dict[str, Form]:
         found: dict[str, Form] = {}
+        own = cell.in_place().each(self.torch.from_numpy)
         for f, g in product(self.values(cell), self.gradients(cell) if cell.kind == "step" else [None]):
 
-            def calls(part: FusedCell, f=f, g=g) -> list[Form]:
-                part = part.in_place().each(self.torch.from_numpy)
-                return part.fusion.calls(self.torch, part, f, lambda *tensors: into_memory(g(*tensors), tensors[-1]))
+            def gradient(*tensors: Any, g=g) -> Form:
+                return into_memory(g(*tensors), tensors[-1])
 
-            # two cores share what NumPy's blocks give to one
-            found |= whole_and_blocks(f"kernels{len(found) or ''}", cell, calls, BLOCK * self.threads)
+            # block by block, as with NumPy, is slower: waking the threads costs more than the cache saves
+            calls = cell.fusion.calls(self.torch, own, f, gradient)
+            found[f"kernels{len(found) or ''}"] = in_turn(calls, cell.results)
         return found | self.autograd(cell)
 
     def autograd(self, cell: FusedCell, compiled: Callable[[Callable], Callable] = lambda f: f) -> dict[str, Form]:
