@@ -142,7 +142,7 @@ def of_elementwise():
             yield from bad_outs(method, arrays, SHAPE, nout, **given)
             if name != "prelu" or kind != "backward":  # which takes `out` alone
                 yield from bad_ufunc_keywords(method, arrays, out, **given)
-            for keyword in ("temperature", "axis", "keepdims"):
+            for keyword in ("temperature", *(() if method is fa.prelu.backward else ("axis",)), "keepdims"):
                 yield Bad(method, "keyword", TypeError, keyword, arrays, {**given, keyword: 1}, out)
             for i in range(len(arrays) if len(arrays) > 1 else 0):
                 yield Bad(method, "shape", ValueError, "broadcast", replaced(arrays, i, NOT_BROADCAST), given, out)

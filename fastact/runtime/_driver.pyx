@@ -206,7 +206,7 @@ cdef object view(object dtype, int nd, cnp.npy_intp *shape, cnp.npy_intp *stride
 
 
 cdef int map_in_python(fastact_slot *slot, PyObject *function, char **data, Py_ssize_t n,
-                       const cnp.npy_intp *strides) except -1 with gil:
+                       const cnp.npy_intp *strides, const char *mask) except -1 with gil:
     # a backend without addresses: the callable gets views of the memory
     cdef int narg = slot.nin + slot.nparam + slot.nout, first_out = slot.nin + slot.nparam, j
     cdef cnp.npy_intp shape = n, stride
@@ -215,8 +215,10 @@ cdef int map_in_python(fastact_slot *slot, PyObject *function, char **data, Py_s
     for j in range(narg):
         stride = strides[j]
         views.append(view(dtype, 1, &shape, &stride, data[j], j >= first_out))
+    stride = 1
+    where = True if mask == NULL else view(np.dtype(np.bool_), 1, &shape, &stride, <char *> mask, False)
     for out, result in zip(views[first_out:], (<object> function)(*views[:first_out])):
-        out[...] = result
+        np.copyto(out, result, where=where)
     return 0
 
 
@@ -231,7 +233,7 @@ cdef int call_map(fastact_slot *slot, char **data, Py_ssize_t n, const cnp.npy_i
     if n <= 0:
         return 0
     if job.resolved.nstage == 0:
-        return map_in_python(slot, <PyObject *> job.resolved.python, data, n, strides)
+        return map_in_python(slot, <PyObject *> job.resolved.python, data, n, strides, mask)
     job.slot = slot
     job.narg = slot.nin + slot.nparam + slot.nout
     job.n = n
