@@ -25,7 +25,7 @@
 #define FASTACT_STAGES 8
 #define FASTACT_TEMPS 4
 #define ROW_BLOCK 64     /* rows that are packed at once: four lines of float32 */
-#define PACKED (256 << 10) /* bytes of scratch for them: they stay in the L2 cache */
+#define PACKED (512 << 10) /* bytes of scratch for them: they stay in the L2 cache */
 
 enum { FASTACT_MAP, FASTACT_ROWS };
 

@@ -193,60 +193,67 @@ static inline void fastact_mask(int dtype, void *at, ptrdiff_t row, ptrdiff_t ro
     (dtype == 1 ? fastact_mask_f64 : fastact_mask_f32)(at, row, rows, n, mask, outer, core, fill);
 }
 
-/* Four rows of scratch and four elements of each, where rows lie side by side in memory. */
-#if defined(__SSE2__)
+/* Where rows lie side by side in memory, as those of a transposed array do, memory is read and written by lines: blocks of
+ * 8 rows and 8 elements are transposed. `step`: bytes between what are elements there and rows here. */
+#if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
-static inline void fastact_pack_4x4(float *to, ptrdiff_t row, const char *from, ptrdiff_t core)
+__attribute__((target("avx2"))) static void fastact_transpose_avx2(char *to, ptrdiff_t to_step, const char *from,
+                                                                   ptrdiff_t from_step)
 {
-    __m128 a = _mm_loadu_ps((const float *)from), b = _mm_loadu_ps((const float *)(from + core));
-    __m128 c = _mm_loadu_ps((const float *)(from + 2 * core)), d = _mm_loadu_ps((const float *)(from + 3 * core));
-    _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps(to, a);
-    _mm_storeu_ps(to + row, b);
-    _mm_storeu_ps(to + 2 * row, c);
-    _mm_storeu_ps(to + 3 * row, d);
+    __m256 r[8], s[8];
+    for (int i = 0; i < 8; i++)
+        r[i] = _mm256_loadu_ps((const float *)(from + i * from_step));
+    for (int i = 0; i < 8; i += 2) {
+        s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps((float *)(to + i * to_step), _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps((float *)(to + (i + 4) * to_step), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
 }
-static inline void fastact_unpack_4x4(const float *from, ptrdiff_t row, char *to, ptrdiff_t core)
-{
-    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + row);
-    __m128 c = _mm_loadu_ps(from + 2 * row), d = _mm_loadu_ps(from + 3 * row);
-    _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps((float *)to, a);
-    _mm_storeu_ps((float *)(to + core), b);
-    _mm_storeu_ps((float *)(to + 2 * core), c);
-    _mm_storeu_ps((float *)(to + 3 * core), d);
-}
+static int fastact_has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #else
-static inline void fastact_pack_4x4(float *to, ptrdiff_t row, const char *from, ptrdiff_t core)
-{
-    for (int i = 0; i < 4; i++)
-        for (int r = 0; r < 4; r++)
-            memcpy(to + r * row + i, from + i * core + 4 * r, 4);
-}
-static inline void fastact_unpack_4x4(const float *from, ptrdiff_t row, char *to, ptrdiff_t core)
-{
-    for (int i = 0; i < 4; i++)
-        for (int r = 0; r < 4; r++)
-            memcpy(to + i * core + 4 * r, from + r * row + i, 4);
-}
+#define fastact_transpose_avx2 fastact_transpose
+#define fastact_has_avx2() 0
 #endif
 
-/* rows × n elements between memory (strides in bytes) and scratch rows (`row` elements apart), with or without a mask.
- * Where rows lie side by side in memory, as those of a transposed array do, memory is read by lines. */
+static void fastact_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step)
+{
+    for (int i = 0; i < 8; i++)
+        for (int r = 0; r < 8; r++)
+            memcpy(to + r * to_step + 4 * i, from + i * from_step + 4 * r, 4);
+}
+
+static void fastact_transposed(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t rows,
+                               ptrdiff_t n)
+{
+    void (*block)(char *, ptrdiff_t, const char *, ptrdiff_t) =
+        fastact_has_avx2() ? fastact_transpose_avx2 : fastact_transpose;
+    for (ptrdiff_t i = 0; i < n; i += 8)
+        for (ptrdiff_t r = 0; r < rows; r += 8)
+            block(to + r * to_step + 4 * i, to_step, from + i * from_step + 4 * r, from_step);
+}
+
+/* rows × n elements between memory (strides in bytes) and scratch rows (`row` elements apart), with or without a mask */
 static void fastact_pack(int dtype, void *to_, ptrdiff_t row, const char *from, ptrdiff_t rows, ptrdiff_t n,
                          ptrdiff_t outer, ptrdiff_t core, const char *mask, ptrdiff_t mask_outer, ptrdiff_t mask_core,
                          double fill)
 {
     char *to = (char *)to_;
     const ptrdiff_t compute = dtype == 1 ? 8 : 4;
-    ptrdiff_t whole = 0;
+    ptrdiff_t whole = 0, body = n / 8 * 8;
     if (dtype == 0 && outer == 4 && core != 4) {
-        whole = rows / 4 * 4;
-        for (ptrdiff_t i = 0; i + 4 <= n; i += 4)
-            for (ptrdiff_t r = 0; r < whole; r += 4)
-                fastact_pack_4x4((float *)to + r * row + i, row, from + 4 * r + i * core, core);
+        whole = rows / 8 * 8;
+        fastact_transposed(to, row * 4, from, core, whole, body);
         for (ptrdiff_t r = 0; r < whole; r++)
-            fastact_gather_f32(to + (r * row + n / 4 * 4) * 4, from + 4 * r + n / 4 * 4 * core, n % 4, core);
+            fastact_gather_f32(to + (r * row + body) * 4, from + 4 * r + body * core, n - body, core);
     }
     for (ptrdiff_t r = whole; r < rows; r++)
         fastact_gather(dtype, false, to + r * row * compute, from + r * outer, n, core);
@@ -259,16 +266,15 @@ static void fastact_unpack(int dtype, void *from_, ptrdiff_t row, char *to, ptrd
 {
     char *from = (char *)from_;
     const ptrdiff_t compute = dtype == 1 ? 8 : 4;
-    ptrdiff_t whole = 0;
+    ptrdiff_t whole = 0, body = n / 8 * 8;
     if (mask)
         fastact_mask(dtype, from, row, rows, n, mask, mask_outer, mask_core, fill);
     if (dtype == 0 && outer == 4 && core != 4) {
-        whole = rows / 4 * 4;
-        for (ptrdiff_t i = 0; i + 4 <= n; i += 4)
-            for (ptrdiff_t r = 0; r < whole; r += 4)
-                fastact_unpack_4x4((const float *)from + r * row + i, row, to + 4 * r + i * core, core);
+        whole = rows / 8 * 8;
+        for (ptrdiff_t i = 0; i < body; i += 8)
+            fastact_transposed(to + i * core, core, from + 4 * i, row * 4, 8, whole);
         for (ptrdiff_t r = 0; r < whole; r++)
-            fastact_scatter_f32(to + 4 * r + n / 4 * 4 * core, from + (r * row + n / 4 * 4) * 4, n % 4, core);
+            fastact_scatter_f32(to + 4 * r + body * core, from + (r * row + body) * 4, n - body, core);
     }
     for (ptrdiff_t r = whole; r < rows; r++)
         fastact_scatter(dtype, false, to + r * outer, from + r * row * compute, n, core);
