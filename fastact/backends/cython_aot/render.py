@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastact.maths.grammar import COMPARISONS, OPERATORS, PRIMITIVES, Formula
 from fastact.spec import call as convention
@@ -398,7 +400,9 @@ class EmbeddedFused:
 
     @property
     def params(self) -> list[str]:
-        return [p.name for p in self.op.params]
+        # shrink has a parameter named bias
+        taken = [a.name for a in kinds.ALL[self.kind].inputs]
+        return [f"{self.op.name}_{p.name}" if p.name in taken else p.name for p in self.op.params]
 
     def signature(self, count: str) -> str:
         kind, element = kinds.ALL[self.kind], DTYPES[self.dtype].element
@@ -414,7 +418,7 @@ class EmbeddedFused:
         head = f"cdef void {self.name}({self.signature('Py_ssize_t')}) noexcept nogil:"
         return "\n    ".join([head, *lines, f"run_fused(&f, {index})"]) + "\n"
 
-    def program(self) -> str:
+    def program(self) -> list[Any]:
         """What `_load` makes a slot of the driver from."""
         kind, program = kinds.ALL[self.kind], program_of(self.op, self.kind)
         letters = {"map": "a", "col": "c", "sum_rows": "s"}
@@ -422,7 +426,7 @@ class EmbeddedFused:
         roles += [letters[a.role] for a in kind.outputs]
         stages = [(s.what if s.what in ARITHMETIC else f"{self.op.name}_{s.what}", s.places) for s in program.stages]
         numbers = len(kind.inputs), len(self.params), len(kind.outputs)
-        return repr((self.dtype, *numbers, "".join(roles), program.like, stages))
+        return [self.dtype, *numbers, "".join(roles), program.like, stages]
 
 
 def fused(ops: Iterable[Op]) -> list[EmbeddedFused]:
@@ -441,11 +445,12 @@ def render_embed(functions: Sequence[Embedded], fused: Sequence[EmbeddedFused], 
     for name, value in {"COUNT": len(functions), "FUSED": len(fused), "CALL": CALL}.items():
         frame = frame.replace(f"@{name}@", str(value))
     lines = [frame, *(f.render(i) for of in (functions, fused) for i, f in enumerate(of))]
-    lines.append("_FUNCTIONS.update({")
-    lines += [
-        f'    {f.key!r}: ("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),' for f in (*functions, *fused)
-    ]
-    lines += ["})", "_FUSED += [", *(f"    {f.program()}," for f in fused), "]", "_load()", ""]
+    # tables as text: as Python objects they would take the C compiler a minute
+    lines.append("cdef void _fill() noexcept:")
+    lines += [f"    ADDRESSES[{i}] = <void *>{f.name}" for i, f in enumerate((*functions, *fused))]
+    tables = [[*f.key, f.name, f.signature("ptrdiff_t")] for f in (*functions, *fused)], [f.program() for f in fused]
+    texts = ("[" + ",\n".join(map(json.dumps, table)) + "]" for table in tables)
+    lines += ["", "_fill()", "_load(" + ", ".join(f'json.loads("""{text}""")' for text in texts) + ")", ""]
     return "\n".join(lines)
 
 
