@@ -69,32 +69,77 @@ def test_kernels_that_differ_in_constants_stay_apart(first):
     ]
 
 
-def copied_with(tmp_path, file, appended):
-    """A copy of the package with a few lines more at the end of a file."""
-    source = copied(tmp_path) / file
-    source.write_text(source.read_text() + appended)
-    return tmp_path
+def edited(folder, file, old, new=""):
+    """The folder with a copy of the package, in a file of which `old` is now `new`, or to which it was appended."""
+    source = copied(folder) / file
+    text = source.read_text()
+    if new:
+        assert old in text
+        text = text.replace(old, new)
+    else:
+        text += old
+    source.write_text(text)
+    return folder
 
 
-def test_an_edited_formula_is_compiled_anew(first, filled, tmp_path):
-    twice = '\n\ndef elu(x, alpha):\n    """2x"""\n    return 2.0 * x\n'
-    values, compiled, *_ = report(filled, path=copied_with(tmp_path / "edited", "formulas.py", twice))
-    assert compiled >= 1
-    assert [float.fromhex(v) for v in eval(values)[0]] == [-4.0, -2.0, 1.0, 18.0]
+BACKWARD = 'Kind("backward", "dy x -> dx", lambda f: lambda dy, x, *p: (dy * '
+TWICE = '\n\ndef elu(x, alpha):\n    """2x"""\n    return 2.0 * x\n'
+ITSELF = '\n\ndef expm1_nonpositive(x):\n    """x"""\n    return x\n'
+# file, edit, which of the kernels it changes and to what values
+EDITS = {
+    "a formula": ("maths/activations.py", (TWICE,), 0, [-4.0, -2.0, 1.0, 18.0]),
+    "an elementary function": ("maths/elementary/float32.py", (ITSELF,), 0, [-2.0, -1.0, 0.5, 9.0]),
+    "what a kind computes": ("spec/kinds.py", (BACKWARD, BACKWARD + "2.0 * "), 3, [0.0, 0.0, 1.0, 0.0]),
+    "what bodies of kinds are written in": (
+        "spec/kinds.py",
+        ("self.grad = env[op.grad.__name__]", "self.grad = lambda *a: 2.0 * env[op.grad.__name__](*a)"),
+        3,
+        [0.0, 0.0, 1.0, 0.0],
+    ),
+    "the formula of a gradient": (
+        "spec/table.py",
+        ("f.hard_tanh, f.hard_tanh_grad,", "f.hard_tanh, f.hard_tanh,"),
+        3,
+        [2.0, 1.0, 0.25, 9.0],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_what_an_edit_changes_is_compiled_anew_and_nothing_else(first, filled, tmp_path, what):
+    file, edit, changed, expected = EDITS[what]
+    values, compiled, loaded, *_ = report(filled, path=edited(tmp_path / "edited", file, *edit))
+    values, before = eval(values), eval(first[1][0])
+    assert [float.fromhex(v) for v in values[changed]] == expected
+    assert values[:changed] + values[changed + 1 :] == before[:changed] + before[changed + 1 :]
+    assert (compiled, loaded) == (1, KERNELS - 1)
     # and the original still gets its own
     assert report(filled)[:3] == (first[1][0], 0, KERNELS)
 
 
-def test_an_edited_elementary_function_is_compiled_anew(first, filled, tmp_path):
-    line = '\n\ndef expm1_nonpositive(x):\n    """x"""\n    return x\n'
-    values, compiled, *_ = report(filled, path=copied_with(tmp_path / "edited", "elementary/float32.py", line))
-    assert compiled >= 1
-    assert [float.fromhex(v) for v in eval(values)[0]] == [-2.0, -1.0, 0.5, 9.0]
+def test_value_and_gradient_interchanged_are_compiled_anew(tmp_path):
+    """The same formulas, each in the place of the other."""
+    code = """
+import numpy as np, fastact as fa
+fa.use_backend("numba")
+print([float(v) for v in fa.hard_tanh.value_and_grad(np.float32(0.5))])
+"""
+    swapped = edited(tmp_path, "spec/table.py", "f.hard_tanh, f.hard_tanh_grad,", "f.hard_tanh_grad, f.hard_tanh,")
+    cache = str(tmp_path / "cache")
+    assert eval(python(code, FASTACT_CACHE_DIR=cache)) == [0.5, 1.0]
+    assert eval(python(code, FASTACT_CACHE_DIR=cache, path=swapped)) == [1.0, 0.5]
 
 
-def test_an_edited_backend_is_compiled_anew(first, filled, tmp_path):
-    edited = copied_with(tmp_path / "edited", "backends/numba_cpu/kernels.py", "\n# edited\n")
-    assert report(filled, path=edited)[:3] == (first[1][0], KERNELS, 0)
+@pytest.mark.parametrize("file", ["maths/activations.py", "maths/elementary/float32.py", "spec/kinds.py"])
+def test_a_comment_compiles_nothing(first, filled, tmp_path, file):
+    commented = edited(tmp_path / "edited", file, "\n\ndef ", "\n\n# a comment\n\n\ndef ")
+    assert report(filled, path=commented)[:3] == (first[1][0], 0, KERNELS)
+
+
+@pytest.mark.parametrize("file", ["backends/numba_cpu/kernels.py", "spec/call.py"])
+def test_an_edited_backend_or_calling_convention_compiles_all(first, filled, tmp_path, file):
+    copy = edited(tmp_path / "edited", file, "\n# edited\n")
+    assert report(filled, path=copy)[:3] == (first[1][0], KERNELS, 0)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names an x86 CPU")

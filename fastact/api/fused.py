@@ -222,24 +222,30 @@ class _Call:
         delivered = []
         for argument, given, result in zip(fused.outputs, outs, results):
             if result is None:
-                result = next(sums).reshape(self._sum_shape(argument.name))
+                result = self._total(*next(sums), self._sum_shape(argument.name))
             elif self.order is not None:
                 result = result.transpose(np.argsort(self.order))
             delivered.append(self._delivered(given, result))
         return delivered[0] if len(delivered) == 1 else tuple(delivered)
 
-    def _computed(self, arrays: tuple[Any, ...], roles: str) -> list[Array]:
+    def _computed(self, arrays: tuple[Any, ...], roles: str) -> list[tuple[Array, Array]]:
+        """Runs; the sums in two parts, one for each channel."""
         function = self.fused.function(self.op)
         python = function.python(self.dtype)
         if 0 in self.shape:
-            return [np.zeros(self.channel, self.compute) for role in roles if role == "s"]
+            return [(np.zeros(self.channel, self.compute),) * 2 for role in roles if role == "s"]
         if python is None:
-            pairs = function.run_fused(self.dtype, arrays, roles, self.outer, self.channel, self.inner)
-        else:
-            pairs = python(arrays, roles, self.outer, self.channel, self.inner)
+            return function.run_fused(self.dtype, arrays, roles, self.outer, self.channel, self.inner)
+        return python(arrays, roles, self.outer, self.channel, self.inner)
+
+    @staticmethod
+    def _total(high: Array, low: Array, shape: tuple[int, ...]) -> Array:
         with np.errstate(all="ignore"):
+            if high.size > math.prod(shape):
+                # of a parameter that all channels share
+                high, low = (np.asarray(_driver.pairwise(part)) for part in (high, low))
             # the low part of an infinite sum is no number
-            return [np.where(np.isfinite(high), high + low, high) for high, low in pairs]
+            return np.where(np.isfinite(high), high + low, high).reshape(shape)
 
     def _outs(self, out: Any) -> Sequence[Array | None]:
         outputs, name = self.fused.outputs, self.fused.__name__

@@ -31,9 +31,9 @@ from numba.extending import (
     unbox,
 )
 
-from fastact.api import rows
 from fastact.api.activation import Activation, Method, activations
-from fastact.api.rows import RowFunction, RowMethod
+from fastact.api.functions import FUNCTIONS
+from fastact.api.over_axis import RowFunction, RowMethod
 from fastact.backends.numba_cpu import rows as row_kernels
 from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
 from fastact.backends.numba_cpu.simd import host_target
@@ -525,7 +525,7 @@ def init() -> None:
             method = activation if kind == "forward" else getattr(activation, kind)
             if isinstance(method, Method):
                 lower_builtin(method, types.VarArg(types.Any))(_lower(method))
-    for function in vars(rows).values():
+    for function in FUNCTIONS.values():
         if isinstance(function, RowMethod):
             for each in (function, getattr(function, "backward", None)):
                 if each is not None:

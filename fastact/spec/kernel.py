@@ -81,15 +81,17 @@ class KernelSpec:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of all it is made of: the kind's body, every formula and loop it reaches, constants, the version.
+        """A hash of all it is made of: what its kind computes, every formula and loop it reaches, constants, version.
 
-        Compiled code is hashed and not text, so that comments change nothing, and an edit of one formula only the kernels
-        that reach it. What a backend adds (how it compiles, for which CPU) is the backend's to hash.
+        Compiled code is hashed and not text, so that comments change nothing, and an edit of one formula only the
+        kernels that reach it. What a backend adds (how it compiles, for which CPU) is the backend's to hash.
         """
         parts = [__version__, sys.version_info[:2], self.symbol, self.loop, self.inputs, self.params, self.outputs]
         if self.op is not None:
             names = _formulas(self.compute)
-            reached = _reached(_bodies(self.op, self.kind, names), names)
+            computed, used = _body(self.op, self.kind)
+            reached = _reached([names[name] for name in used], names)
+            parts.append(computed)
         else:
             loops = {**_formulas(self.compute), **_row_formulas(), **_loops()}
             reached = _reached([loops[self.loop]], loops)
@@ -126,22 +128,42 @@ def row_kernel_of(name: str, dtype: str) -> KernelSpec:
 # ---- what a kernel is made of
 
 
-def _bodies(op: Op, kind: str, names: Mapping[str, FunctionType]) -> list[FunctionType]:
-    """The code of a kind, and the formulas of an activation that it uses: it names them when it runs."""
-    body = ALL[kind].body
-    assert isinstance(body, FunctionType)
-    used = [body]
+class _Term:
+    """A value in the body of a kind: what was done, with which values."""
 
-    class Recorder(dict[str, Any]):
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+    def __repr__(self) -> str:
+        return f"({' '.join(map(str, self.parts))})"
+
+    def __neg__(self) -> _Term:
+        return _Term("-", self)
+
+
+def _operator(sign: str, swapped: bool = False) -> Any:
+    return lambda a, b: _Term(sign, b, a) if swapped else _Term(sign, a, b)
+
+
+for _name, _sign in (("add", "+"), ("sub", "-"), ("mul", "*"), ("truediv", "/")):
+    setattr(_Term, f"__{_name}__", _operator(_sign))
+    setattr(_Term, f"__r{_name}__", _operator(_sign, swapped=True))
+
+
+def _body(op: Op, kind: str) -> tuple[str, list[str]]:
+    """What a kind of an activation computes, as text, and the formulas it calls."""
+    used: list[str] = []
+
+    class Calls(dict[str, Any]):
         def __missing__(self, name: str) -> Any:
-            def formula(*args: Any) -> float:
-                used.append(names[name])
-                return 0.5
+            def call(*args: Any) -> _Term:
+                used.append(name)
+                return _Term(name, *args)
 
-            return formula
+            return call
 
-    body(kinds.Formulas(Recorder(), op))(*[0.5] * (len(ALL[kind].inputs) + len(op.params)))
-    return used
+    names = (*(a.name for a in ALL[kind].inputs), *(p.name for p in op.params))
+    return repr(kinds.body(Calls(), op, kind)(*map(_Term, names))), used
 
 
 @cache

@@ -7,6 +7,7 @@ everywhere; `lanes_for` gives the width at which it needs no splitting.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -19,6 +20,7 @@ from fastact.backends.numba_cpu.emit import BITS, FLOAT, Target
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
+@cache
 def host_target() -> Target:
     """The features that Numba compiles for (`NUMBA_CPU_FEATURES` respected)."""
     text = config.CPU_FEATURES
