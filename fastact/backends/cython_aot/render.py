@@ -134,6 +134,7 @@ class Term:
 
 def terms(spec: KernelSpec, called: list[str] | None = None) -> list[str]:
     """The expressions of a kernel's outputs; the formulas that they call are added to `called`."""
+    assert spec.op is not None
     env = _Calls(DTYPES[spec.dtype].compute, [] if called is None else called)
     names = [a.name for a in spec.inputs] + list(spec.params)
     return [term.code for term in kinds.body(env, spec.op, spec.kind)(*(Term(f"v_{name}") for name in names))]
@@ -444,11 +445,12 @@ def render_embed(functions: Sequence[Embedded], fused: Sequence[EmbeddedFused], 
     """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``)."""
     for name, value in {"COUNT": len(functions), "FUSED": len(fused), "CALL": CALL}.items():
         frame = frame.replace(f"@{name}@", str(value))
-    lines = [frame, *(f.render(i) for of in (functions, fused) for i, f in enumerate(of))]
+    every: list[Embedded | EmbeddedFused] = [*functions, *fused]
+    lines = [frame, *(f.render(i) for i, f in enumerate(functions)), *(f.render(i) for i, f in enumerate(fused))]
     # tables as text: as Python objects they would take the C compiler a minute
     lines.append("cdef void _fill() noexcept:")
-    lines += [f"    ADDRESSES[{i}] = <void *>{f.name}" for i, f in enumerate((*functions, *fused))]
-    tables = [[*f.key, f.name, f.signature("ptrdiff_t")] for f in (*functions, *fused)], [f.program() for f in fused]
+    lines += [f"    ADDRESSES[{i}] = <void *>{f.name}" for i, f in enumerate(every)]
+    tables = [[*f.key, f.name, f.signature("ptrdiff_t")] for f in every], [f.program() for f in fused]
     texts = ("[" + ",\n".join(map(json.dumps, table)) + "]" for table in tables)
     lines += ["", "_fill()", "_load(" + ", ".join(f'json.loads("""{text}""")' for text in texts) + ")", ""]
     return "\n".join(lines)
@@ -476,7 +478,7 @@ def render_c_header(functions: Sequence[Embedded | EmbeddedFused], frame: str) -
 
 def source_files(package: Path) -> list[Path]:
     """The files that decide what the ahead-of-time modules compute."""
-    parts = ("maths/*.py", "maths/elementary/*.py", "spec/*.py", "loops/*.py", "runtime/call.h")
+    parts: tuple[str, ...] = ("maths/*.py", "maths/elementary/*.py", "spec/*.py", "loops/*.py", "runtime/call.h")
     parts += tuple(f"backends/cython_aot/{name}" for name in ("build.py", "render*.py", "*.h"))
     return [path for part in parts for path in sorted(package.glob(part))]
 
