@@ -661,12 +661,12 @@ def test_cimport(embed, tmp_path):
     pytest.importorskip("Cython")
     (tmp_path / "user.pyx").write_text(
         "# cython: language_level=3, boundscheck=False\n"
-        "cimport fastact\n"
+        "cimport fastact\nfrom libc.stdint cimport int64_t\n"
         "def both(float[::1] x, float[::1] y, float[::1] d, float alpha):\n"
         "    with nogil:\n"
         "        fastact.elu_f32(&x[0], &y[0], x.shape[0], alpha)\n"
         "        fastact.elu_backward_f32(&y[0], &x[0], &d[0], x.shape[0], alpha)\n"
-        "def loss(double[:, ::1] x, long[::1] labels, double[:, ::1] y, double[::1] each, double[:, ::1] dx):\n"
+        "def loss(double[:, ::1] x, int64_t[::1] labels, double[:, ::1] y, double[::1] each, double[:, ::1] dx):\n"
         "    with nogil:\n"
         "        fastact.softmax_f64(&x[0, 0], &y[0, 0], x.shape[0], x.shape[1])\n"
         "        fastact.cross_entropy_f64(\n"

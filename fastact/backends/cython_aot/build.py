@@ -156,7 +156,7 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     render_all(ROOT / BUILD)
-    flags = ["-O2", "-g0", "-std=gnu11", "-ffp-contract=off"] if os.name == "posix" else []
+    flags = ["-O2", "-g0", "-std=gnu11", "-ffp-contract=off", "-Wno-unused-function"] if os.name == "posix" else []
     runtime = os.path.relpath(PACKAGE / "runtime")
     embed = Extension(
         "fastact.backends.cython_aot._embed",

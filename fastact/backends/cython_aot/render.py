@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastact.maths.grammar import COMPARISONS, OPERATORS, PRIMITIVES, Formula
 from fastact.spec import call as convention
@@ -132,6 +134,7 @@ class Term:
 
 def terms(spec: KernelSpec, called: list[str] | None = None) -> list[str]:
     """The expressions of a kernel's outputs; the formulas that they call are added to `called`."""
+    assert spec.op is not None
     env = _Calls(DTYPES[spec.dtype].compute, [] if called is None else called)
     names = [a.name for a in spec.inputs] + list(spec.params)
     return [term.code for term in kinds.body(env, spec.op, spec.kind)(*(Term(f"v_{name}") for name in names))]
@@ -398,7 +401,9 @@ class EmbeddedFused:
 
     @property
     def params(self) -> list[str]:
-        return [p.name for p in self.op.params]
+        # shrink has a parameter named bias
+        taken = [a.name for a in kinds.ALL[self.kind].inputs]
+        return [f"{self.op.name}_{p.name}" if p.name in taken else p.name for p in self.op.params]
 
     def signature(self, count: str) -> str:
         kind, element = kinds.ALL[self.kind], DTYPES[self.dtype].element
@@ -414,7 +419,7 @@ class EmbeddedFused:
         head = f"cdef void {self.name}({self.signature('Py_ssize_t')}) noexcept nogil:"
         return "\n    ".join([head, *lines, f"run_fused(&f, {index})"]) + "\n"
 
-    def program(self) -> str:
+    def program(self) -> list[Any]:
         """What `_load` makes a slot of the driver from."""
         kind, program = kinds.ALL[self.kind], program_of(self.op, self.kind)
         letters = {"map": "a", "col": "c", "sum_rows": "s"}
@@ -422,7 +427,7 @@ class EmbeddedFused:
         roles += [letters[a.role] for a in kind.outputs]
         stages = [(s.what if s.what in ARITHMETIC else f"{self.op.name}_{s.what}", s.places) for s in program.stages]
         numbers = len(kind.inputs), len(self.params), len(kind.outputs)
-        return repr((self.dtype, *numbers, "".join(roles), program.like, stages))
+        return [self.dtype, *numbers, "".join(roles), program.like, stages]
 
 
 def fused(ops: Iterable[Op]) -> list[EmbeddedFused]:
@@ -440,12 +445,14 @@ def render_embed(functions: Sequence[Embedded], fused: Sequence[EmbeddedFused], 
     """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``)."""
     for name, value in {"COUNT": len(functions), "FUSED": len(fused), "CALL": CALL}.items():
         frame = frame.replace(f"@{name}@", str(value))
-    lines = [frame, *(f.render(i) for of in (functions, fused) for i, f in enumerate(of))]
-    lines.append("_FUNCTIONS.update({")
-    lines += [
-        f'    {f.key!r}: ("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),' for f in (*functions, *fused)
-    ]
-    lines += ["})", "_FUSED += [", *(f"    {f.program()}," for f in fused), "]", "_load()", ""]
+    every: list[Embedded | EmbeddedFused] = [*functions, *fused]
+    lines = [frame, *(f.render(i) for i, f in enumerate(functions)), *(f.render(i) for i, f in enumerate(fused))]
+    # tables as text: as Python objects they would take the C compiler a minute
+    lines.append("cdef void _fill() noexcept:")
+    lines += [f"    ADDRESSES[{i}] = <void *>{f.name}" for i, f in enumerate(every)]
+    tables = [[*f.key, f.name, f.signature("ptrdiff_t")] for f in every], [f.program() for f in fused]
+    texts = ("[" + ",\n".join(map(json.dumps, table)) + "]" for table in tables)
+    lines += ["", "_fill()", "_load(" + ", ".join(f'json.loads("""{text}""")' for text in texts) + ")", ""]
     return "\n".join(lines)
 
 
@@ -471,7 +478,7 @@ def render_c_header(functions: Sequence[Embedded | EmbeddedFused], frame: str) -
 
 def source_files(package: Path) -> list[Path]:
     """The files that decide what the ahead-of-time modules compute."""
-    parts = ("maths/*.py", "maths/elementary/*.py", "spec/*.py", "loops/*.py", "runtime/call.h")
+    parts: tuple[str, ...] = ("maths/*.py", "maths/elementary/*.py", "spec/*.py", "loops/*.py", "runtime/call.h")
     parts += tuple(f"backends/cython_aot/{name}" for name in ("build.py", "render*.py", "*.h"))
     return [path for part in parts for path in sorted(package.glob(part))]
 

@@ -73,6 +73,7 @@ def kernel(spec: KernelSpec) -> Callable[..., Any]:
         return getattr(Rows(spec.dtype, spec.sign), spec.loop)
     from fastact.spec.kinds import body
 
+    assert spec.op is not None
     formula = body(bind(primitives(spec.compute), spec.compute), spec.op, spec.kind)
 
     def run(*arrays: Any) -> tuple[Any, ...]:
