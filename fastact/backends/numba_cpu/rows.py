@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 from numba import cfunc, njit, types
@@ -32,8 +32,12 @@ PART = {
 PARTS = 4  # vectors of a quad
 
 # the types in annotations of loops, here what they are in LLVM IR; a pair is the result of a few functions
-Address = Int = Float = Vec = ir.Value
-Quad = Pair = list[ir.Value]
+Address: TypeAlias = ir.Value
+Int: TypeAlias = ir.Value
+Float: TypeAlias = ir.Value
+Vec: TypeAlias = ir.Value
+Quad: TypeAlias = list[ir.Value]
+Pair: TypeAlias = list[ir.Value]
 Combine = Callable[..., Any]
 
 
