@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
 from typing import Any, TypeAlias
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import cfunc, njit, types
 
@@ -388,6 +389,7 @@ def kernel_function(spec: KernelSpec) -> FunctionType:
     return main
 
 
-def compile_kernel(spec: KernelSpec) -> str:
-    """The optimised LLVM IR of a row kernel, its only external symbol being the C function."""
-    return cfunc(SIGNATURE, error_model="numpy", nogil=True)(kernel_function(spec)).inspect_llvm()
+def compile_kernel(spec: KernelSpec) -> llvm.ModuleRef:
+    """The optimised LLVM IR of a row kernel; the C function's name begins with ``cfunc.``."""
+    compiled = cfunc(SIGNATURE, error_model="numpy", nogil=True)(kernel_function(spec))
+    return llvm.parse_assembly(compiled.inspect_llvm())
