@@ -1,7 +1,9 @@
 """From the JSON of ``fastact bench`` to docs/performance.md and the README's table.
 
-    python -m benchmarks.report benchmarks/results/NAME.json [--out docs/performance.md] [--readme README.md]
+    python -m benchmarks.report benchmarks/results/NAME.json [--fused benchmarks/results/FUSED.json]
+        [--out docs/performance.md] [--readme README.md]
 
+The section 'Fused' comes from a run of its own, of fused functions alone.
 Every statement, a missed target included, is computed from the numbers. The README's table goes between the lines
 ``<!-- speed -->`` and ``<!-- /speed -->``.
 """
@@ -49,12 +51,7 @@ def misses(result: dict[str, Any]) -> list[str]:
     mean = result["summary"]["geometric_mean"]
     if mean < GEOMETRIC_MEAN:
         found.append(f"Geometric mean {mean:.2f}, target {GEOMETRIC_MEAN:g}: {1 - mean / GEOMETRIC_MEAN:.0%} short.")
-    for r in sorted(rows, key=lambda r: r["ratio"]):
-        if r["ratio"] < WORST:
-            found.append(
-                f"{cell_name(r)}: {r['ratio']:.2f} of the best peer's speed ({r['best_peer']}, "
-                f"{time_text(r['libraries'][r['best_peer']]['seconds'])} µs against {time_text(r['fastact'])} µs)."
-            )
+    found += slower(rows)
     cached = {(r["op"], r["kind"]): r for r in rows if r["size"] == CACHED_SIZE}
     for r in sorted((r for r in rows if r["stream"]), key=lambda r: r["stream_share"]):
         if r["stream_share"] < STREAM_SHARE:
@@ -70,6 +67,16 @@ def misses(result: dict[str, Any]) -> list[str]:
     if call > SMALL_SECONDS:
         found.append(f"relu on {SMALL} elements: {time_text(call)} µs, target {SMALL_SECONDS * 1e6:g} µs.")
     return found
+
+
+def slower(rows: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each cell in which another library is faster."""
+    return [
+        f"{cell_name(r)}: {r['ratio']:.2f} of the best peer's speed ({r['best_peer']}, "
+        f"{time_text(r['libraries'][r['best_peer']]['seconds'])} µs against {time_text(r['fastact'])} µs)."
+        for r in sorted(rows, key=lambda r: r["ratio"])
+        if r["ratio"] < WORST
+    ]
 
 
 def targets(result: dict[str, Any]) -> str:
@@ -106,13 +113,58 @@ def cell_rows(result: dict[str, Any], size: int, peers: list[str]) -> list[list[
     for r in result["cells"]:
         if r["size"] != size:
             continue
-        times = [r["libraries"].get(name, {}).get("seconds") for name in ("fastact", *peers)]
-        fastest = min(t for t in times if t is not None)
-        texts = [f"**{time_text(t)}**" if t == fastest else time_text(t) for t in times]
-        ratio = "-" if r["ratio"] is None else f"{r['ratio']:.2f}"
         share = [f"{r['stream_share']:.0%}"] if size >= STREAM_SIZE and r["stream"] else []
-        rows.append([r["op"], r["kind"], *texts, ratio, *share])
+        rows.append([r["op"], r["kind"], *speed_texts(r, ["fastact", *peers]), *share])
     return rows
+
+
+def speed_texts(row: dict[str, Any], libraries: list[str]) -> list[str]:
+    """The time of each library, the fastest in bold, and the ratio."""
+    times = [row["libraries"].get(name, {}).get("seconds") for name in libraries]
+    fastest = min(t for t in times if t is not None)
+    texts = [f"**{time_text(t)}**" if t == fastest else time_text(t) for t in times]
+    return [*texts, "-" if row["ratio"] is None else f"{row['ratio']:.2f}"]
+
+
+def fused(result: dict[str, Any], source: str) -> str:
+    """The section about fused functions."""
+    columns = [*result["versions"], "composed"]
+    rows = [
+        [
+            r["op"],
+            r["kind"],
+            size_text(r["size"]),
+            *speed_texts(r, columns),
+            *([time_text(r["stream"]["floor"]), f"{r['stream_share']:.0%}"] if r["stream"] else ["", ""]),
+        ]
+        for r in sorted(result["cells"], key=lambda r: (r["op"], r["kind"], r["size"]))
+    ]
+    compared = [r for r in result["cells"] if r["ratio"] is not None]
+    lines = [f"- {line}" for line in slower(compared)]
+    return "\n\n".join(
+        [
+            "## Fused functions, microseconds",
+            f"From `{source}`; {result['settings']['row']} columns.",
+            "\n".join(machine_lines(result)),
+            "'step' is the value and then every gradient. Every library runs in its fastest form: its own fused "
+            "function, compiled, or its kernels in turn into existing memory; gradients by its autograd or its "
+            "kernels. 'composed' is fastact without fused functions, with NumPy for the arithmetic, and no peer. "
+            "'floor' is the time of a streaming copy, measured in the same rounds, for each two arrays that must be "
+            "read or written, and 'of floor' our speed over that.",
+            table(["", "", "elements", *columns, "ratio", "floor", "of floor"], rows, left=2),
+            *(
+                [f"Geometric mean of the ratios: {geometric_mean(r['ratio'] for r in compared):.2f}."]
+                if compared
+                else []
+            ),
+            *(["\n".join(lines)] if lines else []),
+        ]
+    )
+
+
+def page(result: dict[str, Any], source: str, *fused_run: Any) -> str:
+    """docs/performance.md from a run, and a run of fused functions and its source if there is one."""
+    return performance(result, source) + (f"\n{fused(*fused_run)}\n" if fused_run else "")
 
 
 def performance(result: dict[str, Any], source: str) -> str:
@@ -201,11 +253,13 @@ def readme(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path)
+    parser.add_argument("--fused", type=Path, metavar="JSON", help="a run of fused functions, for a section of its own")
     parser.add_argument("--out", type=Path, default=Path("docs/performance.md"))
     parser.add_argument("--readme", type=Path, help="replace the table in this file")
     args = parser.parse_args()
     result = json.loads(args.json.read_text())
-    args.out.write_text(performance(result, args.json.as_posix()))
+    fused_run = (json.loads(args.fused.read_text()), args.fused.as_posix()) if args.fused else ()
+    args.out.write_text(page(result, args.json.as_posix(), *fused_run))
     if args.readme:
         before, begin, rest = args.readme.read_text().partition(BEGIN)
         _, end, after = rest.partition(END)

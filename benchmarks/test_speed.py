@@ -1,12 +1,14 @@
-"""One case per activation, kind, size and library: ``pytest benchmarks --benchmark-group-by=group``.
+"""One case per function, kind, size and library: ``pytest benchmarks --benchmark-group-by=group``.
 
 Activations come from ``fastact.spec.table.OPS``, libraries and their ways from ``fastact.tools.peers``: what is in the
-table is measured here. A library without the activation, or not installed, is a skip that says so.
+table is measured here; of fused functions, those of ``bench.FUSED``. A library without the activation, or not
+installed, is a skip that says so.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,12 +19,13 @@ from fastact.tools import bench
 from fastact.tools.peers import HOW, PEERS, Cell, Peer
 
 SIZES = (2**10, 2**20)
+FUSED_SIZES = (2**16, 2**20)
 CELLS = [
     (op, kind, size)
     for op in (*bench.ROWS, *(name for name, row in OPS.items() if all(p.default is not None for p in row.params)))
     for kind in bench.KINDS
     for size in SIZES
-]
+] + list(itertools.product(bench.FUSED, bench.FUSED_KINDS, FUSED_SIZES))
 
 
 @functools.cache
@@ -48,18 +51,19 @@ def confined() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["fastact", *PEERS])
 @pytest.mark.parametrize(("op", "kind", "size"), CELLS, ids=lambda value: str(value))
 def test_speed(benchmark, op: str, kind: str, size: int, name: str) -> None:
-    if name != "fastact" and not any(key.startswith(name) for key in HOW.get(op, {})):
+    if name != "fastact" and not any(key.startswith(name) for key in HOW.get(op.partition(".")[0], {})):
         pytest.skip(f"{name} has no {op}")
     found = library(name)
     if isinstance(found, str):
         pytest.skip(found)
     where = cell(op, kind, size)
-    timed = {form: bench.Timed(call, found.mode) for form, call in found.forms(where).items()}
+    timed = {form: bench.Timed(call, functools.partial(found.mode, form)) for form, call in found.forms(where).items()}
     if not timed:
         pytest.skip(f"{name} has no {op} {kind}")
     for form, t in timed.items():
-        where.out[...] = np.nan
-        with found.mode():
+        for memory in where.results:
+            memory[...] = np.nan
+        with t.mode():
             problem = bench.wrong(t.call(), where)
         assert problem is None or name != "fastact", problem
         if problem is not None:
@@ -69,6 +73,6 @@ def test_speed(benchmark, op: str, kind: str, size: int, name: str) -> None:
     benchmark.group = f"{op} {kind} {bench.size_text(size)}"
     benchmark.extra_info["form"] = form
     bench.settle()
-    with found.mode():
+    with timed[form].mode():
         benchmark(timed[form].call)
     found.finish()

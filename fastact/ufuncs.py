@@ -14,20 +14,22 @@ from typing import Any
 @cache
 def _methods() -> dict[str, Any]:
     from fastact import activations
-    from fastact.api import rows
+    from fastact.api.activation import Method
+    from fastact.api.functions import FUNCTIONS
+    from fastact.api.over_axis import RowFunction, RowMethod
     from fastact.spec.kinds import kinds_of
 
     found: dict[str, Any] = {}
     for activation in activations.values():
         for kind in kinds_of(activation.op):
             method = activation if kind == "forward" else getattr(activation, kind)
-            for each in (method, method.at_default):
+            for each in (method, method.at_default) if isinstance(method, Method) else ():
                 if each is not None:
-                    found[each.slots.name] = each
-    for function in vars(rows).values():
-        if isinstance(function, rows.RowMethod):
+                    found[each.function.name] = each
+    for function in FUNCTIONS.values():
+        if isinstance(function, RowMethod):
             found[function.name] = function
-            if isinstance(function, rows.RowFunction):
+            if isinstance(function, RowFunction):
                 found[f"{function.name}_backward"] = function.backward
     return found
 

@@ -535,12 +535,12 @@ def embed():
     return import_module("fastact.backends.cython_aot._embed")
 
 
-def embedded(embed, spec):
+def call(embed, name, dtype):
     """An embedded function as a Python function of arrays (None: NULL) and numbers."""
     types = {"float": ctypes.c_float, "double": ctypes.c_double, "ptrdiff_t": ctypes.c_ssize_t}
-    arguments = embed.signature(spec.name, spec.dtype).split(", ")
+    arguments = embed.signature(name, dtype).split(", ")
     arguments = [ctypes.c_void_p if "*" in a else types[a.split()[0]] for a in arguments]
-    function = ctypes.CFUNCTYPE(None, *arguments)(embed.address(spec.name, spec.dtype))
+    function = ctypes.CFUNCTYPE(None, *arguments)(embed.address(name, dtype))
     return lambda arrays, *numbers: function(*(a if a is None else a.ctypes.data for a in arrays), *numbers)
 
 
@@ -551,7 +551,7 @@ def test_embedded_functions(embed, name, dtype):
     params = [float(v) for v in ({p.name: p.default for p in op.params} | parameters(name, case)).values()]
     for kind in kinds.kinds_of(op):
         spec = kernel_of(op, kind, dtype)
-        function = embedded(embed, spec)
+        function = call(embed, spec.name, dtype)
         for n in (0, 1, 15, 16, 17, 67):
             inputs = [points(DTYPES[dtype], 68, seed=i)[1 : n + 1] for i in range(len(spec.inputs))]
             outputs = [np.full(n + 2, 7.0, dtype) for _ in spec.outputs]
@@ -572,7 +572,7 @@ def poisoned(*shape, dtype):
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.scalars])
 def test_embedded_rows(embed, name, dtype):
     spec = row_kernel_of(name, dtype)
-    function, expected = embedded(embed, spec), reference.kernel(spec)
+    function, expected = call(embed, spec.name, dtype), reference.kernel(spec)
     for n in (1, 5, 16, 67, 700):
         inputs = [rows_of(n, dtype, n + i) for i in range(len(spec.inputs))]
         with np.errstate(all="ignore"):
@@ -599,7 +599,7 @@ def test_embedded_losses(embed, n, value_only, dtype):
         want = [None if shape is None else np.full(shape, np.nan, dtype) for shape in outputs]
         reference.kernel(spec)(*inputs, *want, *reference_only, 0.25)
         made = [(None, None) if shape is None else poisoned(*shape, dtype=dtype) for shape in outputs]
-        embedded(embed, spec)([*inputs, *(out for _, out in made)], rows, n, 0.25)
+        call(embed, spec.name, dtype)([*inputs, *(out for _, out in made)], rows, n, 0.25)
         for expected, (whole, out) in zip(want, made):
             assert expected is None or (same(out, expected) and whole[0] == whole[-1] == 7.0)
 
@@ -610,6 +610,36 @@ def test_embedded_losses(embed, n, value_only, dtype):
     for given in ([None, None], [weights, None], [None, targets], [weights, targets]):
         check("sigmoid_cross_entropy", [x, targets, *given], [(rows,), dx, None], n)
     check("sigmoid_cross_entropy", [x, targets, None, None], [(rows,), dx, (rows, n)], n)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["relu", "gelu", "elu", "clipped_linear", "prelu"])
+def test_embedded_fused(embed, name, dtype):
+    """With a bias and as a gate: the same bits as from Python, sums included."""
+    activation, op = fa.activations[name], OPS[name]
+    params = {p.name: np.dtype(dtype).type(v) for p, v in zip(op.params, (0.75, 0.125, -0.5, 2.0))}
+
+    def check(kind, shape, *inputs):
+        want = getattr(activation, kind)(*inputs, **params)
+        want = want if isinstance(want, tuple) else (want,)
+        made = [poisoned(*w.shape, dtype=dtype) for w in want]
+        arrays = [*inputs, *(out for _, out in made)]
+        numbers = shape if len(embed.signature(f"{name}_{kind}", dtype).split("ptrdiff_t")) == 3 else [inputs[0].size]
+        call(embed, f"{name}_{kind}", dtype)(arrays, *numbers, *map(float, params.values()))
+        for expected, (whole, out) in zip(want, made):
+            assert same(out, expected) and whole[0] == whole[-1] == 7.0, (kind, shape)
+
+    for shape in ((1, 1), (3, 5), (70, 33), (130, 512), (3, 5000), (4, 0), (0, 4)):
+        rng = np.random.default_rng(shape)
+        dy, x, up = (rng.normal(0, 3, shape).astype(dtype) for _ in range(3))
+        bias = rng.normal(size=shape[1]).astype(dtype)
+        check("biased", shape, x, bias)
+        check("gated", shape, x, up)
+        if op.param_grad is None:
+            check("biased_backward", shape, dy, x, bias)
+            check("gated_backward", shape, dy, x, up)
+        else:
+            assert embed.address(f"{name}_biased_backward", dtype) is None
 
 
 def test_embedded_signature(embed):

@@ -17,6 +17,7 @@ from fastact.spec.table import OPS
 from fastact.tools import bench, verify
 from fastact.tools import peers as _peers
 from fastact.tools import truth as _truth
+from fastact.tools.fused import FUSIONS
 
 # float32 ULP that the reference of `fastact verify` may be off
 VALUE_SLACK, DERIVATIVE_SLACK = 2.0**-16, 2.0**-9
@@ -225,6 +226,9 @@ def test_a_wrong_peer_does_not_count(monkeypatch):
     ("argv", "message"),
     [
         (["nonsense"], "nonsense"),
+        (["nonsense.biased"], "nonsense"),
+        (["gelu.sideways"], "biased and gated"),
+        (["gelu.biased", "--kinds", "backward"], "nothing to measure"),
         (["--against", "numpy,cupy"], "cupy"),
         (["--kinds", "sideways"], "sideways"),
         (["--sizes", "0"], "positive"),
@@ -242,15 +246,141 @@ def test_bench_refuses(argv, message, capsys):
 
 
 def test_numpy_steps_are_right():
-    """Every NumPy and SciPy step of the list computes its activation, in blocks too."""
+    """Every NumPy and SciPy step of the list computes its activation, in blocks and fused too."""
     libraries, _ = bench.load_peers(["numpy", "scipy"], 1)
+    libraries.append(bench.Composed(1))
     ops = [op for op in _peers.HOW if op in OPS or op in bench.ROWS]
+    ops += [f"{op}.{fusion}" for op in ops if op in OPS for fusion in FUSIONS]
     with np.errstate(all="ignore"):
-        for cell in bench.cells(ops, bench.KINDS, [64, 2**16], np.dtype("float32")):
+        for cell in bench.cells(ops, bench.ALL_KINDS, [64, 2**16 + 2**10], np.dtype("float32")):
             for library in libraries:
                 for form, call in library.forms(cell).items():
-                    cell.out[...] = np.nan
+                    for memory in cell.results:
+                        memory[...] = np.nan
                     assert bench.wrong(call(), cell) is None, (cell.op, cell.kind, form)
+
+
+# fused functions
+
+
+def biased(f, x, bias, *, axis=-1, out=None):
+    return f(x + bias, out=out)
+
+
+def biased_backward(f, dy, x, bias, *, axis=-1, out=None):
+    dx, dbias = out
+    return f.backward(dy, x + bias, out=dx), np.sum(dx, 0, out=dbias)
+
+
+def gated(f, gate, up, *, out=None):
+    return np.multiply(f(gate), up, out=out)
+
+
+def gated_backward(f, dy, gate, up, *, out=None):
+    dgate, dup = out
+    return f.backward(dy * up, gate, out=dgate), np.multiply(dy, f(gate), out=dup)
+
+
+@pytest.fixture(scope="module")
+def plain_methods():
+    """Fused functions in plain steps: what is tested here is the measuring."""
+    with pytest.MonkeyPatch.context() as patch:
+        for method in (biased, biased_backward, gated, gated_backward):
+            patch.setattr(type(fa.gelu), method.__name__, method, raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fused_result(plain_methods):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "STREAM_SIZE", 4096)
+        return bench.measure(["elu.biased", "silu.gated"], against=["numpy"], sizes=[512, 4096], threads=1, rounds=2)
+
+
+def test_every_fused_cell_is_measured(fused_result):
+    cells = {(r["op"], r["kind"], r["size"]) for r in fused_result["cells"]}
+    ops = ("elu.biased", "silu.gated")
+    assert cells == {(op, kind, n) for op in ops for kind in ("forward", "step") for n in (512, 4096)}
+    assert fused_result["small_calls"] == {}
+    for row in fused_result["cells"]:
+        assert row["best_peer"] == "numpy"
+        assert set(row["libraries"]) == {"fastact", "numpy", "composed"}
+        assert not row["rejected"]
+    json.dumps(fused_result)
+
+
+def test_the_floor_counts_arrays(fused_result):
+    copies = {("elu.biased", "forward"): 1, ("elu.biased", "step"): 2}
+    copies |= {("silu.gated", "forward"): 1.5, ("silu.gated", "step"): 3}
+    for row in fused_result["cells"]:
+        if row["size"] < 4096:
+            assert row["stream"] is None
+            continue
+        assert row["stream"]["floor"] == row["stream"]["seconds"] * copies[row["op"], row["kind"]]
+        assert row["stream_share"] == row["stream"]["floor"] / row["fastact"]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_fused_truth_is_the_gradient(fusion):
+    """The gradients of a cell are differences of its value, and a sum is over all rows, not the first."""
+    cell = next(bench.cells([f"mish.{fusion}"], ["step"], [2**17], np.dtype("float32")))
+    dy, x, second = (a.astype(np.float64) for a in (cell.dy, cell.x, cell.second))
+
+    def loss(x, second):
+        # by columns: each element of x, and of a gate's second argument, has an own one in the first row
+        return (dy * FUSIONS[fusion].forward(_truth.TRUTH["mish"].value, x, second)).sum(0)
+
+    h = np.zeros_like(x)
+    h[0] = 1e-4
+    whole = h[0] if second.ndim == 1 else h
+    _, dx, dsecond = cell.expected
+    np.testing.assert_allclose((loss(x + h, second) - loss(x - h, second)) / 2e-4, dx[0], rtol=1e-5, atol=1e-5)
+    difference = (loss(x, second + whole) - loss(x, second - whole)) / 2e-4
+    np.testing.assert_allclose(difference, np.atleast_2d(dsecond)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_wrong_gradient_does_not_count(index):
+    cell = next(bench.cells(["silu.biased"], ["step"], [4096], np.dtype("float32")))
+    results = list(bench.Composed(1).forms(cell)["out="]())
+    assert bench.wrong(results, cell) is None
+    assert bench.wrong(results[:2], cell) == "2 results"
+    results[index] = results[index] * 1.1
+    assert "relative error" in bench.wrong(results, cell)
+
+
+def test_a_missing_method_is_named(monkeypatch):
+    monkeypatch.setitem(fa.activations, "gelu", object())
+    cell = next(bench.cells(["gelu.gated"], ["forward"], [64], np.dtype("float32")))
+    with pytest.raises(RuntimeError, match=r"no gelu\.gated"):
+        bench.FastAct(1).forms(cell)
+
+
+def test_fused_on_the_command_line(plain_methods, tmp_path, capsys):
+    file = tmp_path / "run.json"
+    argv = ["silu.gated", "relu", "--kinds", "step,backward", "--against", "numpy", "--sizes", "2048", "--rounds", "1"]
+    assert run(bench, *argv, "--json", str(file)) == 0
+    assert "silu.gated" in capsys.readouterr().out
+    cells = [(r["op"], r["kind"]) for r in json.loads(file.read_text())["cells"]]
+    assert cells == [("silu.gated", "step"), ("relu", "backward")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torch", "jax", "onnxruntime", "tensorflow"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("kind", bench.FUSED_KINDS)
+def test_fused_peers_are_right(name, fusion, kind):
+    loaded, missing = bench.load_peers([name], 1)
+    if missing:
+        pytest.skip(missing[name])
+    for cell in bench.cells([f"silu.{fusion}"], [kind], [4096, 2**16 + 2**10], np.dtype("float32")):
+        for form, call in loaded[0].forms(cell).items():
+            for memory in cell.results:
+                memory[...] = np.nan
+            with loaded[0].mode(form):
+                assert bench.wrong(call(), cell) is None, form
+        assert not loaded[0].refused
+        loaded[0].finish()
 
 
 # the report
@@ -283,9 +413,23 @@ def test_report_of_a_run_that_meets_all(result):
     assert "3.0×" in report.readme(fast)
 
 
+def test_report_of_fused_functions(result, fused_result):
+    report = pytest.importorskip("benchmarks.report")
+    slow = copy.deepcopy(fused_result)
+    row = slow["cells"][0]
+    row["ratio"] = 0.5
+    page = report.page(result, "run.json", slow, "fused.json")
+    assert page.startswith(report.performance(result, "run.json"))
+    section = page.partition("## Fused")[2]
+    assert "`fused.json`" in section
+    assert f"{bench.cell_name(row)}: 0.50 of the best peer's speed" in section
+    assert "| silu.gated | step | 2^12 |" in section
+
+
 def test_performance_page_is_up_to_date(request):
     report = pytest.importorskip("benchmarks.report")
     page = request.config.rootpath / "docs" / "performance.md"
     text = page.read_text()
-    source = next(part for part in text.split("`") if part.endswith(".json"))
-    assert report.performance(json.loads((request.config.rootpath / source).read_text()), source) == text
+    sources = [part for part in text.split("`") if part.endswith(".json")]
+    runs = [(json.loads((request.config.rootpath / source).read_text()), source) for source in sources]
+    assert report.page(*(part for run in runs for part in run)) == text

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import fastact as fa
-from fastact.spec.kinds import kinds_of
-from fastact.spec.rows import KERNELS
+from fastact.api.functions import FUNCTIONS
+from fastact.backends import READY
+from fastact.spec.kinds import kernels_of
+from fastact.spec.rows import ROWS
 from fastact.spec.table import kernel_rows
 
 X = np.linspace(-3, 3, 1 << 20, dtype=np.float32)
@@ -52,7 +54,7 @@ def test_the_backend_in_use_computes():
         with fa.use_backend(name):
             fa.gelu(x)
             assert f"backend: {name} (asked for)" in fa.explain(fa.gelu, x)
-            address = fa.gelu.slots.address("float32")
+            address = fa.gelu.function.address("float32")
             assert (address == 0) == (name == "reference")
 
 
@@ -84,16 +86,15 @@ def test_explain_tells_of_the_kernel_that_the_call_runs(monkeypatch):
     """With its parameters, in the dtype that they give."""
     asked = []
     numba = fa.dispatch.backends.get("numba")
-    monkeypatch.setattr(numba, "ready", lambda op, kind, dtype: asked.append((op.name, kind, dtype)) or True)
-    monkeypatch.setattr(numba, "row_ready", lambda name, dtype: asked.append((name, dtype)) or True)
+    monkeypatch.setattr(numba, "state", lambda spec: asked.append((spec.name, spec.dtype)) or READY)
     monkeypatch.setattr(numba, "available", lambda: None)
     monkeypatch.setattr(numba, "isa", lambda: "any")
     x = X[:6].reshape(2, 3)
     with fa.use_backend("auto"):
         for call, expected in (
-            ((fa.silu, x), ("silu_default", "forward", "float32")),
-            ((fa.prelu, x, 0.5), ("prelu", "forward", "float32")),
-            ((fa.prelu.backward, x, x, np.float64([0.5])), ("prelu", "backward", "float64")),
+            ((fa.silu, x), ("silu_default_forward", "float32")),
+            ((fa.prelu, x, 0.5), ("prelu_forward", "float32")),
+            ((fa.leaky_relu, x, np.float64([0.5])), ("leaky_relu_forward", "float64")),
             ((fa.softmax, x), ("softmax", "float32")),
             ((fa.softmax.backward, x.astype(np.float16), x.astype(np.float16)), ("softmax_backward", "float32")),
             ((fa.logsumexp, x.astype(int), None), ("logsumexp", "float64")),
@@ -104,9 +105,9 @@ def test_explain_tells_of_the_kernel_that_the_call_runs(monkeypatch):
             fa.explain(*call)
             assert asked.pop() == expected
         fa.explain(fa.silu, x, beta=1.0)
-        assert asked.pop() == ("silu", "forward", "float32")
+        assert asked.pop() == ("silu_forward", "float32")
         fa.explain(fa.gelu, x, approximate="tanh")
-        assert asked.pop() == ("gelu_tanh", "forward", "float32")
+        assert asked.pop() == ("gelu_tanh_forward", "float32")
         fa.explain(fa.softmax_cross_entropy, x, [0, 1], label_smoothing=0.1)
         assert asked.pop() == ("cross_entropy_of_shares", "float32")
 
@@ -137,7 +138,7 @@ def test_explain_tells_of_rows(threads):
 
 
 def test_explain_takes_names():
-    for name, function in {**fa.activations, **fa.api.rows.FUNCTIONS}.items():
+    for name, function in {**fa.activations, **FUNCTIONS}.items():
         assert fa.explain(name) == fa.explain(function)
         for kind in ("backward", "backward_from_output", "value_and_grad"):
             if hasattr(function, kind):
@@ -202,8 +203,9 @@ def test_warmup_of_functions_over_an_axis():
 
 
 def test_every_row_kernel_belongs_to_a_function():
-    known = {kernel for f in fa.api.rows.FUNCTIONS.values() for kernels in f.kernels.values() for kernel in kernels}
-    assert known == set(KERNELS)
+    kinds = ("forward", "backward", "value_and_grad")
+    known = {spec.name for f in FUNCTIONS.values() for kind in kinds for spec in f.kernels(kind, "float32")}
+    assert known == set(ROWS)
 
 
 @pytest.mark.parametrize("backend_name", ["cython", "reference"])
@@ -211,7 +213,7 @@ def test_warmup_where_nothing_is_compiled(backend_name):
     if backend_name not in present():
         pytest.skip(fa.dispatch.reasons()[backend_name])
     with fa.use_backend(backend_name):
-        assert fa.warmup() == len(KERNELS) + sum(len(kinds_of(op)) for op in kernel_rows())
+        assert fa.warmup() == len(ROWS) + sum(len(kernels_of(op)) for op in kernel_rows())
 
 
 @pytest.mark.parametrize("bad", [{"names": ["mush"]}, {"kinds": ["sideways"]}, {"dtypes": ["int8"]}])

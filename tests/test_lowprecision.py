@@ -78,7 +78,7 @@ def test_bfloat16_that_comes_along_later():
 import numpy as np, fastact as fa
 x = np.float32([1, 2, 3])
 calls = {FIRST_CALLS!r}
-made = [(f, f.slots) for f in (*fa.activations.values(), fa.softmax, fa.log_softmax, fa.softmin, fa.logsumexp)]
+made = [(f, f.function) for f in (*fa.activations.values(), fa.softmax, fa.log_softmax, fa.softmin, fa.logsumexp)]
 from ml_dtypes import bfloat16
 xb = x.astype(bfloat16)
 for name, call in calls.items():

@@ -530,8 +530,8 @@ def test_stores_past_the_cache_give_the_same_bits(name, dtype, threads):
     before = fa.runtime._driver.status()["stream_min"]
     try:
         fa.runtime._driver.configure(stream_min=0)
-        f.slots.reset()
-        f.backward.slots.reset()
+        f.function.reset()
+        f.backward.function.reset()
         for offset in range(0, 8, 3):
             out = misaligned(x.shape, dtype, offset)
             assert same(f(x, out=out), y)
@@ -540,8 +540,8 @@ def test_stores_past_the_cache_give_the_same_bits(name, dtype, threads):
         assert same(f(z, out=z), y)
     finally:
         fa.runtime._driver.configure(stream_min=before)
-        f.slots.reset()
-        f.backward.slots.reset()
+        f.function.reset()
+        f.backward.function.reset()
 
 
 @each_float

@@ -7,28 +7,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastact.spec.kinds import KINDS
+from fastact.spec.kernel import kernel_of
+from fastact.spec.kinds import ALL, outputs_of
 
 if TYPE_CHECKING:
     from fastact.api.activation import Method
+    from fastact.api.fused import Fused
     from fastact.spec.table import Op
 
-ARRAYS = {
-    "forward": ("x",),
-    "backward": ("dy", "x"),
-    "backward_from_output": ("dy", "y"),
-    "value_and_grad": ("x",),
-}
 MEANING = {
     "dy": "The gradient by the output y = f(x).",
     "x": "Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.",
     "y": "What the function gave, with the same parameters.",
+    "bias": "One value for each position along `axis`.",
+    "gate": "What the activation is applied to.",
+    "up": "What it is multiplied with.",
 }
 VALUE = {
     "forward": ("ndarray or scalar", "f(x), of the shape and dtype that the inputs broadcast to."),
     "backward": ("ndarray or scalar", "dy·f'(x), of the shape and dtype that the inputs broadcast to."),
     "backward_from_output": ("ndarray or scalar", "dy·f'(x), from y = f(x) alone."),
     "value_and_grad": ("tuple of two ndarrays or scalars", "f(x) and f'(x), computed in one pass."),
+}
+FUSED = {
+    "backward_with_param": "The gradients of f, by x and by its parameter, in one pass.",
+    "biased": "f(x + bias), in one pass.",
+    "biased_backward": "The gradients of f(x + bias), in one pass.",
+    "gated": "f(gate)·up, in one pass.",
+    "gated_backward": "The gradients of f(gate)·up, in one pass.",
 }
 # inputs of the examples; a parameter without a default is 0.5
 POINTS = (-1.0, 0.5, 3.0)
@@ -37,12 +43,10 @@ POINTS = (-1.0, 0.5, 3.0)
 def documentation(method: Method) -> str:
     """The docstring of one kind of an activation."""
     op, kind = method.op, method.kind
-    keywords = [p.name if p.default is None else f"{p.name}={p.default:g}" for p in op.params]
-    if method.variants is not None:
-        keywords.append(f'{method.variants[0]}="none"')
-    arguments = [*ARRAYS[kind], "/", *(["*", *keywords] if keywords else []), "**kwargs"]
+    keywords = _named(method)
+    arguments = [*_arrays(kind), "/", *(["*", *keywords] if keywords else []), "**kwargs"]
     lines = [f"{method.__name__}({', '.join(arguments)})", "", f"f(x) = {op.formula}", ""]
-    lines += _section("Parameters", _parameters(method))
+    lines += _section("Parameters", [*_described(_arrays(kind)), *_parameters(method), *KEYWORDS])
     lines += _section("Returns", [VALUE[kind][0], f"    {VALUE[kind][1]}"])
     lines += _section("Raises", _errors(method))
     lines += _section("Notes", _notes(op))
@@ -50,23 +54,89 @@ def documentation(method: Method) -> str:
     return "\n".join(lines)
 
 
+def of_fused(fused: Fused) -> str:
+    """The docstring of a fused kind of an activation."""
+    names, outputs = _arrays(fused.kind), outputs_of(fused.op, fused.kind)
+    head = ", ".join([*names, "*", *(["axis=-1"] if fused.along else []), "out=None", *_named(fused.activation)])
+    lines = [f"{fused.__name__}({head})", "", FUSED[fused.kind], "", f"f(x) = {fused.op.formula}", ""]
+    parameters = _described(names)
+    if fused.along:
+        parameters += ["axis : int", "    The axis of the bias."]
+    one = len(outputs) == 1
+    several = "For the result" if one else "A tuple of arrays or None, in the order of the results"
+    parameters += [f"out : {'ndarray' if one else 'tuple'}, optional", f"    {several}; also in the place of an input."]
+    lines += _section("Parameters", parameters + _parameters(fused.activation))
+    returns = []
+    for argument in outputs:
+        of = argument.name.removeprefix("d")
+        text = "The value." if argument.name == "y" else f"The gradient by {of}."
+        if argument.role == "sum_rows":
+            text = f"The gradient by {of}, summed over all that share a value of it."
+        returns += [f"{argument.name} : ndarray", f"    {text}"]
+    lines += _section("Returns", returns)
+    wrong = "an array is complex or of objects, strings or dates, or ``out`` cannot hold the result"
+    unfit = "shapes do not fit, ``axis`` is out of range, a parameter is outside its domain, or ``out`` cannot be written"
+    errors = ["TypeError", *_wrapped(f"If {wrong}."), "AxisError, ValueError", *_wrapped(f"If {unfit}; nothing is.")]
+    lines += _section("Raises", errors)
+    if any(a.role == "sum_rows" for a in outputs):
+        lines += _section("Notes", _wrapped("Sums are compensated, in an order that depends on the shape alone.", ""))
+    lines += _section("Examples", _fused_examples(fused, names))
+    return "\n".join(lines)
+
+
+def _named(activation: Method) -> list[str]:
+    """Parameters as a signature has them."""
+    found = [p.name if p.default is None else f"{p.name}={p.default:g}" for p in activation.op.params]
+    return found + ([] if activation.variants is None else [f'{activation.variants[0]}="none"'])
+
+
+# what the arrays of examples are
+VALUES = {"dy": "np.ones((2, 2))", "bias": "[0.5, -0.5]", "up": "[[2.0, 2.0], [0.5, 1.0]]"}
+VALUES["x"] = VALUES["gate"] = "[[-1.0, 0.5], [3.0, -2.0]]"
+
+
+def _fused_examples(fused: Fused, names: tuple[str, ...]) -> list[str]:
+    required = [p.name for p in fused.op.params if p.default is None]
+    results = fused(*(eval(VALUES[name], {"np": np}) for name in names), **dict.fromkeys(required, 0.5))
+    given = "".join(f", {name}=0.5" for name in required)
+    lines = [">>> import numpy as np, fastact as fa"]
+    lines += [f">>> {name} = {VALUES[name]}" for name in names]
+    call = f"fa.{fused.__name__}({', '.join(names)}{given})"
+    if not isinstance(results, tuple):
+        return [*lines, f">>> {call}", *repr(results).split("\n")]
+    outputs = [a.name for a in fused.outputs]
+    lines.append(f">>> {', '.join(outputs)} = {call}")
+    return [*lines, *(line for name, r in zip(outputs, results) for line in (f">>> {name}", *repr(r).split("\n")))]
+
+
+def _arrays(kind: str) -> tuple[str, ...]:
+    return tuple(a.name for a in ALL[kind].inputs)
+
+
 def _section(title: str, body: list[str]) -> list[str]:
     return [title, "-" * len(title), *body, ""] if body else []
 
 
-def _parameters(method: Method) -> list[str]:
-    lines = [line for name in ARRAYS[method.kind] for line in (f"{name} : array_like", f"    {MEANING[name]}")]
-    for p in method.op.params:
+def _described(names: tuple[str, ...]) -> list[str]:
+    return [line for name in names for line in (f"{name} : array_like", f"    {MEANING[name]}")]
+
+
+def _parameters(activation: Method) -> list[str]:
+    lines = []
+    for p in activation.op.params:
         default = "" if p.default is None else f", default {p.default:g}"
-        lines += [f"{p.name} : float or array_like{default}", f"    {p.domain[0].upper()}{p.domain[1:]}; broadcasts."]
-    if method.variants is not None:
-        choices = ", ".join(f'"{v}"' for v in method.variants[1])
-        lines += [f'{method.variants[0]} : {{{choices}}}, default "none"', "    Which form of the function."]
-    lines += [
-        "**kwargs",
-        "    The keywords of a ufunc: ``out``, ``where``, ``dtype``, ``casting``, ``order``, ``subok``.",
-    ]
+        text = p.domain.text
+        lines += [f"{p.name} : float or array_like{default}", f"    {text[0].upper()}{text[1:]}; broadcasts."]
+    if activation.variants is not None:
+        choices = ", ".join(f'"{v}"' for v in activation.variants[1])
+        lines += [f'{activation.variants[0]} : {{{choices}}}, default "none"', "    Which form of the function."]
     return lines
+
+
+KEYWORDS = [
+    "**kwargs",
+    "    The keywords of a ufunc: ``out``, ``where``, ``dtype``, ``casting``, ``order``, ``subok``.",
+]
 
 
 def _errors(method: Method) -> list[str]:
@@ -82,7 +152,7 @@ def _errors(method: Method) -> list[str]:
         unfit.append(f"{method.variants[0]} is something else")
     if method.kind == "backward_from_output":
         needs = (op.output_needs or {}).items()
-        unfit += [f"f' is no function of y, as {name} is not {domain}" for name, (domain, _) in needs]
+        unfit += [f"f' is no function of y, as {name} is not {domain.text}" for name, domain in needs]
     return [
         "TypeError",
         *_wrapped(f"If {', or '.join(wrong)}."),
@@ -111,7 +181,7 @@ def _evaluated(op: Op, kind: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]
     from fastact.backends import reference
 
     params = [np.array(0.5 if p.default is None else p.default) for p in op.params]
-    return reference.kernel(op, kind, "float64")(*arrays, *params)
+    return reference.kernel(kernel_of(op, kind, "float64"))(*arrays, *params)
 
 
 def _examples(op: Op, kind: str) -> list[str]:
@@ -124,7 +194,7 @@ def _examples(op: Op, kind: str) -> list[str]:
     else:
         arrays, text = (x,), "x"
     results = _evaluated(op, kind, *arrays)
-    shown = repr(results[0] if KINDS[kind][1] == 1 else results)
+    shown = repr(results[0] if len(ALL[kind].outputs) == 1 else results)
     method = op.name if kind == "forward" else f"{op.name}.{kind}"
     return [
         ">>> import numpy as np, fastact as fa",

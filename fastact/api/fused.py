@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
+from fastact.api.arguments import integer
 from fastact.runtime import _driver
 from fastact.spec.kernel import compute_dtype
 from fastact.spec.kinds import ALL, outputs_of
@@ -31,6 +32,7 @@ class Fused:
         self.__name__ = self.__qualname__ = f"{self.op.name}.{self.method}"
         self.inputs = tuple(a.name for a in ALL[kind].inputs)
         self.along = any(a.role == "col" for a in ALL[kind].inputs)
+        self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
         self._functions: dict[Op, _driver.Function] = {}
 
@@ -40,15 +42,16 @@ class Fused:
             self._functions[op] = dispatch.make_fused(op, self.kind)
         return self._functions[op]
 
-    def __call__(self, *arrays: Any, axis: int = -1, out: Any = None, **params: Any) -> Any:
+    def __call__(self, *arrays: Any, axis: int | None = None, out: Any = None, **params: Any) -> Any:
         variants = self.activation.variants
         if variants is not None and variants[0] in params:
             chosen = self.activation.variant(params.pop(variants[0]))
             if chosen is not self.activation:
                 return getattr(chosen, self.method)(*arrays, axis=axis, out=out, **params)
+        if axis is not None and not self.along and len(self.outputs) == len(ALL[self.kind].outputs):
+            raise TypeError(f"{self.__name__}() got an unexpected keyword argument 'axis'")
         op, given, values = self._arguments(arrays, params)
-        call = _Call(self, op, given, values, axis)
-        return call.run(out)
+        return _Call(self, op, given, values, axis).run(out)
 
     def _arguments(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Op, list[Array], dict[str, Any]]:
         """The row of the table that serves, arrays, and values of its parameters."""
@@ -72,7 +75,7 @@ class Fused:
 
     def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
         kwargs = {k: v for k, v in kwargs.items() if k != "out"}
-        axis = kwargs.pop("axis", -1)
+        axis = kwargs.pop("axis", None)
         variants = self.activation.variants
         if variants is not None and variants[0] in kwargs:
             chosen = self.activation.variant(kwargs.pop(variants[0]))
@@ -111,7 +114,7 @@ class Fused:
 class _Call:
     """One call: everything is checked here, before anything is written."""
 
-    def __init__(self, fused: Fused, op: Op, arrays: list[Array], values: dict[str, Any], axis: int) -> None:
+    def __init__(self, fused: Fused, op: Op, arrays: list[Array], values: dict[str, Any], axis: int | None) -> None:
         self.fused, self.op, self.values = fused, op, values
         kind = ALL[fused.kind]
         inputs = dict(zip(kind.inputs, arrays))
@@ -130,31 +133,27 @@ class _Call:
         self._place_axis(axis)
 
     def _shape(self) -> tuple[int, ...]:
-        (first, x), *others = self.maps.items()
-        if not self.fused.kind.endswith(("backward", "with_param")):
-            try:
-                return np.broadcast_shapes(*(a.shape for a in self.maps.values()))
-            except ValueError:
-                pass
-        for name, a in others:
-            if a.shape != x.shape:
-                raise ValueError(f"{self.fused.__name__}: {name} has shape {a.shape}, {first} has {x.shape}")
-        return x.shape
+        try:
+            return np.broadcast_shapes(*(a.shape for a in self.maps.values()))
+        except ValueError:
+            shapes = ", ".join(f"{name} of {a.shape}" for name, a in self.maps.items())
+            raise ValueError(f"{self.fused.__name__}: {shapes} do not broadcast together") from None
 
-    def _place_axis(self, axis: int) -> None:
+    def _place_axis(self, axis: int | None) -> None:
         """Sees the arrays as (outer, channel, inner), the axis in the middle."""
         name = self.fused.__name__
         axes: tuple[int, ...] = ()
-        if self.cols or self.fused.along:
-            if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-                raise TypeError(f"{name}: axis must be an integer, not {type(axis).__name__}")
-            axes = (np.lib.array_utils.normalize_axis_index(axis, len(self.shape)),)
-            for what, a in self.cols.items():
-                need = (self.shape[axes[0]],)
+        if axis is None:
+            axis = self.fused.axis
+        if axis is not None:
+            axis = np.lib.array_utils.normalize_axis_index(integer(f"{name}: axis", axis), len(self.shape))
+            need = (self.shape[axis],)
+            axes = (axis,) if self.fused.along else ()
+            for what, a in (self.cols or self.learnt).items():
                 if a.shape != need:
-                    raise ValueError(
-                        f"{name}: {what} has shape {a.shape}, and axis {axis} of {self.shape} needs {need}"
-                    )
+                    raise ValueError(f"{name}: {what} has shape {a.shape}, axis {axis} of {self.shape} needs {need}")
+                if not self.fused.along:
+                    self.learnt[what] = a.reshape(*need, *[1] * (len(self.shape) - axis - 1))
         self.full: dict[str, Array] = {}
         for what, a in self.learnt.items():
             try:
@@ -222,30 +221,40 @@ class _Call:
         delivered = []
         for argument, given, result in zip(fused.outputs, outs, results):
             if result is None:
-                result = next(sums).reshape(self._sum_shape(argument.name))
+                result = self._total(*next(sums), self._sum_shape(argument.name))
             elif self.order is not None:
                 result = result.transpose(np.argsort(self.order))
             delivered.append(self._delivered(given, result))
         return delivered[0] if len(delivered) == 1 else tuple(delivered)
 
-    def _computed(self, arrays: tuple[Any, ...], roles: str) -> list[Array]:
+    def _computed(self, arrays: tuple[Any, ...], roles: str) -> list[tuple[Array, Array]]:
+        """Runs; the sums in two parts, one for each channel."""
         function = self.fused.function(self.op)
         python = function.python(self.dtype)
         if 0 in self.shape:
-            return [np.zeros(self.channel, self.compute) for role in roles if role == "s"]
+            return [(np.zeros(self.channel, self.compute),) * 2 for role in roles if role == "s"]
         if python is None:
-            pairs = function.run_fused(self.dtype, arrays, roles, self.outer, self.channel, self.inner)
-        else:
-            pairs = python(arrays, roles, self.outer, self.channel, self.inner)
+            return function.run_fused(self.dtype, arrays, roles, self.outer, self.channel, self.inner)
+        return python(arrays, roles, self.outer, self.channel, self.inner)
+
+    @staticmethod
+    def _total(high: Array, low: Array, shape: tuple[int, ...]) -> Array:
         with np.errstate(all="ignore"):
+            if high.size > math.prod(shape):
+                # of a parameter that all channels share
+                high, low = (np.asarray(_driver.pairwise(part)) for part in (high, low))
             # the low part of an infinite sum is no number
-            return [np.where(np.isfinite(high), high + low, high) for high, low in pairs]
+            return np.where(np.isfinite(high), high + low, high).reshape(shape)
 
     def _outs(self, out: Any) -> Sequence[Array | None]:
         outputs, name = self.fused.outputs, self.fused.__name__
         if out is None:
             return [None] * len(outputs)
-        given = out if isinstance(out, tuple) else (out,)
+        # an array alone is for the one result that is no sum
+        alone = sum(a.role == "map" for a in outputs) == 1
+        given = out if isinstance(out, tuple) or not alone else (out, *[None] * (len(outputs) - 1))
+        if not isinstance(given, tuple):
+            raise TypeError(f"{name}: out must be a tuple of {len(outputs)} arrays, not {type(out).__name__}")
         if len(given) != len(outputs):
             raise ValueError(f"{name}: out must be {len(outputs)} arrays, not {len(given)}")
         for argument, a in zip(outputs, given):
@@ -269,8 +278,8 @@ class _Call:
 
     def _sum_shape(self, name: str) -> tuple[int, ...]:
         # of the argument that it is the gradient of
-        value = {**self.cols, **self.learnt}.get(name.removeprefix("d"))
-        return () if value is None else value.shape
+        of = name.removeprefix("d")
+        return self.cols[of].shape if of in self.cols else np.shape(self.values[of])
 
     def _buffer(self, out: Array | None, held: list[Array]) -> Array:
         """Where kernels write: to `out`, if it is laid out for them and in no input's way."""

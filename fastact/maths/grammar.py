@@ -252,9 +252,11 @@ def read_rows(dtype: str) -> dict[str, Formula]:
     return parse(MATHS / "rows.py", read(dtype), prefix="row_")
 
 
+@cache
 def row_results() -> dict[str, int]:
-    """How many values each row formula returns."""
-    return {name: formula.results for name, formula in read_rows("float32").items()}
+    """How many values each row formula returns; without checks, for a backend that is in a hurry."""
+    tree = ast.parse((MATHS / "rows.py").read_text(encoding="utf-8"))
+    return {node.name: Formula(node).results for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def elementary(dtype: str) -> ModuleType:

@@ -206,7 +206,7 @@ cdef object view(object dtype, int nd, cnp.npy_intp *shape, cnp.npy_intp *stride
 
 
 cdef int map_in_python(fastact_slot *slot, PyObject *function, char **data, Py_ssize_t n,
-                       const cnp.npy_intp *strides) except -1 with gil:
+                       const cnp.npy_intp *strides, const char *mask) except -1 with gil:
     # a backend without addresses: the callable gets views of the memory
     cdef int narg = slot.nin + slot.nparam + slot.nout, first_out = slot.nin + slot.nparam, j
     cdef cnp.npy_intp shape = n, stride
@@ -215,8 +215,10 @@ cdef int map_in_python(fastact_slot *slot, PyObject *function, char **data, Py_s
     for j in range(narg):
         stride = strides[j]
         views.append(view(dtype, 1, &shape, &stride, data[j], j >= first_out))
+    stride = 1
+    where = True if mask == NULL else view(np.dtype(np.bool_), 1, &shape, &stride, <char *> mask, False)
     for out, result in zip(views[first_out:], (<object> function)(*views[:first_out])):
-        out[...] = result
+        np.copyto(out, result, where=where)
     return 0
 
 
@@ -231,7 +233,7 @@ cdef int call_map(fastact_slot *slot, char **data, Py_ssize_t n, const cnp.npy_i
     if n <= 0:
         return 0
     if job.resolved.nstage == 0:
-        return map_in_python(slot, <PyObject *> job.resolved.python, data, n, strides)
+        return map_in_python(slot, <PyObject *> job.resolved.python, data, n, strides, mask)
     job.slot = slot
     job.narg = slot.nin + slot.nparam + slot.nout
     job.n = n
@@ -1097,15 +1099,20 @@ cdef bint plain_params(Callable self, int dtype, PyObject **given, tuple typed, 
     return True
 
 
-cdef bint plain_out(object out, cnp.ndarray first, PyObject **args, Py_ssize_t n, size_t bytes) except -1:
+cdef inline bint partly(const char *a, const char *b, size_t bytes) noexcept nogil:
+    # whether so many bytes overlap, other than being the same
+    return a != b and <uintptr_t> a < <uintptr_t> b + bytes and <uintptr_t> b < <uintptr_t> a + bytes
+
+
+cdef bint plain_out(object out, cnp.ndarray first, char **data, Py_ssize_t n, size_t bytes) except -1:
     # an array that results can go to: in place is fine, a part is not
     cdef Py_ssize_t j
-    if not same_layout(out, first, cnp.PyArray_TYPE(first)) or not PyArray_ISCARRAY(<cnp.ndarray> out):
-        if cnp.PyArray_CheckExact(out) and same_layout(out, first, cnp.PyArray_TYPE(first)):
-            PyArray_FailUnlessWriteable(<cnp.ndarray> out, b"output array")
+    if not same_layout(out, first, cnp.PyArray_TYPE(first)):
         return False
+    if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
+        PyArray_FailUnlessWriteable(<cnp.ndarray> out, b"output array")
     for j in range(n):
-        if overlaps(<cnp.ndarray> out, <cnp.ndarray> <object> args[j]):
+        if partly(data[j], cnp.PyArray_BYTES(<cnp.ndarray> out), bytes):
             return False
     return True
 
@@ -1125,7 +1132,7 @@ cdef object call_plain(Callable self, int dtype, PyObject **args, PyObject **giv
     cdef size_t bytes
     cdef const char *mask = NULL
     cdef PyObject *outs[2]
-    cdef list made = []
+    cdef object value = None
     if ndim == 0:
         return None
     for j in range(n):
@@ -1145,7 +1152,7 @@ cdef object call_plain(Callable self, int dtype, PyObject **args, PyObject **giv
         strides[n + k] = 0
     outs[0] = outs[1] = NULL
     if given_out != NULL:
-        if nout == 1 and not isinstance(<object> given_out, tuple):
+        if nout == 1 and cnp.PyArray_CheckExact(<object> given_out):
             outs[0] = given_out
         elif isinstance(<object> given_out, tuple) and PyTuple_GET_SIZE(given_out) == nout:
             for k in range(nout):
@@ -1158,7 +1165,7 @@ cdef object call_plain(Callable self, int dtype, PyObject **args, PyObject **giv
         if outs[k] == NULL:
             out = PyArray_SimpleNew(ndim, cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
         else:
-            if not plain_out(<object> outs[k], first, args, n, bytes):
+            if not plain_out(<object> outs[k], first, data, n, bytes):
                 return None
             out = <cnp.ndarray> outs[k]
             if where != NULL and overlaps(out, <cnp.ndarray> where):
@@ -1166,7 +1173,8 @@ cdef object call_plain(Callable self, int dtype, PyObject **args, PyObject **giv
             if k and outs[0] != NULL and cnp.PyArray_BYTES(out) < cnp.PyArray_BYTES(<cnp.ndarray> outs[0]) + bytes \
                     and cnp.PyArray_BYTES(<cnp.ndarray> outs[0]) < cnp.PyArray_BYTES(out) + bytes:
                 return None
-        made.append(out)
+        if k < nout - 1:
+            value = out
         data[n + nparam + k] = cnp.PyArray_BYTES(out)
         strides[n + nparam + k] = slot.size
     if total < HOLD_GIL:
@@ -1174,7 +1182,7 @@ cdef object call_plain(Callable self, int dtype, PyObject **args, PyObject **giv
     else:
         with nogil:
             call_map(slot, data, total, strides, mask)
-    return made[0] if nout == 1 else tuple(made)
+    return out if nout == 1 else (value, out)
 
 
 cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObject *kwnames):
@@ -1184,6 +1192,7 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
     cdef PyObject *given[MAX_PARAMS]
     cdef PyObject *out = NULL
     cdef PyObject *where = NULL
+    cdef PyObject *name
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), j, nkw = 0, k
     cdef int dtype
     cdef tuple params
@@ -1193,20 +1202,21 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
     if kwnames != NULL:
         nkw = PyTuple_GET_SIZE(kwnames)
         for j in range(nkw):
-            key = <object> PyTuple_GET_ITEM(kwnames, j)
-            if key is OUT:
-                out = args[n + j] if <object> args[n + j] is not None else NULL
+            name = PyTuple_GET_ITEM(kwnames, j)
+            if name == <PyObject *> OUT:
+                out = args[n + j] if args[n + j] != <PyObject *> None else NULL
                 continue
-            if key is WHERE:
-                where = args[n + j] if <object> args[n + j] is not True else NULL
+            if name == <PyObject *> WHERE:
+                where = args[n + j] if args[n + j] != <PyObject *> True else NULL
                 continue
             for k in range(self.nparam):
-                if key is self.names[k]:
+                if name == PyTuple_GET_ITEM(<PyObject *> self.names, k):
                     given[k] = args[n + j]
                     named = True
                     break
             else:
                 plain = False
+                key = <object> name
                 if key in self.names or (self.variants is not None and key == self.variants[0]):
                     return call_unpacked(self, args, n, kwnames)
                 chooses = UFUNC_KEYWORDS.get(key)

@@ -164,7 +164,7 @@ static inline void fastact_run_stages(const fastact_job *job, char *const *at, p
         for (int k = 0; k < stage->narg; k++) {
             int j = stage->place[k];
             call.data[k] = at[j];
-            call.row_step[k] = 0;
+            call.row_step[k] = 0; /* there is one row */
             call.step[k] = j < job->narg && job->one[j] ? 0 : job->slot->compute;
         }
         call.flags = s == r->nstage - 1 ? flags : 0;
@@ -230,6 +230,10 @@ static void fastact_span(const fastact_job *job, char *const *at, const char *ma
     ptrdiff_t body, piece;
     if (!job->direct || mask) {
         fastact_tiles(job, at, mask, n);
+        return;
+    }
+    if (job->resolved->nstage == 1 && n % slot->granule == 0) {
+        fastact_run_stages(job, at, n, job->stream ? FASTACT_STREAM : 0);
         return;
     }
     body = n / slot->granule * slot->granule;

@@ -15,6 +15,8 @@ How it is measured, and why so:
 - Backward: a library may start from x or from y, whichever is faster for it; training has both.
 - Large arrays: a streaming copy (forward) or triad (backward), the best of several implementations, races in the same
   rounds; ``stream_share`` is its time over ours.
+- Fused functions, such as ``gelu.biased``, run forward and as a step: the value, then every gradient. What memory
+  bounds them to is the time of a copy by the number of arrays that must be read or written, over two.
 - Every form's result is compared with the textbook value before it is timed.
 """
 
@@ -35,7 +37,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise, repeat
 from pathlib import Path
@@ -45,7 +47,8 @@ import numpy as np
 
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
-from fastact.tools.peers import PEERS, Cell, Form, Peer, Torch
+from fastact.tools.fused import FUSIONS
+from fastact.tools.peers import PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
 from fastact.tools.truth import TRUTH
 
 OPS = (
@@ -61,13 +64,16 @@ OPS = (
     "softplus",
     "softmax",
 )
+FUSED = ("gelu.biased", "silu.gated")
 KINDS = ("forward", "backward")
+FUSED_KINDS = ("forward", "step")
+ALL_KINDS = ("forward", "backward", "step")
 SIZES = (2**10, 2**16, 2**20, 2**24)
 # torch.compile takes a second or more for each cell: only when asked for
 AGAINST = tuple(name for name in PEERS if name != "torch.compile")
 DTYPES = ("float32", "float64")
 THREADS = 2
-ROW = 1024  # softmax works on rows of this length, or one shorter row
+ROW = 1024  # softmax and fused functions work on rows of this length, or one shorter row
 SMALL = 16  # elements of the call whose overhead is measured
 ROUNDS = 15
 BLOCK_SECONDS = 0.002
@@ -76,6 +82,16 @@ RETRIES = 4
 HOPELESS_FORM, HOPELESS_PEER = 1.3, 8.0
 ROWS = ("softmax", "log_softmax")
 STREAM_SIZE = 2**24  # from here on arrays are larger than the caches of most machines
+HEAD = 2**16  # elements of a result that are compared with the textbook value
+
+
+def is_fused(op: str) -> bool:
+    return "." in op
+
+
+def kinds_of(op: str, kinds: Sequence[str] = ALL_KINDS) -> list[str]:
+    """Those of `kinds` that the function has."""
+    return [kind for kind in kinds if kind in (FUSED_KINDS if is_fused(op) else KINDS)]
 
 
 class FastAct(Peer):
@@ -90,6 +106,8 @@ class FastAct(Peer):
         return fa.__version__
 
     def forms(self, cell: Cell) -> dict[str, Form]:
+        if isinstance(cell, FusedCell):
+            return self.fused(cell)
         f = getattr(fa, cell.op) if cell.op in ROWS else fa.activations[cell.op]
         if cell.kind == "forward":
             return {"out=": partial(f, cell.x, out=cell.out)}
@@ -99,6 +117,41 @@ class FastAct(Peer):
         if TABLE[cell.op].grad_from_output is not None:
             found["backward_from_output(dy, y, out=)"] = partial(f.backward_from_output, cell.dy, cell.y, out=cell.out)
         return found
+
+    def fused(self, cell: FusedCell) -> dict[str, Form]:
+        name, _, fusion = cell.op.partition(".")
+        f = fa.activations[name]
+        missing = [method for method in (fusion, f"{fusion}_backward") if not hasattr(f, method)]
+        if missing:
+            raise RuntimeError(f"this fastact has no {name}.{missing[0]}")
+        forward = partial(getattr(f, fusion), cell.x, cell.second, out=cell.out)
+        if cell.kind == "forward":
+            return {"out=": forward}
+        gradients = (cell.dx, cell.dsecond)
+        backward = partial(getattr(f, f"{fusion}_backward"), cell.dy, cell.x, cell.second, out=gradients)
+
+        def step():
+            return forward(), *backward()
+
+        return {"out=": step}
+
+
+class Composed(Peer):
+    """What fastact takes without fused functions, with NumPy for the arithmetic: to compare, not a peer."""
+
+    name = "composed"
+
+    def forms(self, cell: Cell) -> dict[str, Form]:
+        if not isinstance(cell, FusedCell):
+            return {}
+        part, f = cell.in_place(), fa.activations[cell.activation]
+        calls = part.fusion.calls(
+            np,
+            part,
+            lambda x, out: partial(f, x, out=out),
+            lambda dy, x, y, out: partial(f.backward, dy, x, out=out),
+        )
+        return {"out=": in_turn(calls, cell.results)}
 
 
 # timing
@@ -177,7 +230,7 @@ def compete(timed: dict[tuple[str, str], Timed], rounds: int) -> None:
         t
         for (library, _), t in timed.items()
         if t.seconds[0] <= HOPELESS_FORM * best[library]
-        and (best[library] <= HOPELESS_PEER * fastest or library in ("fastact", "stream"))
+        and (best[library] <= HOPELESS_PEER * fastest or library in ("fastact", "composed", "stream"))
     ]
     for t in racing:
         # the trial chose who goes on: its luck does not count
@@ -215,29 +268,73 @@ def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype: np.dtype) -> Iterator[Cell]:
     for n in sizes:
-        flat = [aligned((n,), dtype, i) for i in range(5)]
+        flat = [aligned((n,), dtype, i) for i in range(8 if any(map(is_fused, ops)) else 5)]
         rng = np.random.default_rng(0)
         # both tails and the middle, as before normalisation
         flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
         flat[1][:] = rng.standard_normal(n, dtype=dtype)
         for op in ops:
-            x, dy, y, out, scratch = (a.reshape(-1, min(n, ROW)) if op in ROWS else a for a in flat)
+            if is_fused(op):
+                for kind in kinds_of(op, kinds):
+                    yield fused_cell(op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
+                continue
+            x, dy, y, out, scratch = (a.reshape(-1, min(n, ROW)) if op in ROWS else a for a in flat[:5])
             step = max(1, 2**20 * len(x) // n)
             for i in range(0, len(x), step):
                 y[i : i + step] = truth(op, "forward", x[i : i + step], dy[i : i + step])
-            for kind in kinds:
+            for kind in kinds_of(op, kinds):
                 yield Cell(op, kind, x, dy, y, out, scratch)
+
+
+def fused_cell(op: str, kind: str, arrays: list[np.ndarray], rng: np.random.Generator) -> FusedCell:
+    x, dy, y, out, scratch, second, dx, dsecond = arrays
+    if FUSIONS[op.partition(".")[2]].per_column:
+        second, dsecond = (aligned(a.shape[1:], a.dtype) for a in (second, dsecond))
+    second[...] = rng.standard_normal(second.shape, dtype=x.dtype)
+    cell = FusedCell(op, kind, x, dy, y, out, scratch, second, dx, dsecond)
+    return replace(cell, expected=fused_truth(cell))
+
+
+def fused_truth(cell: FusedCell) -> tuple[np.ndarray, ...]:
+    """The textbook results in float64: the first rows, and all of what is a sum over rows."""
+    params = {p.name: p.default for p in TABLE[cell.activation].params}
+    f = partial(TRUTH[cell.activation].value, **params)
+    first, *rest = cell.blocks(HEAD)[0]
+
+    def gradient(dy: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return dy * TRUTH[cell.activation].derivative(x, **params)
+
+    def step(part: FusedCell) -> tuple[np.ndarray, ...]:
+        return cell.fusion.step(f, gradient, *(a.astype(np.float64) for a in (part.x, part.second, part.dy)))
+
+    if cell.kind == "forward":
+        return step(first)[:1]
+    y, dx, dsecond = step(first)
+    if cell.fusion.per_column:
+        for part in rest:
+            dsecond += step(part)[2]
+    return y, dx, dsecond
 
 
 def wrong(result: Any, cell: Cell) -> str | None:
     """What is wrong with a form's result, or None: a peer that computes something else is no peer."""
-    head = slice(0, max(1, 2**16 * len(cell.x) // cell.x.size))
-    expected = truth(cell.op, cell.kind, cell.x[head], cell.dy[head])
-    got = np.asarray(result)[head].astype(np.float64)
+    if isinstance(cell, FusedCell):
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        if len(results) != len(cell.expected):
+            return f"{len(results)} results"
+        problems = (error_of(got, true, cell) for got, true in zip(results, cell.expected, strict=True))
+        return next((problem for problem in problems if problem), None)
+    head = slice(0, max(1, HEAD * len(cell.x) // cell.x.size))
+    return error_of(result, truth(cell.op, cell.kind, cell.x[head], cell.dy[head]), cell)
+
+
+def error_of(result: Any, expected: np.ndarray, cell: Cell) -> str | None:
+    got = np.asarray(result.detach() if hasattr(result, "detach") else result)[: len(expected)].astype(np.float64)
     if got.shape != expected.shape:
         return f"shape {got.shape}"
-    # loose: gelu by exp near 0 and the like are approximations that people use
-    error = float(np.max(np.abs(got - expected) / (1e-3 + np.abs(expected))))
+    # loose: gelu by exp near 0 and the like are approximations that people use. Terms of a sum over rows may cancel
+    slack = 1e-3 * (1 if expected.ndim == cell.x.ndim else math.sqrt(len(cell.x)))
+    error = float(np.max(np.abs(got - expected) / (slack + np.abs(expected))))
     return None if error < 2e-2 else f"relative error {error:.1e}"
 
 
@@ -245,7 +342,7 @@ def wrong(result: Any, cell: Cell) -> str | None:
 
 
 class Stream(Peer):
-    """The fastest copy (forward: one read, one write) or triad (backward: two reads, one write) of several.
+    """The fastest copy (forward, step: one read, one write) or triad (backward: two reads, one write) of several.
 
     It races with the libraries in each cell of STREAM_SIZE elements or more, because the bandwidth of a shared machine
     changes within minutes.
@@ -263,7 +360,7 @@ class Stream(Peer):
             return {}
         x, dy, out = cell.x, cell.dy, cell.out
         tensors = [self.torch.from_numpy(a) for a in (x, dy, out)] if self.torch else []
-        if cell.kind == "forward":
+        if cell.kind != "backward":
             copies: dict[str, Form] = {
                 "numpy.copyto": partial(np.copyto, out, x),
                 f"memmove in {self.threads} threads": partial(self.memmove, x, out),
@@ -409,7 +506,7 @@ def quiet_imports() -> Iterator[None]:
 
 def measure(
     ops: Sequence[str] = OPS,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = ALL_KINDS,
     against: Sequence[str] = AGAINST,
     sizes: Sequence[int] = SIZES,
     dtype: str = "float32",
@@ -435,8 +532,8 @@ def measure(
         peers, result["missing"] = load_peers(against, threads)
         libraries = [FastAct(threads), *peers]
         result["versions"] = {library.name: library.version() for library in libraries}
-        result["small_calls"] = small_calls(libraries, kind_of)
-        libraries.append(Stream(threads, libraries))
+        result["small_calls"] = {} if all(map(is_fused, ops)) else small_calls(libraries, kind_of)
+        libraries += [Composed(threads), Stream(threads, peers)]
         result["cells"] = []
         for cell in cells(ops, kinds, sizes, kind_of):
             row = measure_cell(cell, libraries, rounds)
@@ -453,12 +550,14 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
     rejected: dict[str, str] = {}
     for library in libraries:
         for name, call in library.forms(cell).items():
-            cell.out[...] = np.nan
-            with library.mode():
+            for memory in cell.results:
+                memory[...] = np.nan
+            mode = partial(library.mode, name)
+            with mode():
                 got = call()
             problem = None if library.name == "stream" else wrong(got, cell)
             if problem is None:
-                timed[library.name, name] = Timed(call, library.mode)
+                timed[library.name, name] = Timed(call, mode)
             elif library.name == "fastact":
                 raise RuntimeError(f"fastact.{cell.op} {cell.kind}, {cell.x.size} elements: {problem}")
             else:
@@ -475,7 +574,9 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         rejected |= {f"{library.name} {form}": reason for form, reason in library.refused.items()}
         library.finish()
     stream = found.pop("stream", None)
-    rivals = {name: mine["seconds"] for name, mine in found.items() if name != "fastact"}
+    if stream and isinstance(cell, FusedCell):
+        stream["floor"] = stream["seconds"] * cell.streams / 2
+    rivals = {name: mine["seconds"] for name, mine in found.items() if name not in ("fastact", "composed")}
     best = min(rivals, key=lambda name: rivals[name], default=None)
     seconds = found["fastact"]["seconds"]
     return {
@@ -486,7 +587,7 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         "best_peer": best,
         "ratio": rivals[best] / seconds if best else None,
         "stream": stream,
-        "stream_share": stream["seconds"] / seconds if stream else None,
+        "stream_share": stream.get("floor", stream["seconds"]) / seconds if stream else None,
         "libraries": found,
         "rejected": rejected,
     }
@@ -563,7 +664,7 @@ def show(result: dict[str, Any]) -> None:
 
     console = Console()
     console.print(cell_table(result, console.width))
-    for kind, moved in (("forward", 2), ("backward", 3)):
+    for kind, moved in (("forward", 2), ("backward", 3), ("step", 2)):
         rows = [r for r in result["cells"] if r["kind"] == kind and r["stream"]]
         if rows:
             rates = [
@@ -622,8 +723,11 @@ def plot(result: dict[str, Any], path: str) -> None:
 def _op(text: str) -> str:
     if text in ROWS:
         return text
+    name, dot, fusion = text.partition(".")
+    if dot and fusion not in FUSIONS:
+        raise argparse.ArgumentTypeError(f"{text!r}: {name} is fused as {' and '.join(FUSIONS)}")
     try:
-        return fa.get(text).name
+        return fa.get(name).name + dot + fusion
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -667,8 +771,20 @@ def _threads(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ops", nargs="*", type=_op, metavar="OP", help=f"activations (default: {', '.join(OPS)})")
-    parser.add_argument("--kinds", type=_list_of(str, KINDS), default=KINDS, help="forward,backward (default: both)")
+    parser.set_defaults(error=parser.error)
+    parser.add_argument(
+        "ops",
+        nargs="*",
+        type=_op,
+        metavar="OP",
+        help=f"activations (default: {', '.join(OPS)}), fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}",
+    )
+    parser.add_argument(
+        "--kinds",
+        type=_list_of(str, ALL_KINDS),
+        default=ALL_KINDS,
+        help="forward,backward and, of fused functions, forward,step (default: all)",
+    )
     parser.add_argument(
         "--against",
         type=_list_of(str, tuple(PEERS)),
@@ -696,10 +812,13 @@ def run(args: argparse.Namespace) -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = args.threads or min(THREADS, available)
     ops = tuple(dict.fromkeys(args.ops)) or OPS
+    total = sum(len(kinds_of(op, args.kinds)) for op in ops) * len(args.sizes)
+    if not total:
+        args.error(f"nothing to measure: {', '.join(ops)} cannot run {', '.join(args.kinds)}")
     before = fa.get_num_threads()
     try:
         with Progress(*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TimeRemainingColumn()) as progress:
-            task = progress.add_task("measuring", total=len(ops) * len(args.kinds) * len(args.sizes))
+            task = progress.add_task("measuring", total=total)
 
             def report(row: dict[str, Any]) -> None:
                 progress.update(task, advance=1, description=cell_name(row))

@@ -2,7 +2,8 @@
 
 ``PEERS`` maps a library to a class that knows its threads, its buffers and its ways of calling; ``HOW`` maps an
 activation to what each library calls it. A library may have several forms of one cell (``out=`` or not, eager or
-compiled): all are tried, the fastest is the one that counts.
+compiled): all are tried, the fastest is the one that counts. A fused function, such as ``gelu.biased``, is computed
+from the library's activation as ``FUSIONS`` says; where a library has it as one function, that is in ``HOW`` too.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import operator
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
+
+from fastact.tools.fused import FUSIONS, Fusion
 
 Form = Callable[[], Any]
 
@@ -33,6 +38,80 @@ class Cell:
     y: np.ndarray
     out: np.ndarray
     scratch: np.ndarray = field(repr=False)
+
+    @property
+    def activation(self) -> str:
+        return self.op.partition(".")[0]
+
+    @property
+    def results(self) -> tuple[np.ndarray, ...]:
+        """The memory that forms write to, where they can."""
+        return (self.out,)
+
+
+@dataclass
+class FusedCell(Cell):
+    """A cell of a fused function: x and a second argument; y is memory for a value in between.
+
+    Kind "step" is forward and backward: the value, then the gradients of both arguments.
+    """
+
+    second: np.ndarray
+    dx: np.ndarray
+    dsecond: np.ndarray
+    expected: tuple[np.ndarray, ...] = ()  # the first rows of the results in float64
+
+    @property
+    def fusion(self) -> Fusion:
+        return FUSIONS[self.op.partition(".")[2]]
+
+    @property
+    def results(self) -> tuple[np.ndarray, ...]:
+        return (self.out,) if self.kind == "forward" else (self.out, self.dx, self.dsecond)
+
+    @property
+    def given(self) -> tuple[np.ndarray, ...]:
+        return (self.x, self.second) if self.kind == "forward" else (self.x, self.second, self.dy)
+
+    @property
+    def streams(self) -> int:
+        """How many arrays of the size of x must be read or written."""
+        return sum(a.size == self.x.size for a in (*self.given, *self.results))
+
+    def each(self, convert: Callable[[np.ndarray], Any]) -> FusedCell:
+        """The same cell, all its arrays converted."""
+        arrays = {k: convert(a) for k, a in vars(self).items() if isinstance(a, np.ndarray)}
+        return replace(self, **arrays)
+
+    def in_place(self) -> FusedCell:
+        """The same cell with less memory in use, for libraries whose functions may write over their arguments."""
+        return replace(self, y=self.results[:2][-1])
+
+    def blocks(self, size: int) -> tuple[list[FusedCell], list[Form]]:
+        """The cell in blocks of rows, of about so many elements; and the calls that finish what each did for itself."""
+        rows = max(1, size * len(self.x) // self.x.size)
+        shape = self.x.shape
+
+        def cut(start: int, a: np.ndarray) -> np.ndarray:
+            return a[start : start + rows] if a.shape == shape else a
+
+        found = [self.each(partial(cut, start)) for start in range(0, len(self.x), rows)]
+        if self.dsecond.shape == shape:
+            return found, []
+        sums = np.empty((len(found), *self.dsecond.shape), self.dsecond.dtype)
+        return (
+            [replace(cell, dsecond=own) for cell, own in zip(found, sums, strict=True)],
+            [partial(np.sum, sums, 0, out=self.dsecond)] if self.kind == "step" else [],
+        )
+
+
+def in_turn(calls: list[Form], results: tuple[Any, ...]) -> Form:
+    def call():
+        for each in calls:
+            each()
+        return results
+
+    return call
 
 
 class Peer:
@@ -57,7 +136,7 @@ class Peer:
     def forms(self, cell: Cell) -> dict[str, Form]:
         raise NotImplementedError
 
-    def mode(self) -> contextlib.AbstractContextManager:
+    def mode(self, form: str = "") -> contextlib.AbstractContextManager:
         """What the library's calls must run under."""
         return contextlib.nullcontext()
 
@@ -79,7 +158,7 @@ def np_relu(x, out, t):
 
 
 def np_relu_grad(dy, x, y, out, t):
-    np.multiply(dy, np.greater(x, 0, out=t.view(bool)[: x.size].reshape(x.shape)), out=out)
+    np.multiply(dy, np.greater(x, 0, out=t.view(bool)[..., : x.shape[-1]]), out=out)
 
 
 def np_leaky_relu(x, out, t):
@@ -89,7 +168,7 @@ def np_leaky_relu(x, out, t):
 
 def np_leaky_relu_grad(dy, x, y, out, t):
     np.multiply(dy, 0.01, out=out)
-    np.copyto(out, dy, where=np.greater(x, 0, out=t.view(bool)[: x.size].reshape(x.shape)))
+    np.copyto(out, dy, where=np.greater(x, 0, out=t.view(bool)[..., : x.shape[-1]]))
 
 
 def np_elu(x, out, t):
@@ -387,10 +466,12 @@ class NumPy(Peer):
     name = "numpy"
     needs = ("numpy",)
 
-    def steps(self, cell: Cell) -> list[Callable]:
-        return HOW.get(cell.op, {}).get(f"{self.name} {cell.kind}", [])
+    def steps(self, op: str, kind: str) -> list[Callable]:
+        return HOW.get(op, {}).get(f"{self.name} {kind}", [])
 
     def forms(self, cell: Cell) -> dict[str, Form]:
+        if isinstance(cell, FusedCell):
+            return self.fused(cell)
         found: dict[str, Form] = {}
         arrays = (
             (cell.x, cell.out, cell.scratch)
@@ -401,7 +482,7 @@ class NumPy(Peer):
             tuple(a[i : i + max(1, BLOCK * len(a) // a.size)] for a in arrays)
             for i in range(0, len(cell.x), max(1, BLOCK * len(cell.x) // cell.x.size))
         ]
-        for step in self.steps(cell):
+        for step in self.steps(cell.op, cell.kind):
 
             def whole(step=step):
                 step(*arrays)
@@ -415,6 +496,28 @@ class NumPy(Peer):
             found[step_name(step)] = whole
             if len(blocks) > 1:
                 found[step_name(step) + ", in blocks"] = blocked
+        return found
+
+    def fused(self, cell: FusedCell) -> dict[str, Form]:
+        found: dict[str, Form] = {}
+        values = self.steps(cell.activation, "forward")
+        gradients = self.steps(cell.activation, "backward") if cell.kind == "step" else [None]
+        parts, rest = cell.blocks(BLOCK)
+        for f, g in product(values, gradients):
+
+            def calls(part: FusedCell, f=f, g=g) -> list[Form]:
+                return part.fusion.calls(
+                    np,
+                    part,
+                    lambda x, out: partial(f, x, out, part.scratch),
+                    lambda dy, x, y, out: partial(g, dy, x, y, out, part.scratch),
+                )
+
+            name = ", ".join(step_name(step) for step in (f, g) if step)
+            found[name] = in_turn(calls(cell), cell.results)
+            if len(parts) > 1:
+                blocked = [*(call for part in parts for call in calls(part)), *rest]
+                found[name + ", in blocks"] = in_turn(blocked, cell.results)
         return found
 
 
@@ -432,12 +535,15 @@ class SciPy(NumPy):
 
         self.special = scipy.special
 
-    def steps(self, cell: Cell) -> list[Callable]:
-        return [partial(step, self.special) for step in super().steps(cell)]
+    def steps(self, op: str, kind: str) -> list[Callable]:
+        return [partial(step, self.special) for step in super().steps(op, kind)]
 
 
 class Torch(Peer):
-    """Kernels called directly, forward and backward, into a preallocated tensor; no autograd graph is built."""
+    """Kernels called directly, forward and backward, into a preallocated tensor; no autograd graph is built.
+
+    A fused step also runs with autograd, which is a form of its own.
+    """
 
     name = "torch"
     needs = ("torch",)
@@ -461,10 +567,57 @@ class Torch(Peer):
         return {f"{call_name(call)} ({i + 1})": call for i, call in enumerate(calls)}
 
     def forms(self, cell: Cell) -> dict[str, Form]:
-        return dict(self.calls(cell))
+        return self.fused(cell) if isinstance(cell, FusedCell) else dict(self.calls(cell))
 
-    def mode(self) -> contextlib.AbstractContextManager:
-        return self.torch.inference_mode()
+    def ways(self, op: str, kind: str, *arrays: np.ndarray) -> list[Callable[..., partial]]:
+        """Functions that make the call for given tensors, as many as the library has forms."""
+        how = HOW.get(op, {}).get(f"torch {kind}")
+        if how is None:
+            return []
+
+        def make(*tensors: Any) -> list[partial]:
+            calls = how(self.torch, *tensors)
+            return calls if isinstance(calls, list) else [calls]
+
+        count = len(make(*map(self.torch.from_numpy, arrays)))
+        return [lambda *tensors, i=i: make(*tensors)[i] for i in range(count)]
+
+    def values(self, cell: FusedCell) -> list[Callable[..., partial]]:
+        return self.ways(cell.activation, "forward", cell.x, cell.out)
+
+    def gradients(self, cell: FusedCell) -> list[Callable[..., partial]]:
+        return self.ways(cell.activation, "backward", cell.dy, cell.x, cell.y, cell.out)
+
+    def fused(self, cell: FusedCell) -> dict[str, Form]:
+        found: dict[str, Form] = {}
+        own = cell.in_place().each(self.torch.from_numpy)
+        for f, g in product(self.values(cell), self.gradients(cell) if cell.kind == "step" else [None]):
+
+            def gradient(*tensors: Any, g=g) -> Form:
+                return into_memory(g(*tensors), tensors[-1])
+
+            # block by block, as with NumPy, is slower: waking the threads costs more than the cache saves
+            calls = cell.fusion.calls(self.torch, own, f, gradient)
+            found[f"kernels{len(found) or ''}"] = in_turn(calls, cell.results)
+        return found | self.autograd(cell)
+
+    def autograd(self, cell: FusedCell, compiled: Callable[[Callable], Callable] = lambda f: f) -> dict[str, Form]:
+        found: dict[str, Form] = {}
+        tensors = [self.torch.from_numpy(a) for a in cell.given]
+        for way in self.values(cell) if cell.kind == "step" else []:
+            f = pure(way(tensors[0], tensors[0]), tensors[0])
+            x, second = (t.clone().requires_grad_() for t in tensors[:2])
+            forward = compiled(partial(cell.fusion.forward, f))
+
+            def call(forward=forward, x=x, second=second):
+                y = forward(x, second)
+                return y, *self.torch.autograd.grad(y, (x, second), tensors[2])
+
+            found[f"autograd{len(found) or ''}"] = call
+        return found
+
+    def mode(self, form: str = "") -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if form.startswith("autograd") else self.torch.inference_mode()
 
 
 class TorchCompile(Torch):
@@ -483,6 +636,8 @@ class TorchCompile(Torch):
         return self.torch.__version__
 
     def forms(self, cell: Cell) -> dict[str, Form]:
+        if isinstance(cell, FusedCell):
+            return self.fused(cell)
         found: dict[str, Form] = {}
         out = self.torch.from_numpy(cell.out)
         for name, call in self.calls(cell).items():
@@ -495,6 +650,21 @@ class TorchCompile(Torch):
             found[name.replace(" out=", "")] = partial(self.torch.compile(into, dynamic=False), out, *call.args)
         return found
 
+    def fused(self, cell: FusedCell) -> dict[str, Form]:
+        compiled = partial(self.torch.compile, dynamic=False)
+        found: dict[str, Form] = {}
+        own = cell.each(self.torch.from_numpy)
+        for make_f, make_g in product(self.values(cell), self.gradients(cell) if cell.kind == "step" else [None]):
+            f = pure(make_f(own.x, own.out), own.x)
+            g = make_g and pure(make_g(own.dy, own.x, own.y, own.out), own.dy, own.x, own.y)
+
+            def into(results, *given, f=f, g=g):
+                got = cell.fusion.step(f, g, *given) if g else [cell.fusion.forward(f, *given)]
+                return [result.copy_(a) for result, a in zip(results, got, strict=True)]
+
+            found[f"kernels{len(found) or ''}"] = partial(compiled(into), own.results, *own.given)
+        return found | self.autograd(cell, compiled)
+
     def finish(self) -> None:
         super().finish()
         # else it takes the next cell for another shape of this one, and soon gives up
@@ -505,6 +675,25 @@ def call_name(call: Any) -> str:
     return str(getattr(call.func, "__qualname__", call.func)) + (
         " out=" if {"out", "grad_input"} & call.keywords.keys() else ""
     )
+
+
+def pure(call: partial, *arguments: Any) -> Callable:
+    """What `call` computes, as a function of those of its arguments, without memory for the result."""
+    function = getattr(call.func, "overloadpacket", call.func)
+    keywords = {k: v for k, v in call.keywords.items() if k not in ("out", "grad_input")}
+    places = [next((i for i, a in enumerate(arguments) if a is given), None) for given in call.args]
+    constants = [None if i is not None else given for i, given in zip(places, call.args, strict=True)]
+
+    def compute(*values: Any) -> Any:
+        args = [c if i is None else values[i] for i, c in zip(places, constants, strict=True)]
+        return function(*args, **keywords)
+
+    return compute
+
+
+def into_memory(call: partial, out: Any) -> Form:
+    """The same, for kernels that cannot write to existing memory."""
+    return call if {"out", "grad_input"} & call.keywords.keys() else lambda: out.copy_(call())
 
 
 class JAX(Peer):
@@ -523,47 +712,47 @@ class JAX(Peer):
         self.jax = jax
 
     def forms(self, cell: Cell) -> dict[str, Form]:
-        how = HOW.get(cell.op, {}).get("jax")
+        how = HOW.get(cell.activation, {}).get("jax")
         if how is None:
             return {}
         jax = self.jax
         f = how(jax.nn, jax.numpy)
         if cell.x.dtype == np.float64:
             jax.config.update("jax_enable_x64", True)
+        if isinstance(cell, FusedCell):
+            given = tuple(map(jax.device_put, cell.given))
+            forward = partial(cell.fusion.forward, f)
+
+            def step(x, second, dy):
+                y, gradients = jax.vjp(forward, x, second)
+                return y, *gradients(dy)
+
+            return self.jitted("jit", forward if cell.kind == "forward" else step, given, cell.results)
         x, dy, y = (jax.device_put(a) for a in (cell.x, cell.dy, cell.y))
-        fn: Callable
-        args: tuple[Any, ...]
         if cell.kind == "forward":
-            fn, args = f, (x,)
-        else:
-            fn, args = lambda dy, x: jax.vjp(f, x)[1](dy)[0], (dy, x)
+            return self.jitted("jit", f, (x,), cell.results)
+        found = self.jitted("jit", lambda dy, x: jax.vjp(f, x)[1](dy)[0], (dy, x), cell.results)
+        from_y = HOW[cell.op].get("jax from y")
+        if from_y is not None:
+            found |= self.jitted("jit from y", from_y(jax.nn, jax.numpy), (dy, y), cell.results)
+        return found
+
+    def jitted(
+        self, name: str, fn: Callable, args: tuple[Any, ...], results: tuple[np.ndarray, ...]
+    ) -> dict[str, Form]:
+        jax = self.jax
+        ready = operator.methodcaller("block_until_ready") if len(results) == 1 else jax.block_until_ready
+        out = jax.tree.map(jax.numpy.asarray, results if len(results) > 1 else results[0])
         plain = jax.jit(fn).lower(*args).compile()
-        donated = jax.jit(lambda out, *args: fn(*args), donate_argnums=0, keep_unused=True).lower(x, *args).compile()
-        out = jax.numpy.copy(x)
+        donated = jax.jit(lambda out, *args: fn(*args), donate_argnums=0, keep_unused=True).lower(out, *args).compile()
+        out = jax.tree.map(jax.numpy.copy, out)
 
         def reuse():
             nonlocal out
             out = donated(out, *args)
-            return out.block_until_ready()
+            return ready(out)
 
-        found = {"jit": lambda: plain(*args).block_until_ready(), "jit, donated out": reuse}
-        from_y = HOW[cell.op].get("jax from y")
-        if cell.kind == "backward" and from_y is not None:
-            g = from_y(jax.nn, jax.numpy)
-            plain_y = jax.jit(g).lower(dy, y).compile()
-            donated_y = (
-                jax.jit(lambda out, dy, y: g(dy, y), donate_argnums=0, keep_unused=True).lower(x, dy, y).compile()
-            )
-            out_y = jax.numpy.copy(x)
-
-            def reuse_y():
-                nonlocal out_y
-                out_y = donated_y(out_y, dy, y)
-                return out_y.block_until_ready()
-
-            found["jit from y"] = lambda: plain_y(dy, y).block_until_ready()
-            found["jit from y, donated out"] = reuse_y
-        return found
+        return {name: lambda: ready(plain(*args)), f"{name}, donated out": reuse}
 
 
 class ONNXRuntime(Peer):
@@ -582,7 +771,11 @@ class ONNXRuntime(Peer):
 
     def forms(self, cell: Cell) -> dict[str, Form]:
         found: dict[str, Form] = {}
-        for name, nodes in HOW.get(cell.op, {}).get("onnxruntime", []) if cell.kind == "forward" else []:
+        models = HOW.get(cell.op, {}).get("onnxruntime", [])
+        if isinstance(cell, FusedCell):
+            plain = HOW.get(cell.activation, {}).get("onnxruntime", [])
+            models = [*models, *((name, cell.fusion.nodes(nodes)) for name, nodes in plain)]
+        for name, nodes in models if cell.kind == "forward" else []:
             try:
                 found[name] = self.bound(nodes, cell)
             except (self.states.NotImplemented, self.states.InvalidGraph, self.states.Fail) as error:
@@ -593,14 +786,15 @@ class ONNXRuntime(Peer):
     def bound(self, nodes: list[tuple], cell: Cell) -> Form:
         from onnx import helper
 
+        inputs = {"x": cell.x} | ({"second": cell.second} if isinstance(cell, FusedCell) else {})
         info = [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(cell.x.dtype), cell.x.shape)
-            for n in ("x", "y")
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for n, a in (*inputs.items(), ("y", cell.out))
         ]
         made = [helper.make_node(op, ins.split(), outs.split(), **attrs) for op, ins, outs, attrs in nodes]
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(
-            helper.make_graph(made, cell.op, info[:1], info[1:]), opset_imports=opsets, ir_version=10
+            helper.make_graph(made, cell.op, info[:-1], info[-1:]), opset_imports=opsets, ir_version=10
         )
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -608,7 +802,8 @@ class ONNXRuntime(Peer):
         options.log_severity_level = 3
         session = self.ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
-        binding.bind_input("x", "cpu", 0, cell.x.dtype, cell.x.shape, cell.x.ctypes.data)
+        for n, a in inputs.items():
+            binding.bind_input(n, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
         binding.bind_output("y", "cpu", 0, cell.x.dtype, cell.out.shape, cell.out.ctypes.data)
         self.live.append((session, binding))
 
@@ -646,18 +841,21 @@ class TensorFlow(Peer):
         return self.tf.__version__
 
     def forms(self, cell: Cell) -> dict[str, Form]:
-        tf, how = self.tf, HOW.get(cell.op, {})
-        x, dy, y = (tf.constant(a) for a in (cell.x, cell.dy, cell.y))
+        tf, how = self.tf, HOW.get(cell.activation, {})
         f = how.get("tensorflow forward")
         g = how.get("tensorflow backward")
         if f is None:
             return {}
         fn: Callable
         args: tuple[Any, ...]
-        if cell.kind == "forward":
-            fn, args = partial(f, tf), (x,)
+        if isinstance(cell, FusedCell):
+            fn, args = partial(cell.fusion.forward, partial(f, tf)), cell.given
+            if cell.kind == "step":
+                fn = self.step(fn)
+        elif cell.kind == "forward":
+            fn, args = partial(f, tf), (cell.x,)
         elif g is not None:
-            fn, args = partial(g, tf), (dy, x, y)
+            fn, args = partial(g, tf), (cell.dy, cell.x, cell.y)
         else:
 
             def fn(dy, x):
@@ -666,15 +864,25 @@ class TensorFlow(Peer):
                     value = f(tf, x)
                 return tape.gradient(value, x, dy)
 
-            args = (dy, x)
+            args = (cell.dy, cell.x)
+        args = tuple(map(tf.constant, args))
         found: dict[str, Form] = {}
-        if cell.kind == "forward" or g is not None:
+        if cell.kind in ("forward", "step") or g is not None:
             found["eager"] = partial(fn, *args)
         spec = [tf.TensorSpec(a.shape, a.dtype) for a in args]
         for jit in (False, True):
             compiled = tf.function(lambda *a: fn(*a), jit_compile=jit).get_concrete_function(*spec)
             found["tf.function, XLA" if jit else "tf.function"] = partial(compiled, *args)
         return found
+
+    def step(self, forward: Callable) -> Callable:
+        def step(x, second, dy):
+            with self.tf.GradientTape() as tape:
+                tape.watch((x, second))
+                y = forward(x, second)
+            return y, *tape.gradient(y, (x, second), dy)
+
+        return step
 
 
 PEERS: dict[str, type[Peer]] = {p.name: p for p in (NumPy, Torch, JAX, ONNXRuntime, TensorFlow, SciPy, TorchCompile)}
@@ -799,6 +1007,12 @@ HOW: dict[str, dict[str, Any]] = {
         "jax": lambda nn, np: partial(nn.gelu, approximate=False),
         "onnxruntime": [node("Gelu"), ("com.microsoft.Gelu", [("Gelu", "x", "y", {"domain": "com.microsoft"})])],
         "tensorflow forward": lambda tf, x: tf.nn.gelu(x),
+    },
+    "gelu.biased": {
+        "onnxruntime": [("com.microsoft.BiasGelu", [("BiasGelu", "x second", "y", {"domain": "com.microsoft"})])],
+    },
+    "gelu_tanh.biased": {
+        "onnxruntime": [("com.microsoft.FastGelu", [("FastGelu", "x second", "y", {"domain": "com.microsoft"})])],
     },
     "gelu_tanh": {
         "numpy forward": [np_gelu_tanh],

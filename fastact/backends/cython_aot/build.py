@@ -93,12 +93,14 @@ def render_all(folder: Path) -> None:
         )
         functions = [render.Embedded(spec) for spec in maps if spec.op.name in table.OPS and spec.kind in kinds.KINDS]
         functions = [f for f in functions if f.spec.dtype == f.spec.compute] + list(map(render.Embedded, over_rows))
+        fused = render.fused(table.OPS.values())
         module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, loops, row_formulas))
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )
         frame = (HERE / "embed.pyx.in").read_text(encoding="utf-8")
-        _write(folder / "_embed.pyx", render.render_embed(functions, frame))
+        _write(folder / "_embed.pyx", render.render_embed(functions, fused, frame))
+        functions += fused
         _write(HERE / "_embed.pxd", render.render_embed_pxd(functions))
         _write(PACKAGE / "__init__.pxd", render.render_package_pxd(functions))
         header = (HERE / "fastact.h.in").read_text(encoding="utf-8")
@@ -154,11 +156,13 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     render_all(ROOT / BUILD)
-    flags = ["-O2", "-g0"] if os.name == "posix" else []
+    flags = ["-O2", "-g0", "-std=gnu11", "-ffp-contract=off"] if os.name == "posix" else []
+    runtime = os.path.relpath(PACKAGE / "runtime")
     embed = Extension(
         "fastact.backends.cython_aot._embed",
         [str(BUILD / "_embed.pyx")],
-        include_dirs=[os.path.relpath(PACKAGE / "runtime")],
+        include_dirs=[runtime],
+        depends=[os.path.join(runtime, path.name) for path in (PACKAGE / "runtime").glob("*.h")],
         extra_compile_args=flags,
         optional=True,
     )

@@ -17,7 +17,10 @@ from fastact.maths.grammar import COMPARISONS, OPERATORS, PRIMITIVES, Formula
 from fastact.spec import call as convention
 from fastact.spec import kinds
 from fastact.spec.kernel import KernelSpec
+from fastact.spec.kinds import Argument
 from fastact.spec.rows import ROWS
+from fastact.spec.stages import ARITHMETIC, program_of
+from fastact.spec.table import Op
 
 
 @dataclass(frozen=True)
@@ -305,11 +308,26 @@ def render_module(
     return "\n".join(parts)
 
 
+def _arguments(
+    to: str, inputs: Sequence[Argument], params: Sequence[str], outputs: Sequence[Argument], d: Dtype
+) -> list[str]:
+    """Statements that make pointers, and parameters as kernels take them, the data of a struct."""
+    blocks = [f"p_{name}" for name in params]
+    lines = [f"cdef block_{d.suffix} {', '.join(blocks)}"] if blocks else []
+    lines += [f"fill_{d.suffix}(p_{name}, {name})" for name in params]
+    pointers = [*(a.name for a in inputs), *blocks, *(a.name for a in outputs)]
+    return lines + [f"{to}.data[{i}] = <char *>{pointer}" for i, pointer in enumerate(pointers)]
+
+
 @dataclass(frozen=True)
 class Embedded:
     """A function for other people's compiled code: any length, any alignment of elements, numbers by value."""
 
     spec: KernelSpec
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.spec.name, self.spec.dtype
 
     @property
     def name(self) -> str:
@@ -336,11 +354,7 @@ class Embedded:
 
     def over_elements(self, index: int) -> list[str]:
         spec, d = self.spec, DTYPES[self.spec.dtype]
-        blocks = [f"p_{name}" for name in spec.params]
-        lines = [f"cdef block_{d.suffix} {', '.join(blocks)}"] if blocks else []
-        lines += [f"fill_{d.suffix}(p_{name}, {name})" for name in spec.params]
-        pointers = [*(a.name for a in spec.inputs), *blocks, *(a.name for a in spec.outputs)]
-        lines += [f"call.data[{i}] = <char *>{pointer}" for i, pointer in enumerate(pointers)]
+        lines = _arguments("call", spec.inputs, spec.params, spec.outputs, d)
         numbers = f"{len(spec.inputs)}, {len(spec.params)}, {len(spec.outputs)}"
         return [*lines, f"run(KERNELS[{index}], &call, {numbers}, n, sizeof({d.element}))"]
 
@@ -362,32 +376,93 @@ class Embedded:
         return [*lines, f"KERNELS[{index}](&call)"]
 
 
-def render_embed(functions: Sequence[Embedded], frame: str) -> str:
-    """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``)."""
-    lines = [frame.replace("@COUNT@", str(len(functions))).replace("@CALL@", CALL)]
-    lines += [function.render(i) for i, function in enumerate(functions)]
-    rows = [
-        f'    {(f.spec.name, f.spec.dtype)!r}: ("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),'
-        for f in functions
+@dataclass(frozen=True)
+class EmbeddedFused:
+    """The same for a fused kind: over rows where it has an argument for each column, else over elements."""
+
+    op: Op
+    kind: str
+    dtype: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return f"{self.op.name}_{self.kind}", self.dtype
+
+    @property
+    def name(self) -> str:
+        return f"{self.key[0]}_{DTYPES[self.dtype].suffix}"
+
+    @property
+    def along(self) -> bool:
+        return any(a.role == "col" for a in kinds.ALL[self.kind].inputs)
+
+    @property
+    def params(self) -> list[str]:
+        return [p.name for p in self.op.params]
+
+    def signature(self, count: str) -> str:
+        kind, element = kinds.ALL[self.kind], DTYPES[self.dtype].element
+        arguments = [f"const {element} *{a.name}" for a in kind.inputs] + [f"{element} *{a.name}" for a in kind.outputs]
+        arguments += [f"{count} rows", f"{count} n"] if self.along else [f"{count} n"]
+        return ", ".join([*arguments, *(f"{element} {name}" for name in self.params)])
+
+    def render(self, index: int) -> str:
+        kind = kinds.ALL[self.kind]
+        lines = ["cdef fastact_fused f", "memset(&f, 0, sizeof(f))"]
+        lines.append(f"f.outer, f.channel, f.inner = {'rows, n, 1' if self.along else '1, 1, n'}")
+        lines += _arguments("f.job", kind.inputs, self.params, kind.outputs, DTYPES[self.dtype])
+        head = f"cdef void {self.name}({self.signature('Py_ssize_t')}) noexcept nogil:"
+        return "\n    ".join([head, *lines, f"run_fused(&f, {index})"]) + "\n"
+
+    def program(self) -> str:
+        """What `_load` makes a slot of the driver from."""
+        kind, program = kinds.ALL[self.kind], program_of(self.op, self.kind)
+        letters = {"map": "a", "col": "c", "sum_rows": "s"}
+        roles = [letters[a.role] for a in kind.inputs] + ["v"] * len(self.params)
+        roles += [letters[a.role] for a in kind.outputs]
+        stages = [(s.what if s.what in ARITHMETIC else f"{self.op.name}_{s.what}", s.places) for s in program.stages]
+        numbers = len(kind.inputs), len(self.params), len(kind.outputs)
+        return repr((self.dtype, *numbers, "".join(roles), program.like, stages))
+
+
+def fused(ops: Iterable[Op]) -> list[EmbeddedFused]:
+    """What there is with a bias and as a gate; not where a parameter has a gradient of its own."""
+    return [
+        EmbeddedFused(op, kind, dtype)
+        for op in ops
+        for kind in ("biased", "biased_backward", "gated", "gated_backward")
+        for dtype in ("float32", "float64")
+        if kinds.outputs_of(op, kind) == kinds.ALL[kind].outputs
     ]
-    lines.append("\n".join(["_FUNCTIONS.update({", *rows, "})", "_load()", ""]))
+
+
+def render_embed(functions: Sequence[Embedded], fused: Sequence[EmbeddedFused], frame: str) -> str:
+    """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``)."""
+    for name, value in {"COUNT": len(functions), "FUSED": len(fused), "CALL": CALL}.items():
+        frame = frame.replace(f"@{name}@", str(value))
+    lines = [frame, *(f.render(i) for of in (functions, fused) for i, f in enumerate(of))]
+    lines.append("_FUNCTIONS.update({")
+    lines += [
+        f'    {f.key!r}: ("{f.name}", b"{f.signature("ptrdiff_t")}", <size_t>&{f.name}),' for f in (*functions, *fused)
+    ]
+    lines += ["})", "_FUSED += [", *(f"    {f.program()}," for f in fused), "]", "_load()", ""]
     return "\n".join(lines)
 
 
-def render_embed_pxd(functions: Sequence[Embedded]) -> str:
+def render_embed_pxd(functions: Sequence[Embedded | EmbeddedFused]) -> str:
     """Its declarations, for ``cimport``."""
     return "from libc.stdint cimport int64_t\n\n" + "".join(
         f"cdef void {f.name}({f.signature('Py_ssize_t')}) noexcept nogil\n" for f in functions
     )
 
 
-def render_package_pxd(functions: Sequence[Embedded]) -> str:
+def render_package_pxd(functions: Sequence[Embedded | EmbeddedFused]) -> str:
     """``fastact/__init__.pxd``: the same names in ``cimport fastact``."""
     names = "".join(f"    {f.name},\n" for f in functions)
     return f"from fastact.backends.cython_aot._embed cimport (\n{names})\n"
 
 
-def render_c_header(functions: Sequence[Embedded], frame: str) -> str:
+def render_c_header(functions: Sequence[Embedded | EmbeddedFused], frame: str) -> str:
     """``fastact.h`` from its fixed part `frame` (``fastact.h.in``)."""
     pointers = [f"FASTACT_POINTER void (*fastact_{f.name})({f.signature('ptrdiff_t')});" for f in functions]
     imports = [f'    FASTACT_IMPORT({f.name}, "{f.signature("ptrdiff_t")}");' for f in functions]

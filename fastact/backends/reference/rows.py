@@ -215,9 +215,9 @@ class Rows:
                 dx.reshape(-1, n)[...] = self.call("target_grad", x, q, share, self.constant(factor), c, k)
 
     def sigmoid_cross_entropy(
-        self, x: Any, targets: Any, weights: Any, positive: Any, sums: Any, dx: Any, losses: Any, n: int, factor: float
+        self, x: Any, targets: Any, weights: Any, positive: Any, sums: Any, dx: Any, losses: Any, factor: float
     ) -> None:
-        one = self.constant(1)
+        one, n = self.constant(1), x.size // sums.size
         args = x.ravel(), targets.ravel(), *(one if a is None else a.ravel() for a in (weights, positive))
         with np.errstate(all="ignore"):
             value = self.call("sigmoid_loss", *args)
