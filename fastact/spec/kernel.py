@@ -86,7 +86,8 @@ class KernelSpec:
         Compiled code is hashed and not text, so that comments change nothing, and an edit of one formula only the
         kernels that reach it. What a backend adds (how it compiles, for which CPU) is the backend's to hash.
         """
-        parts = [__version__, sys.version_info[:2], self.symbol, self.loop, self.inputs, self.params, self.outputs]
+        parts: list[Any] = [__version__, sys.version_info[:2], self.symbol]
+        parts += [self.loop, self.inputs, self.params, self.outputs]
         if self.op is not None:
             names = _formulas(self.compute)
             computed, used = _body(self.op, self.kind)

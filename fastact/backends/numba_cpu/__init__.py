@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from fastact.backends import COMPILES, READY, State
 
 if TYPE_CHECKING:
+    from llvmlite.binding import ModuleRef
+
     from fastact.spec.kernel import KernelSpec
 
 
@@ -51,7 +53,7 @@ def kernel(spec: KernelSpec) -> int:
     return cache.load(spec, _compiled)
 
 
-def _compiled(spec: KernelSpec) -> str:
+def _compiled(spec: KernelSpec) -> ModuleRef:
     from fastact.backends.numba_cpu import kernels, rows
 
     return (kernels if spec.loop == "map" else rows).compile_kernel(spec)

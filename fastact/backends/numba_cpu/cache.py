@@ -124,9 +124,8 @@ def _write(path: Path, code: bytes) -> None:
         note(path.parent, error)
 
 
-def emit_object(text: str, symbol: str) -> bytes:
+def emit_object(module: llvm.ModuleRef, symbol: str) -> bytes:
     """Machine code of the C callback in Numba's IR, as an object file that exports it as `symbol`."""
-    module = llvm.parse_assembly(text)
     for function in list(module.functions):
         if function.is_declaration:
             continue
@@ -137,8 +136,8 @@ def emit_object(text: str, symbol: str) -> bytes:
     return _machine().emit_object(module)
 
 
-def load(spec: KernelSpec, compile_ir: Callable[[KernelSpec], str]) -> int:
-    """The address of a kernel, from disk where possible; `compile_ir` is called only if the cache has no entry."""
+def load(spec: KernelSpec, compiled: Callable[[KernelSpec], llvm.ModuleRef]) -> int:
+    """The address of a kernel, from disk where possible; `compiled` is called only if the cache has no entry."""
     with _lock:
         if spec in _addresses:
             return _addresses[spec]
@@ -147,7 +146,7 @@ def load(spec: KernelSpec, compile_ir: Callable[[KernelSpec], str]) -> int:
         engine = _engine()
         code = _read(path)
         if code is None:
-            code = emit_object(compile_ir(spec), symbol)
+            code = emit_object(compiled(spec), symbol)
             statistics["compiled"] += 1
             _write(path, code)
         else:

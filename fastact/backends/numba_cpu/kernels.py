@@ -179,11 +179,11 @@ def _over_rows(row: Any) -> ir.Module:
     return module
 
 
-def compile_kernel(spec: KernelSpec) -> str:
-    """The optimised LLVM IR of a kernel, its only external symbol being the C function."""
+def compile_kernel(spec: KernelSpec) -> llvm.ModuleRef:
+    """The optimised LLVM IR of a kernel; the C function's name begins with ``cfunc.``."""
     signature = types.void(types.intp, types.UniTuple(types.intp, spec.narg), types.int64)
     compiled = njit(signature, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(_row(spec))
     (row,) = compiled.overloads.values()
     module = llvm.parse_assembly(row.library.get_llvm_str())
     module.link_in(llvm.parse_assembly(str(_over_rows(row.fndesc))))
-    return str(module)
+    return module

@@ -7,8 +7,9 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import cfunc, njit, types
 
@@ -32,8 +33,12 @@ PART = {
 PARTS = 4  # vectors of a quad
 
 # the types in annotations of loops, here what they are in LLVM IR; a pair is the result of a few functions
-Address = Int = Float = Vec = ir.Value
-Quad = Pair = list[ir.Value]
+Address: TypeAlias = ir.Value
+Int: TypeAlias = ir.Value
+Float: TypeAlias = ir.Value
+Vec: TypeAlias = ir.Value
+Quad: TypeAlias = list[ir.Value]
+Pair: TypeAlias = list[ir.Value]
 Combine = Callable[..., Any]
 
 
@@ -384,6 +389,7 @@ def kernel_function(spec: KernelSpec) -> FunctionType:
     return main
 
 
-def compile_kernel(spec: KernelSpec) -> str:
-    """The optimised LLVM IR of a row kernel, its only external symbol being the C function."""
-    return cfunc(SIGNATURE, error_model="numpy", nogil=True)(kernel_function(spec)).inspect_llvm()
+def compile_kernel(spec: KernelSpec) -> llvm.ModuleRef:
+    """The optimised LLVM IR of a row kernel; the C function's name begins with ``cfunc.``."""
+    compiled = cfunc(SIGNATURE, error_model="numpy", nogil=True)(kernel_function(spec))
+    return llvm.parse_assembly(compiled.inspect_llvm())
