@@ -34,7 +34,10 @@ class Fused:
         self.along = any(a.role == "col" for a in ALL[kind].inputs)
         self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
+        self.required = any(p.default is None for p in self.op.params)
+        self.roles = "".join({"map": "a", "col": "c", "sum_rows": "s"}[a.role] for a in (*ALL[kind].inputs, *self.outputs))
         self._functions: dict[Op, _driver.Function] = {}
+        self._plain: tuple[_driver.Function, tuple[float, ...]] | None = None
 
     def function(self, op: Op) -> _driver.Function:
         """What runs it for one row of the table."""
@@ -42,12 +45,22 @@ class Fused:
             self._functions[op] = dispatch.make_fused(op, self.kind)
         return self._functions[op]
 
+    def _plainly(self) -> tuple[_driver.Function, tuple[float, ...]]:
+        op = self.op.at_default or self.op
+        self._plain = self.function(op), tuple(p.default for p in op.params if p.default is not None)
+        return self._plain
+
     def __call__(self, *arrays: Any, axis: int | None = None, out: Any = None, **params: Any) -> Any:
         variants = self.activation.variants
         if variants is not None and variants[0] in params:
             chosen = self.activation.variant(params.pop(variants[0]))
             if chosen is not self.activation:
                 return getattr(chosen, self.method)(*arrays, axis=axis, out=out, **params)
+        if len(arrays) == len(self.inputs) and not params and not self.required:
+            function, numbers = self._plain or self._plainly()
+            done = function.plain_fused(arrays, numbers, self.roles, self.axis if axis is None else axis, out)
+            if done is not None:
+                return done
         if axis is not None and not self.along and len(self.outputs) == len(ALL[self.kind].outputs):
             raise TypeError(f"{self.__name__}() got an unexpected keyword argument 'axis'")
         op, given, values = self._arguments(arrays, params)
@@ -221,30 +234,24 @@ class _Call:
         delivered = []
         for argument, given, result in zip(fused.outputs, outs, results):
             if result is None:
-                result = self._total(*next(sums), self._sum_shape(argument.name))
+                result, shape = next(sums), self._sum_shape(argument.name)
+                # a parameter that all channels share has the sum over them
+                one = result.size > math.prod(shape)
+                result = (np.array(_driver.pairwise(result)) if one else result).reshape(shape)
             elif self.order is not None:
                 result = result.transpose(np.argsort(self.order))
             delivered.append(self._delivered(given, result))
         return delivered[0] if len(delivered) == 1 else tuple(delivered)
 
-    def _computed(self, arrays: tuple[Any, ...], roles: str) -> list[tuple[Array, Array]]:
-        """Runs; the sums in two parts, one for each channel."""
+    def _computed(self, arrays: tuple[Any, ...], roles: str) -> list[Array]:
+        """Runs; the sums, one value for each channel."""
         function = self.fused.function(self.op)
         python = function.python(self.dtype)
         if 0 in self.shape:
-            return [(np.zeros(self.channel, self.compute),) * 2 for role in roles if role == "s"]
+            return [np.zeros(self.channel, self.compute) for role in roles if role == "s"]
         if python is None:
             return function.run_fused(self.dtype, arrays, roles, self.outer, self.channel, self.inner)
         return python(arrays, roles, self.outer, self.channel, self.inner)
-
-    @staticmethod
-    def _total(high: Array, low: Array, shape: tuple[int, ...]) -> Array:
-        with np.errstate(all="ignore"):
-            if high.size > math.prod(shape):
-                # of a parameter that all channels share
-                high, low = (np.asarray(_driver.pairwise(part)) for part in (high, low))
-            # the low part of an infinite sum is no number
-            return np.where(np.isfinite(high), high + low, high).reshape(shape)
 
     def _outs(self, out: Any) -> Sequence[Array | None]:
         outputs, name = self.fused.outputs, self.fused.__name__

@@ -87,7 +87,7 @@ cdef extern from "driver.h" nogil:
     void fastact_run_rows(fastact_job *job)
     void fastact_run_fused(fastact_fused *f, char **repeated)
     Py_ssize_t fastact_side_by_side(Py_ssize_t columns)
-    void fastact_combine(const fastact_fused *f, int s, char *high, char *low)
+    int fastact_combine(const fastact_fused *f, int s, char *to)
     void fastact_add_f32(const fastact_call *)
     void fastact_add_f64(const fastact_call *)
     void fastact_mul_f32(const fastact_call *)
@@ -700,6 +700,112 @@ cdef class Function:
 
     # ---- fused
 
+    def plain_fused(self, tuple arrays, tuple params, str roles, object axis, object out):
+        """A fused function of contiguous arrays of one shape and dtype, with parameters that are numbers.
+
+        `roles` are those of inputs and outputs (see `run_fused`); an input ``c`` lies along the axis. None where arrays are
+        not so plain, or anything is wrong.
+        """
+        cdef fastact_fused f
+        cdef fastact_slot *slot
+        cdef cnp.ndarray first, a
+        cdef int nin = len(arrays), nparam = len(params), nout = len(roles) - nin, number, nd, i, j, at = -1
+        cdef size_t bytes
+        cdef cnp.npy_intp length
+        cdef list results = []
+        cdef double value
+        cdef float narrow
+        cdef char blocks[BLOCKS]
+        cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+        cdef tuple given
+        if not cnp.PyArray_CheckExact(arrays[0]):
+            return None
+        first = arrays[0]
+        number, nd = cnp.PyArray_TYPE(first), cnp.PyArray_NDIM(first)
+        if (number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64) or nd == 0 or cnp.PyArray_SIZE(first) == 0:
+            return None
+        slot = &self.slots[0 if number == cnp.NPY_FLOAT32 else 1]
+        if axis is not None:
+            if type(axis) is not int or not -nd <= axis < nd:
+                return None
+            at = axis if axis >= 0 else axis + nd
+        given = (out,) if not isinstance(out, tuple) else <tuple> out
+        if out is None:
+            given = (None,) * nout
+        if len(given) != nout:
+            return None
+        memset(&f, 0, sizeof(f))
+        f.job.slot = slot
+        f.job.resolved = resolved_of(slot)
+        if f.job.resolved.nstage == 0:
+            return None
+        f.job.narg = nin + nparam + nout
+        f.outer = f.channel = 1
+        f.inner = cnp.PyArray_SIZE(first)
+        if at >= 0:
+            f.channel, f.inner = cnp.PyArray_DIM(first, at), 1
+            for i in range(at):
+                f.outer *= cnp.PyArray_DIM(first, i)
+            for i in range(at + 1, nd):
+                f.inner *= cnp.PyArray_DIM(first, i)
+        bytes = cnp.PyArray_SIZE(first) * slot.size
+        for j in range(nin):
+            if roles[j] == "a":
+                if not same_layout(arrays[j], first, number):
+                    return None
+                f.role[j] = FASTACT_ARRAY
+            else:
+                if not cnp.PyArray_CheckExact(arrays[j]):
+                    return None
+                a = arrays[j]
+                if (at < 0 or cnp.PyArray_TYPE(a) != number or cnp.PyArray_NDIM(a) != 1 or not PyArray_ISCARRAY_RO(a)
+                        or cnp.PyArray_DIM(a, 0) != f.channel):
+                    return None
+                f.role[j] = FASTACT_CHANNEL
+            f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
+        for j in range(nparam):
+            value = params[j]
+            narrow = <float> value
+            fastact_fill(block, <char *> &narrow if slot.size == 4 else <char *> &value, slot.size)
+            f.role[nin + j] = FASTACT_VALUE
+            f.job.data[nin + j] = block
+            block += VECTOR
+        for j in range(nout):
+            what = given[j]
+            if roles[nin + j] == "s":
+                # into a new array, and out last of all
+                f.role[nin + nparam + j] = FASTACT_SUM
+                if what is None:
+                    length = f.channel
+                    a = PyArray_SimpleNew(1, &length, number)
+                else:
+                    if not cnp.PyArray_CheckExact(what):
+                        return None
+                    a = what
+                    if (cnp.PyArray_TYPE(a) != number or cnp.PyArray_NDIM(a) != 1 or not PyArray_ISCARRAY(a)
+                            or cnp.PyArray_DIM(a, 0) != f.channel):
+                        return None
+            else:
+                f.role[nin + nparam + j] = FASTACT_ARRAY
+                if what is None:
+                    a = PyArray_SimpleNew(nd, cnp.PyArray_DIMS(first), number)
+                else:
+                    if not same_layout(what, first, number) or not PyArray_ISCARRAY(<cnp.ndarray> what):
+                        return None
+                    a = what
+                    for i in range(nin):
+                        if roles[i] == "a" and partly(f.job.data[i], cnp.PyArray_BYTES(a), bytes):
+                            return None
+                        if roles[i] == "c" and overlaps(a, <cnp.ndarray> arrays[i]):
+                            return None
+                f.job.data[nin + nparam + j] = cnp.PyArray_BYTES(a)
+            for other in results:
+                if what is not None and shares(a, <cnp.ndarray> other):
+                    return None
+            results.append(a)
+        run_fused(&f, [a for a, role in zip(results, roles[nin:]) if role == "s"])
+        return results[0] if nout == 1 else tuple(results)
+
     def run_fused(self, str dtype, tuple arrays, str roles, Py_ssize_t outer, Py_ssize_t channel, Py_ssize_t inner):
         """Run the stages over arrays of shape (outer, channel, inner).
 
@@ -715,15 +821,14 @@ cdef class Function:
 
         Returns
         -------
-        list of (high, low)
-            For each sum two arrays of `channel` values of the computing dtype, whose sum it is.
+        list of ndarray
+            The sums: `channel` values of the computing dtype each.
         """
         cdef fastact_fused f
         cdef char blocks[BLOCKS]
         cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
-        cdef char *repeated = NULL
         cdef fastact_slot *slot = &self.slots[DTYPES.index(dtype)]
-        cdef int j, s = 0
+        cdef int j
         cdef list sums = []
         memset(&f, 0, sizeof(f))
         f.job.slot = slot
@@ -735,25 +840,33 @@ cdef class Function:
             f.role[j] = FASTACT_ARRAY if role == "a" else FASTACT_CHANNEL if role == "c" else (
                 FASTACT_VALUE if role == "v" else FASTACT_SUM)
             if role == "s":
+                sums.append(np.empty(channel, np.float64 if slot.compute == 8 else np.float32))
                 continue
             f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
             if role == "v":
                 fastact_fill(block, f.job.data[j], slot.compute)
                 f.job.data[j] = block
                 block += VECTOR
-        with nogil:
-            fastact_run_fused(&f, &repeated)
-        free(repeated)
-        try:
-            if f.job.failed:
-                no_memory()
-            for j in range(f.nsum):
-                high, low = (np.empty(channel, np.float64 if slot.compute == 8 else np.float32) for _ in range(2))
-                fastact_combine(&f, j, cnp.PyArray_BYTES(<cnp.ndarray> high), cnp.PyArray_BYTES(<cnp.ndarray> low))
-                sums.append((high, low))
-        finally:
-            free(f.partial)
+        run_fused(&f, sums)
         return sums
+
+
+cdef int run_fused(fastact_fused *f, list sums) except -1:
+    # and its sums into arrays of the computing dtype
+    cdef int s
+    cdef char *repeated = NULL
+    with nogil:
+        fastact_run_fused(f, &repeated)
+    free(repeated)
+    try:
+        if f.job.failed:
+            no_memory()
+        for s in range(f.nsum):
+            if fastact_combine(f, s, cnp.PyArray_BYTES(<cnp.ndarray> sums[s])) < 0:
+                no_memory()
+    finally:
+        free(f.partial)
+    return 0
 
 
 def side_by_side(Py_ssize_t columns):
@@ -772,6 +885,12 @@ cdef inline bint same_layout(object other, cnp.ndarray x, int number):
 cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
     cdef int ndim = cnp.PyArray_NDIM(a)
     return ndim == cnp.PyArray_NDIM(b) and PyArray_CompareLists(cnp.PyArray_DIMS(a), cnp.PyArray_DIMS(b), ndim)
+
+
+cdef inline bint shares(cnp.ndarray a, cnp.ndarray b) noexcept:
+    # memory
+    return (cnp.PyArray_BYTES(a) < cnp.PyArray_BYTES(b) + cnp.PyArray_NBYTES(b)
+            and cnp.PyArray_BYTES(b) < cnp.PyArray_BYTES(a) + cnp.PyArray_NBYTES(a))
 
 
 cdef inline bint overlaps(cnp.ndarray out, cnp.ndarray x) noexcept:

@@ -19,11 +19,16 @@
 #include "pool.h"
 #include "sums.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #define VECTOR 64        /* bytes that a kernel may take at once */
 #define TILE 512         /* elements of a tile that arguments are gathered into */
 #define CACHED 8192      /* bytes of each argument between the stages of a fused function: they stay in the L1 cache */
 #define FASTACT_STAGES 8
 #define FASTACT_TEMPS 4
+#define FASTACT_OUTS 3
 #define ROW_BLOCK 64     /* rows that are packed at once: four lines of float32 */
 #define PACKED (512 << 10) /* bytes of scratch for them: they stay in the L2 cache */
 
@@ -133,8 +138,30 @@ static int fastact_threads_for(ptrdiff_t n, ptrdiff_t parallel_min)
     return threads;
 }
 
-static inline char *fastact_aligned(char *p) { return (char *)(((uintptr_t)p + VECTOR - 1) & ~(uintptr_t)(VECTOR - 1)); }
 static inline ptrdiff_t fastact_least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+/* past the cache; fastact_streamed() after the last one */
+static void fastact_stream_copy(char *to, const char *from, ptrdiff_t bytes)
+{
+#if defined(__SSE2__)
+    ptrdiff_t i = fastact_least(-(intptr_t)to & 15, bytes);
+    memcpy(to, from, (size_t)i);
+    for (; i + 16 <= bytes; i += 16)
+        _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+    memcpy(to + i, from + i, (size_t)(bytes - i));
+#else
+    memcpy(to, from, (size_t)bytes);
+#endif
+}
+
+static inline void fastact_streamed(void)
+{
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+static inline char *fastact_aligned(char *p) { return (char *)(((uintptr_t)p + VECTOR - 1) & ~(uintptr_t)(VECTOR - 1)); }
 static inline ptrdiff_t fastact_over(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* a block of one value, as kernels take a parameter */
@@ -238,14 +265,27 @@ static void fastact_span(const fastact_job *job, char *const *at, const char *ma
     }
     body = n / slot->granule * slot->granule;
     if (body) {
-        char temps[FASTACT_TEMPS * CACHED + VECTOR];
+        char temps[(FASTACT_TEMPS + FASTACT_OUTS) * CACHED + VECTOR];
+        /* results of stages that are to go past the cache wait for the last one beside it */
+        const bool wait = job->stream && job->resolved->nstage > 1;
+        const int first_out = wait ? slot->nin + slot->nparam : job->narg;
         piece = job->resolved->nstage > 1 ? CACHED / compute : body;
         for (int t = 0; t < FASTACT_TEMPS; t++)
             args[job->narg + t] = fastact_aligned(temps) + t * CACHED;
         for (ptrdiff_t i = 0; i < body; i += piece) {
-            for (int j = 0; j < job->narg; j++)
+            const ptrdiff_t count = fastact_least(body - i, piece);
+            for (int j = 0, out = FASTACT_TEMPS; j < job->narg; j++) {
                 args[j] = job->one[j] ? at[j] : at[j] + i * compute;
-            fastact_run_stages(job, args, fastact_least(body - i, piece), job->stream ? FASTACT_STREAM : 0);
+                if (j >= first_out && !job->own[j])
+                    args[j] = fastact_aligned(temps) + out++ * CACHED;
+            }
+            for (int j = first_out; j < job->narg; j++)
+                if (slot->like[j])
+                    args[slot->like[j] - 1] = at[j] + i * compute;
+            fastact_run_stages(job, args, count, job->stream && !wait ? FASTACT_STREAM : 0);
+            for (int j = first_out; j < job->narg; j++)
+                if (!job->own[j])
+                    fastact_stream_copy(at[j] + i * compute, args[j], count * compute);
         }
     }
     if (body < n) {
@@ -529,6 +569,8 @@ static void fastact_columns_task(void *context, ptrdiff_t index)
     const ptrdiff_t block = index / strips, first = index % strips * f->columns;
     const ptrdiff_t columns = fastact_least(f->columns, f->width - first), strip = columns * compute + VECTOR;
     const ptrdiff_t stop = fastact_least((block + 1) * f->block, rows);
+    /* where the values of a sum like an output are in the output alone */
+    const bool apart = job->direct && !job->stream;
     char *at[FASTACT_ARGS], *memory = NULL, *sums[FASTACT_ARGS];
     if (f->nsum) {
         memory = fastact_scratch((size_t)fastact_fused_bytes(f, f->columns));
@@ -565,10 +607,10 @@ static void fastact_columns_task(void *context, ptrdiff_t index)
                 for (ptrdiff_t q = 0; q < FASTACT_QUAD; q++) {
                     const int like = job->slot->like[j] - 1;
                     values[q] = count[q] == 0 ? (const void *)fastact_zeros : sums[j] + q * strip;
-                    if (count[q] && like >= 0 && job->direct && count[q] == columns)
+                    if (count[q] && like >= 0 && apart && count[q] == columns)
                         values[q] = job->data[like] + ((quad + q) * f->width + first) * size;
                     else if (count[q] && count[q] < columns) {
-                        if (like >= 0 && job->direct)
+                        if (like >= 0 && apart)
                             memcpy(sums[j] + q * strip, job->data[like] + ((quad + q) * f->width + first) * size,
                                    (size_t)(count[q] * compute));
                         memset(sums[j] + q * strip + count[q] * compute, 0, (size_t)((columns - count[q]) * compute));
@@ -584,6 +626,8 @@ static void fastact_columns_task(void *context, ptrdiff_t index)
             memcpy(to, sums[j] + FASTACT_QUAD * strip, (size_t)(columns * compute));
             memcpy(to + f->width * compute, sums[j] + (FASTACT_QUAD + 1) * strip, (size_t)(columns * compute));
         }
+    if (job->stream)
+        fastact_streamed();
 }
 
 /* one segment of a row of `inner` elements; job->task segments at a time */
@@ -618,7 +662,7 @@ static void fastact_segment(fastact_fused *f, ptrdiff_t index, char *memory)
             if (f->role[j] == FASTACT_SUM) {
                 char *v = sums[j], *s = v + strip, *high = s + 2 * width;
                 const ptrdiff_t padded = fastact_over(n, CHAINS) * CHAINS;
-                if (job->slot->like[j] && job->direct) {
+                if (job->slot->like[j] && job->direct && !job->stream) {
                     if (padded == n)
                         v = job->data[job->slot->like[j] - 1] + start * size;
                     else
@@ -667,41 +711,46 @@ static void fastact_segments_task(void *context, ptrdiff_t index)
     }
     for (ptrdiff_t i = index * f->job.task; i < stop; i++)
         fastact_segment(f, i, memory);
+    if (f->job.stream)
+        fastact_streamed();
 }
 
-/* the partial sums of sum number s to one value for each channel, high and low parts, in `high` and `low` */
-static void fastact_combine(const fastact_fused *f, int s, char *high, char *low)
+/* The partial sums of sum number s to one value for each channel. -1 if there is no memory. */
+static int fastact_combine(const fastact_fused *f, int s, char *to)
 {
-    const ptrdiff_t compute = f->job.slot->compute;
+    const ptrdiff_t compute = f->job.slot->compute, channel = f->channel * compute;
     const int size = (int)compute;
+    char *high = f->partial + s * 2 * f->width * compute, *low = high + f->width * compute, *own = NULL;
     if (f->inner == 1) {
         const ptrdiff_t blocks = fastact_over(fastact_over(f->job.rows * f->channel, f->width), f->block);
-        const ptrdiff_t bytes = f->width * compute, channel = f->channel * compute;
-        char *sum = f->partial + s * 2 * bytes;
+        const ptrdiff_t bytes = f->width * compute;
         for (ptrdiff_t b = 1; b < blocks; b++) {
             char *next = f->partial + (b * f->nsum + s) * 2 * bytes;
-            fastact_add_pair(size, sum, sum + bytes, next, next + bytes, f->width);
+            fastact_add_pair(size, high, low, next, next + bytes, f->width);
         }
         for (ptrdiff_t k = 1; k < f->copies; k++)
-            fastact_add_pair(size, sum, sum + bytes, sum + k * channel, sum + bytes + k * channel, f->channel);
-        memcpy(high, sum, (size_t)channel);
-        memcpy(low, sum + bytes, (size_t)channel);
-        return;
-    }
-    const ptrdiff_t segments = fastact_over(f->inner, SEGMENT);
-    for (ptrdiff_t c = 0; c < f->channel; c++) {
-        char *h = high + c * compute, *l = low + c * compute;
-        for (ptrdiff_t o = 0; o < f->outer; o++)
-            for (ptrdiff_t g = 0; g < segments; g++) {
-                const char *next = f->partial + (((o * f->channel + c) * segments + g) * f->nsum + s) * 2 * compute;
-                if (o == 0 && g == 0) {
-                    memcpy(h, next, (size_t)compute);
-                    memcpy(l, next + compute, (size_t)compute);
+            fastact_add_pair(size, high, low, high + k * channel, low + k * channel, f->channel);
+    } else {
+        const ptrdiff_t segments = fastact_over(f->inner, SEGMENT);
+        own = high = (char *)calloc(2, (size_t)channel);
+        if (!own)
+            return -1;
+        low = high + channel;
+        for (ptrdiff_t c = 0; c < f->channel; c++)
+            for (ptrdiff_t i = 0; i < f->outer * segments; i++) {
+                const ptrdiff_t unit = (i / segments * f->channel + c) * segments + i % segments;
+                const char *next = f->partial + (unit * f->nsum + s) * 2 * compute;
+                if (i == 0) {
+                    memcpy(high + c * compute, next, (size_t)compute);
+                    memcpy(low + c * compute, next + compute, (size_t)compute);
                 } else {
-                    fastact_add_pair(size, h, l, next, next + compute, 1);
+                    fastact_add_pair(size, high + c * compute, low + c * compute, next, next + compute, 1);
                 }
             }
     }
+    fastact_total(size, to, high, low, f->channel);
+    free(own);
+    return 0;
 }
 
 /* How many rows of so many columns are taken as one: few columns, or not a whole number of vectors, cost more. */
@@ -729,9 +778,26 @@ static bool fastact_reads_late(const fastact_job *job)
     return false;
 }
 
+/* whether outputs of so many elements are worth going past the cache; not in the place of an input */
+static bool fastact_fused_streams(const fastact_fused *f, ptrdiff_t elements)
+{
+    const fastact_job *job = &f->job;
+    const int first_out = job->slot->nin + job->slot->nparam;
+    ptrdiff_t bytes = 0;
+    for (int j = first_out; j < job->narg; j++) {
+        if (f->role[j] != FASTACT_ARRAY)
+            continue;
+        bytes += elements * job->slot->size;
+        for (int i = 0; i < first_out; i++)
+            if (f->role[i] == FASTACT_ARRAY && job->data[i] == job->data[j])
+                return false;
+    }
+    return bytes >= fastact_settings.stream_min;
+}
+
 /* Runs f: job.data, roles, outer, channel, inner are given; every argument of the axis is `channel` elements as kernels
  * take them, every parameter of one value a filled block. Sets job.failed if there is no memory; else the caller takes
- * its sums by fastact_combine and frees `partial`. */
+ * its sums by fastact_combine. In any case it frees `partial` and `repeated`. */
 static void fastact_run_fused(fastact_fused *f, char **repeated)
 {
     fastact_job *job = &f->job;
@@ -740,10 +806,10 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
     bool along = false;
     size_t bytes;
     job->failed = false;
-    job->stream = false;
     job->mask = NULL;
     job->hold = fastact_reads_late(job);
     job->direct = job->slot->size == compute && !job->hold;
+    job->stream = job->direct && fastact_fused_streams(f, elements);
     f->nsum = 0;
     f->partial = NULL;
     *repeated = NULL;

@@ -50,6 +50,14 @@
             l[i] = (l[i] + c[i]) + ((a - (sum - z)) + (b - z));                                                        \
         }                                                                                                              \
     }                                                                                                                  \
+    FASTACT_CLONES static void fastact_total_##name(void *to_, const void *h_, const void *l_, ptrdiff_t n)            \
+    {                                                                                                                  \
+        T *to = (T *)to_;                                                                                              \
+        const T *h = (const T *)h_, *l = (const T *)l_;                                                                \
+        /* the low part of an infinite sum is no number */                                                             \
+        for (ptrdiff_t i = 0; i < n; i++)                                                                              \
+            to[i] = h[i] - h[i] == 0 ? h[i] + l[i] : h[i];                                                             \
+    }                                                                                                                  \
     FASTACT_CLONES static void fastact_add_##name(const fastact_call *call)                                            \
     {                                                                                                                  \
         const T *a = (const T *)call->data[0], *b = (const T *)call->data[1];                                          \
@@ -93,6 +101,14 @@ static inline void fastact_add_pair(int size, void *h, void *l, const void *s, c
         fastact_add_pair_f32(h, l, s, c, n);
     else
         fastact_add_pair_f64(h, l, s, c, n);
+}
+
+static inline void fastact_total(int size, void *to, const void *h, const void *l, ptrdiff_t n)
+{
+    if (size == 4)
+        fastact_total_f32(to, h, l, n);
+    else
+        fastact_total_f64(to, h, l, n);
 }
 
 /* the n columns of (h, l), a power of two of them, into the first: column i with i + n/2, and so on */

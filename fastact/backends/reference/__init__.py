@@ -87,9 +87,9 @@ def kernel(spec: KernelSpec) -> Callable[..., Any]:
 
 
 @cache
-def fused(op: Op, kind: str, dtype: str) -> Callable[..., list[tuple[Any, Any]]]:
+def fused(op: Op, kind: str, dtype: str) -> Callable[..., list[Any]]:
     """A fused kind over arrays, with the arguments and the result of ``_driver.Function.run_fused``."""
-    from fastact.backends.reference.sums import channel_sums
+    from fastact.backends.reference.sums import channel_sums, total
     from fastact.spec.kernel import compute_dtype
     from fastact.spec.kinds import ALL, body
 
@@ -97,7 +97,7 @@ def fused(op: Op, kind: str, dtype: str) -> Callable[..., list[tuple[Any, Any]]]
     formula = body(bind(primitives(compute), compute), op, kind)
     nin = len(ALL[kind].inputs) + len(op.params)
 
-    def run(arrays: Any, roles: str, outer: int, channel: int, inner: int) -> list[tuple[Any, Any]]:
+    def run(arrays: Any, roles: str, outer: int, channel: int, inner: int) -> list[Any]:
         shapes: dict[str, tuple[int, ...]] = {"a": (outer, channel, inner), "c": (1, channel, 1), "v": ()}
         inputs = [a.reshape(shapes[r]).astype(compute, copy=False) for a, r in zip(arrays[:nin], roles)]
         sums = []
@@ -105,7 +105,7 @@ def fused(op: Op, kind: str, dtype: str) -> Callable[..., list[tuple[Any, Any]]]
             for value, out, role in zip(formula(*inputs), arrays[nin:], roles[nin:]):
                 value = np.broadcast_to(value, shapes["a"])
                 if role == "s":
-                    sums.append(channel_sums(value, _driver.side_by_side(channel)))
+                    sums.append(total(*channel_sums(value, _driver.side_by_side(channel))))
                 else:
                     out.reshape(shapes["a"])[...] = value.astype(out.dtype, copy=False)
         return sums

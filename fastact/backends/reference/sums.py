@@ -77,3 +77,9 @@ def channel_sums(v: Any, side_by_side: int) -> tuple[Any, Any]:
     ordered = (np.moveaxis(p, 1, -1).reshape(-1, channel) for p in folded)
     with np.errstate(all="ignore"):
         return reduce(lambda a, b: pair_add(*a, *b), zip(*ordered))
+
+
+def total(high: Any, low: Any) -> Any:
+    """high + low; `high` where it is not finite."""
+    with np.errstate(all="ignore"):
+        return np.where(np.isfinite(high), high + low, high)
