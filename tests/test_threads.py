@@ -16,6 +16,7 @@ from pathlib import Path
 import embedding_programs
 import numpy as np
 import pytest
+from cases import same
 from subprocesses import PACKAGE, python
 
 import fastact as fa
@@ -160,7 +161,7 @@ def test_two_threads_overlap(threads):
             time.sleep(1e-4)
         for worker in workers:
             worker.join()
-        assert all(np.array_equal(out, outs[0]) for out in outs)
+        assert all(same(out, outs[0]) for out in outs)
         if seen:
             return
     pytest.fail("never saw both calls at once")
