@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -524,14 +525,20 @@ def settle(function: Callable, x: float, parameters: dict):
     raise ArithmeticError(f"no precision settles the value at {x!r}")
 
 
+@cache
+def _exact(function: Callable, x: float, parameters: tuple):
+    value = settle(function, x, dict(parameters))
+    hi = float(value)
+    with mp.workprec(4400):
+        return hi, float(value - mp.mpf(hi)) if math.isfinite(hi) else 0.0
+
+
 def exact(function: Callable, x, parameters: dict):
     """(hi, lo) float64 arrays, whose sum is the value to more than twice float64's precision."""
     hi, lo = np.empty(np.size(x)), np.empty(np.size(x))
+    given = tuple(parameters.items())
     for i, v in enumerate(np.ravel(x).astype(np.float64).tolist()):
-        value = settle(function, v, parameters)
-        hi[i] = float(value)
-        with mp.workprec(4400):
-            lo[i] = float(value - mp.mpf(hi[i])) if np.isfinite(hi[i]) else 0.0
+        hi[i], lo[i] = _exact(function, v, given)
     return hi.reshape(np.shape(x)), lo.reshape(np.shape(x))
 
 
