@@ -32,6 +32,11 @@ FAST_ERROR = 2.0**-42
 # mpmath: definitions as printed in textbooks
 
 
+def _exp(x):
+    # to more than 600 bits mpmath takes whole powers of e by a thousand multiplications; half a unit on it does not
+    return mp.exp(x + 0.5) / mp.exp(0.5) if abs(x) > 64 and mp.isint(x) else mp.exp(x)
+
+
 def _erfc(x):
     # mpmath cannot take the square of a larger argument
     return mp.erfc(x) if abs(x) < 1e100 else mp.mpf(2 if x < 0 else 0)
@@ -39,19 +44,19 @@ def _erfc(x):
 
 def _sigmoid(x):
     # beyond 1e5 it is 0 or 1 to 144000 bits, and mpmath is slow
-    return 1 / (1 + mp.exp(-x)) if abs(x) < 1e5 else mp.mpf(1 if x > 0 else 0)
+    return 1 / (1 + _exp(-x)) if abs(x) < 1e5 else mp.mpf(1 if x > 0 else 0)
 
 
 def _softplus(x):
-    return mp.log(1 + mp.exp(x)) if abs(x) < 1e5 else max(x, mp.mpf(0))
+    return mp.log(1 + _exp(x)) if abs(x) < 1e5 else max(x, mp.mpf(0))
 
 
 MP = SimpleNamespace(
     where=lambda c, a, b: a if c else b,
     minimum=min,
     maximum=max,
-    exp=mp.exp,
-    expm1=lambda x: mp.exp(x) - 1,
+    exp=_exp,
+    expm1=lambda x: _exp(x) - 1,
     log=mp.log,
     log1p=lambda x: mp.log(1 + x),
     tanh=mp.tanh,
@@ -60,11 +65,11 @@ MP = SimpleNamespace(
     pi=mp.pi,
     sigmoid=_sigmoid,
     softplus=_softplus,
-    sech=lambda x: 1 / mp.cosh(x),
+    sech=lambda x: 2 / (_exp(x) + _exp(-x)),
     erf=mp.erf,
     erfc=_erfc,
     Phi=lambda x: _erfc(-x / mp.sqrt(2)) / 2,
-    phi=lambda x: mp.exp(-x * x / 2) / mp.sqrt(2 * mp.pi),
+    phi=lambda x: _exp(-x * x / 2) / mp.sqrt(2 * mp.pi),
     x_minus_tanh=lambda x: x - mp.tanh(x),
     x_plus_root=lambda x, b: x + mp.sqrt(x * x + b),
     one_plus_cosine=lambda x, b: 1 + x / mp.sqrt(x * x + b),
