@@ -261,7 +261,7 @@ def prange_njit() -> str | None:
     numba_extension.init()
     x = BIG[:90_000].reshape(-1, 30)
 
-    @numba.njit(parallel=True)
+    @numba.njit(parallel=True, cache="NUMBA_CACHE_DIR" in os.environ)
     def run(x):
         y, share = np.empty_like(x), np.empty_like(x)
         for i in numba.prange(x.shape[0]):

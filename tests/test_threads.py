@@ -78,9 +78,10 @@ def layer_settings(layer):
 
 
 @pytest.fixture(scope="module", params=LAYERS)
-def layer(request):
-    """A layer, and what its process said of every situation."""
-    settings = layer_settings(request.param)
+def layer(request, tmp_path_factory):
+    """A layer, and what its process said of every situation. What one compiles for itself serves the others."""
+    cache = tmp_path_factory.getbasetemp() / "compiled by callers"
+    settings = {**layer_settings(request.param), "NUMBA_CACHE_DIR": str(cache)}
     names = [n for n in situations(request.param) if n not in NEEDS or can_import(NEEDS[n])]
     done = run(*names, FASTACT_NUM_THREADS=str(ASKED), **settings)
     return request.param, json.loads(done.stdout.splitlines()[-1])
