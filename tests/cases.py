@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import numpy as np
@@ -30,6 +31,31 @@ def each_case(names=None, from_output=False):
             label = ",".join(f"{v:.3g}" for v in case.values()) if i else ""
             found.append(pytest.param(name, case, id=name + (f"({label})" if label else "")))
     return pytest.mark.parametrize(("name", "case"), found)
+
+
+def unavailable(backend):
+    """Why a backend is not available; a failure where FASTACT_TEST_BACKENDS asks for it."""
+    reason = fa.dispatch.reasons()[backend]
+    required = os.environ.get("FASTACT_TEST_BACKENDS", "").replace(",", " ").split()
+    assert reason is None or backend not in required, f"FASTACT_TEST_BACKENDS asks for {backend}: {reason}"
+    return reason
+
+
+def agreed(function):
+    """What `function` returns, arrays in a tuple, with the first backend; each of the others must give the same bits.
+
+    So an oracle is asked once, however many backends there are.
+    """
+    results = {}
+    for backend in reversed(BACKENDS):
+        if unavailable(backend) is None:
+            with fa.use_backend(backend):
+                results[backend] = function()
+    first, *others = results
+    for backend in others:
+        for i, (got, want) in enumerate(zip(results[backend], results[first], strict=True)):
+            assert same(got, want), f"result {i} of {backend} is not that of {first}{difference(got, want)}"
+    return results[first]
 
 
 each_name = pytest.mark.parametrize("name", NAMES)
@@ -93,10 +119,10 @@ def points(name, case, dtype, count):
     return _points(np.dtype(dtype), count, tuple(sorted(float(k) for k in kinks)))
 
 
-@cache
-def _truth(name, what, values, dtype, count):
-    case = oracle.parameters_as(dtype, dict(values))
-    x = points(name, dict(values), dtype, count)
+def truth(name, what, case, dtype, count):
+    """(inputs, reference) of a sweep; `what` as the fields of `oracle.Truth`."""
+    x = points(name, case, dtype, count)
+    case = oracle.parameters_as(dtype, case)
     if what == "from_output":
         # outputs are what the function gives, rounded to the type
         with np.errstate(over="ignore"):
@@ -109,11 +135,6 @@ def _truth(name, what, values, dtype, count):
         x = x[np.isfinite(x)]
     function = getattr(oracle.TRUTH[name], what)
     return x, oracle.exact(function, x, case) if dtype.itemsize == 8 else oracle.fast(function, x, case)
-
-
-def truth(name, what, case, dtype, count):
-    """(inputs, reference) of a sweep, computed once for all backends; `what` as the fields of `oracle.Truth`."""
-    return _truth(name, what, tuple(case.items()), np.dtype(dtype), count)
 
 
 def slack(dtype):
@@ -142,6 +163,15 @@ def same(a, b):
     pattern = np.dtype(f"u{a.dtype.itemsize}")
     equal = np.ascontiguousarray(a).view(pattern) == np.ascontiguousarray(b).view(pattern)
     return bool((equal | (np.isnan(a) & np.isnan(b))).all())
+
+
+def difference(a, b):
+    """Where two arrays differ first, for a message."""
+    a, b = np.ravel(a), np.ravel(b)
+    if a.size != b.size or a.dtype != b.dtype:
+        return f": {a.size} of {a.dtype}, {b.size} of {b.dtype}"
+    i = next(i for i in range(a.size) if not same(a[i], b[i]))
+    return f": {a[i]!r}, not {b[i]!r}, at {i}"
 
 
 def outputs(kind, shape, dtype):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +32,11 @@ FAST_ERROR = 2.0**-42
 # mpmath: definitions as printed in textbooks
 
 
+def _exp(x):
+    # to more than 600 bits mpmath takes whole powers of e by a thousand multiplications; half a unit on it does not
+    return mp.exp(x + 0.5) / mp.exp(0.5) if abs(x) > 64 and mp.isint(x) else mp.exp(x)
+
+
 def _erfc(x):
     # mpmath cannot take the square of a larger argument
     return mp.erfc(x) if abs(x) < 1e100 else mp.mpf(2 if x < 0 else 0)
@@ -38,19 +44,19 @@ def _erfc(x):
 
 def _sigmoid(x):
     # beyond 1e5 it is 0 or 1 to 144000 bits, and mpmath is slow
-    return 1 / (1 + mp.exp(-x)) if abs(x) < 1e5 else mp.mpf(1 if x > 0 else 0)
+    return 1 / (1 + _exp(-x)) if abs(x) < 1e5 else mp.mpf(1 if x > 0 else 0)
 
 
 def _softplus(x):
-    return mp.log(1 + mp.exp(x)) if abs(x) < 1e5 else max(x, mp.mpf(0))
+    return mp.log(1 + _exp(x)) if abs(x) < 1e5 else max(x, mp.mpf(0))
 
 
 MP = SimpleNamespace(
     where=lambda c, a, b: a if c else b,
     minimum=min,
     maximum=max,
-    exp=mp.exp,
-    expm1=lambda x: mp.exp(x) - 1,
+    exp=_exp,
+    expm1=lambda x: _exp(x) - 1,
     log=mp.log,
     log1p=lambda x: mp.log(1 + x),
     tanh=mp.tanh,
@@ -59,11 +65,11 @@ MP = SimpleNamespace(
     pi=mp.pi,
     sigmoid=_sigmoid,
     softplus=_softplus,
-    sech=lambda x: 1 / mp.cosh(x),
+    sech=lambda x: 2 / (_exp(x) + _exp(-x)),
     erf=mp.erf,
     erfc=_erfc,
     Phi=lambda x: _erfc(-x / mp.sqrt(2)) / 2,
-    phi=lambda x: mp.exp(-x * x / 2) / mp.sqrt(2 * mp.pi),
+    phi=lambda x: _exp(-x * x / 2) / mp.sqrt(2 * mp.pi),
     x_minus_tanh=lambda x: x - mp.tanh(x),
     x_plus_root=lambda x, b: x + mp.sqrt(x * x + b),
     one_plus_cosine=lambda x, b: 1 + x / mp.sqrt(x * x + b),
@@ -524,14 +530,20 @@ def settle(function: Callable, x: float, parameters: dict):
     raise ArithmeticError(f"no precision settles the value at {x!r}")
 
 
+@cache
+def _exact(function: Callable, x: float, parameters: tuple):
+    value = settle(function, x, dict(parameters))
+    hi = float(value)
+    with mp.workprec(4400):
+        return hi, float(value - mp.mpf(hi)) if math.isfinite(hi) else 0.0
+
+
 def exact(function: Callable, x, parameters: dict):
     """(hi, lo) float64 arrays, whose sum is the value to more than twice float64's precision."""
     hi, lo = np.empty(np.size(x)), np.empty(np.size(x))
+    given = tuple(parameters.items())
     for i, v in enumerate(np.ravel(x).astype(np.float64).tolist()):
-        value = settle(function, v, parameters)
-        hi[i] = float(value)
-        with mp.workprec(4400):
-            lo[i] = float(value - mp.mpf(hi[i])) if np.isfinite(hi[i]) else 0.0
+        hi[i], lo[i] = _exact(function, v, given)
     return hi.reshape(np.shape(x)), lo.reshape(np.shape(x))
 
 

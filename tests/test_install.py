@@ -48,7 +48,7 @@ def best_without_numba():
     "tests",
     [
         ["test_dispatch.py", "test_import.py", "test_errors.py", "test_cache.py", "test_numba_embedding.py"],
-        ["test_forward.py", "test_rows_losses.py", "-k", f"{best_without_numba()} and float32 or losses"],
+        ["test_forward.py", "test_rows_losses.py", "-k", "float32 or losses"],
     ],
     ids=["choices", "values"],
 )
@@ -86,7 +86,7 @@ x = np.linspace(-3, 3, 1001, dtype=np.float32)
 def both(x):
     return fa.elu(x), fa.elu.backward(x, x)
 
-assert all(np.array_equal(a, b) for a, b in zip(both(x), (fa.elu(x), fa.elu.backward(x, x))))
+assert all(a.tobytes() == b.tobytes() for a, b in zip(both(x), (fa.elu(x), fa.elu.backward(x, x))))
 assert abs(fa.softmax(x).sum() - 1) < 1e-5
 print(fa.explain(fa.elu, x).splitlines()[1])
 try:

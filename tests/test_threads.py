@@ -16,6 +16,7 @@ from pathlib import Path
 import embedding_programs
 import numpy as np
 import pytest
+from cases import same
 from subprocesses import PACKAGE, python
 
 import fastact as fa
@@ -77,9 +78,10 @@ def layer_settings(layer):
 
 
 @pytest.fixture(scope="module", params=LAYERS)
-def layer(request):
-    """A layer, and what its process said of every situation."""
-    settings = layer_settings(request.param)
+def layer(request, tmp_path_factory):
+    """A layer, and what its process said of every situation. What one compiles for itself serves the others."""
+    cache = tmp_path_factory.getbasetemp() / "compiled by callers"
+    settings = {**layer_settings(request.param), "NUMBA_CACHE_DIR": str(cache)}
     names = [n for n in situations(request.param) if n not in NEEDS or can_import(NEEDS[n])]
     done = run(*names, FASTACT_NUM_THREADS=str(ASKED), **settings)
     return request.param, json.loads(done.stdout.splitlines()[-1])
@@ -160,7 +162,7 @@ def test_two_threads_overlap(threads):
             time.sleep(1e-4)
         for worker in workers:
             worker.join()
-        assert all(np.array_equal(out, outs[0]) for out in outs)
+        assert all(same(out, outs[0]) for out in outs)
         if seen:
             return
     pytest.fail("never saw both calls at once")

@@ -8,7 +8,6 @@ narrower types a float64 array does.
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -171,10 +170,12 @@ def sample(dtype, low, high, count, seed=0):
     if last - first + 1 <= count:
         return from_ordered(np.arange(first, last + 1), dtype)
     rng = np.random.default_rng(seed)
-    # python integers: the span of float64 patterns exceeds int64
-    edges = [first + (last - first) * i // count for i in range(count + 1)]
-    steps = np.array([b - a for a, b in itertools.pairwise(edges)], np.int64)
-    places = np.array(edges[:-1], np.int64) + (rng.random(count) * steps).astype(np.int64)
+    if (last - first) * count < 1 << 63:
+        edges = first + (last - first) * np.arange(count + 1) // count
+    else:
+        # python integers: the span of float64 patterns exceeds int64
+        edges = np.array([first + (last - first) * i // count for i in range(count + 1)], np.int64)
+    places = edges[:-1] + (rng.random(count) * np.diff(edges)).astype(np.int64)
     return from_ordered(np.concatenate([[first], places, [last]]), dtype)
 
 
