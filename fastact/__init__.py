@@ -44,13 +44,9 @@ __all__ = [
     *sorted(_NAMES),
 ]
 
-if not TYPE_CHECKING:
+# not by a module's __getattr__, which would cost each fa.relu 0.4 us
+globals().update(_NAMES)
 
-    def __getattr__(name: str) -> Any:
-        try:
-            return _NAMES[name]
-        except KeyError:
-            raise AttributeError(f"module 'fastact' has no attribute {name!r}") from None
+if TYPE_CHECKING:
 
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *_NAMES})
+    def __getattr__(name: str) -> Any: ...
