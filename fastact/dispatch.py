@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from fastact import backends
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of
-from fastact.spec.kinds import ALL, KINDS, outputs_of
+from fastact.spec.kinds import ALL, FUSED, KINDS, outputs_of
 from fastact.spec.rows import ROWS
-from fastact.spec.stages import ARITHMETIC, program_of
+from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
     from fastact.spec.table import Op
@@ -306,27 +306,24 @@ def make_rows(name: str, doc: str = "", nin: int = 0, **traits: Any) -> _driver.
 _ROLE = {"map": "m", "row": "r", "col": "c", "labels": "i"}
 
 
-def stages_of(op: Op, kind: str, dtype: str) -> list[KernelSpec]:
-    """The kernels that a fused kind runs, in the dtype that it computes in."""
-    stages = program_of(op, kind).stages
-    return [kernel_of(op, s.what, compute_dtype(dtype)) for s in stages if s.what not in ARITHMETIC]
-
-
 def make_fused(op: Op, kind: str) -> _driver.Function:
-    """A fused kind of an activation, its kernels found when first needed."""
+    """A fused kind of an activation, its kernels found when first needed: one of its own, or stages."""
     program = program_of(op, kind)
 
     def resolver(dtype: str) -> tuple[Any, Any, int, int]:
-        specs = stages_of(op, kind, dtype)
-        name, _ = serving(*specs)
-        backend = backends.get(name)
-        found = limits(specs[0])
-        if name == "reference":
-            return None, backend.fused(op, kind, dtype), *found
-        address = {spec.kind: backend.kernel(spec) for spec in specs}
         compute = compute_dtype(dtype)
-        stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]
-        return stages, None, *found
+        spec = kernel_of(op, kind, compute)
+        name, _ = serving(spec)
+        backend = backends.get(name)
+        if name == "reference":
+            return None, backend.fused(op, kind, dtype), *limits(spec)
+        if name == "cython":
+            address = {s.what: backend.kernel(kernel_of(op, s.what, compute)) for s in program.kernels}
+            stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]
+            return stages, None, *limits(spec)
+        # what sums up the values of another output is not the kernel's to write
+        places = tuple(j for j, like in enumerate(program.like) if not like)
+        return [(backend.kernel(spec), places)], None, *limits(spec)
 
     nin, nout = len(ALL[kind].inputs), len(outputs_of(op, kind))
     name = f"{op.name}_{kind}"
@@ -370,7 +367,8 @@ def warmup(
     names : str or iterable of str, optional
         Activations, functions over an axis and losses; by default all.
     kinds : str or iterable of str, optional
-        Of 'forward', 'backward', 'backward_from_output', 'value_and_grad'; by default all that a function has.
+        Of 'forward', 'backward', 'backward_from_output', 'value_and_grad', by default all of these that a function has,
+        and 'biased', 'biased_backward', 'gated', 'gated_backward'.
     dtypes : str or iterable of str
         Of 'float32', 'float64', 'float16', 'bfloat16'. Functions over an axis compute the last two in float32.
 
@@ -399,7 +397,8 @@ def warmup(
         functions = [*activations.values(), *FUNCTIONS.values()]
     else:
         functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
-    kinds, dtypes = _some(kinds, KINDS, "kind"), _some(dtypes, _driver.DTYPES, "dtype")
+    kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED], "kind")
+    dtypes = _some(dtypes, _driver.DTYPES, "dtype")
     chosen = backends.get(backend())
     specs = {spec: None for f in functions for k in kinds for d in dtypes for spec in f.kernels(k, d)}
     with _lock:

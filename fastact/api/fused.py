@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from fastact import dispatch
 from fastact.api.arguments import integer
 from fastact.runtime import _driver
-from fastact.spec.kernel import compute_dtype
+from fastact.spec.kernel import compute_dtype, kernel_of
 from fastact.spec.kinds import ALL, outputs_of
 from fastact.spec.messages import unsupported
+from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
     from fastact.api.activation import Activation
@@ -98,15 +99,15 @@ class Fused:
             op, given, values = self._arguments(arrays, kwargs)
             call = _Call(self, op, given, values, axis)
             dtype, n = call.dtype, math.prod(call.shape)
-        specs = tuple(dispatch.stages_of(op, self.kind, dtype))
+        spec = kernel_of(op, self.kind, compute_dtype(dtype))
         return dispatch.Plan(
             call=f"{self.op.name} {self.method}",
             size=f"{n} elements of {dtype}",
             elements=n,
-            specs=specs,
-            parallel_min=dispatch.limits(specs[0])[0],
+            specs=(spec,),
+            parallel_min=dispatch.limits(spec)[0],
             written=None,
-            note=f"stages: {', '.join(s.what for s in dispatch.program_of(op, self.kind).stages)}",
+            note=f"ahead of time in stages: {', '.join(s.what for s in program_of(op, self.kind).stages)}",
         )
 
     @property

@@ -86,6 +86,7 @@ typedef struct {
     bool direct;     /* kernels work on the arrays themselves */
     bool hold;       /* results wait in tiles until all stages are done: an output takes the place of an input */
     bool stream;     /* outputs go past the cache */
+    bool wait;       /* and are written in the cache first, wherever they begin */
     ptrdiff_t head;  /* elements before the outputs are aligned, where they are streamed */
     ptrdiff_t task;  /* elements or rows of a task */
     bool failed;     /* for want of memory */
@@ -259,17 +260,15 @@ static void fastact_span(const fastact_job *job, char *const *at, const char *ma
         fastact_tiles(job, at, mask, n);
         return;
     }
-    if (job->resolved->nstage == 1 && n % slot->granule == 0) {
+    if (job->resolved->nstage == 1 && !job->wait && n % slot->granule == 0) {
         fastact_run_stages(job, at, n, job->stream ? FASTACT_STREAM : 0);
         return;
     }
     body = n / slot->granule * slot->granule;
     if (body) {
         char temps[(FASTACT_TEMPS + FASTACT_OUTS) * CACHED + VECTOR];
-        /* results of stages that are to go past the cache wait for the last one beside it */
-        const bool wait = job->stream && job->resolved->nstage > 1;
-        const int first_out = wait ? slot->nin + slot->nparam : job->narg;
-        piece = job->resolved->nstage > 1 ? CACHED / compute : body;
+        const int first_out = job->wait ? slot->nin + slot->nparam : job->narg;
+        piece = job->resolved->nstage > 1 || job->wait ? CACHED / compute : body;
         for (int t = 0; t < FASTACT_TEMPS; t++)
             args[job->narg + t] = fastact_aligned(temps) + t * CACHED;
         for (ptrdiff_t i = 0; i < body; i += piece) {
@@ -282,7 +281,7 @@ static void fastact_span(const fastact_job *job, char *const *at, const char *ma
             for (int j = first_out; j < job->narg; j++)
                 if (slot->like[j])
                     args[slot->like[j] - 1] = at[j] + i * compute;
-            fastact_run_stages(job, args, count, job->stream && !wait ? FASTACT_STREAM : 0);
+            fastact_run_stages(job, args, count, job->stream && !job->wait ? FASTACT_STREAM : 0);
             for (int j = first_out; j < job->narg; j++)
                 if (!job->own[j])
                     fastact_stream_copy(at[j] + i * compute, args[j], count * compute);
@@ -355,7 +354,7 @@ static void fastact_run_map(fastact_job *job, char *blocks)
     int threads;
     job->head = 0;
     job->direct = size == slot->compute;
-    job->stream = job->hold = false;
+    job->stream = job->wait = job->hold = false;
     for (int j = 0; j < job->narg; j++) {
         job->own[j] = false;
         job->one[j] = slot->nin <= j && j < first_out && (job->step[j] == 0 || n == 1);
@@ -639,11 +638,19 @@ static void fastact_segment(fastact_fused *f, ptrdiff_t index, char *memory)
     const ptrdiff_t first = index % segments * SEGMENT, stop = fastact_least(first + SEGMENT, f->inner);
     const ptrdiff_t strip = piece * compute + VECTOR, width = CHAINS * compute;
     char *at[FASTACT_ARGS], blocks[FASTACT_ARGS * VECTOR + VECTOR], *block = fastact_aligned(blocks), *sums[FASTACT_ARGS];
+    char *channels = memory + f->nsum * (strip + 4 * width);
     for (int j = 0, s = 0; j < job->narg; j++) {
         at[j] = job->data[j];
         if (f->role[j] == FASTACT_CHANNEL) {
             fastact_fill(block, job->data[j] + row % f->channel * compute, compute);
             at[j] = block;
+            if (j < job->slot->nin) {
+                /* an input lies along the row: as many copies as a piece has elements */
+                at[j] = channels;
+                for (ptrdiff_t i = 0; i < fastact_over(fastact_least(piece, stop - first) * compute, VECTOR); i++)
+                    memcpy(channels + i * VECTOR, block, VECTOR);
+                channels += piece * compute + VECTOR;
+            }
             block += VECTOR;
         } else if (f->role[j] == FASTACT_SUM) {
             /* values of a piece; high and low parts of a block and of the segment */
@@ -701,13 +708,11 @@ static void fastact_segments_task(void *context, ptrdiff_t index)
     fastact_fused *f = (fastact_fused *)context;
     const ptrdiff_t all = f->outer * f->channel * fastact_over(f->inner, SEGMENT);
     const ptrdiff_t stop = fastact_least((index + 1) * f->job.task, all);
-    char *memory = NULL;
-    if (f->nsum) {
-        memory = fastact_scratch((size_t)(f->nsum * ((f->columns + 4 * CHAINS) * f->job.slot->compute + VECTOR)));
-        if (!memory) {
-            f->job.failed = true;
-            return;
-        }
+    const ptrdiff_t compute = f->job.slot->compute, piece = f->columns * compute + VECTOR;
+    char *memory = fastact_scratch((size_t)(f->nsum * (piece + 4 * CHAINS * compute) + f->job.slot->nin * piece));
+    if (!memory) {
+        f->job.failed = true;
+        return;
     }
     for (ptrdiff_t i = index * f->job.task; i < stop; i++)
         fastact_segment(f, i, memory);
@@ -809,13 +814,13 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
     job->mask = NULL;
     job->hold = fastact_reads_late(job);
     job->direct = job->slot->size == compute && !job->hold;
-    job->stream = job->direct && fastact_fused_streams(f, elements);
+    job->stream = job->wait = job->direct && fastact_fused_streams(f, elements);
     f->nsum = 0;
     f->partial = NULL;
     *repeated = NULL;
     for (int j = 0; j < job->narg; j++) {
-        job->one[j] = f->role[j] == FASTACT_VALUE || (f->role[j] == FASTACT_CHANNEL && f->inner > 1);
-        job->own[j] = f->role[j] == FASTACT_SUM || (f->role[j] == FASTACT_CHANNEL && f->inner == 1);
+        job->one[j] = f->role[j] == FASTACT_VALUE || (f->role[j] == FASTACT_CHANNEL && f->inner > 1 && j >= job->slot->nin);
+        job->own[j] = f->role[j] == FASTACT_SUM || (f->role[j] == FASTACT_CHANNEL && !job->one[j]);
         job->step[j] = f->role[j] == FASTACT_ARRAY ? job->slot->size : compute;
         f->nsum += f->role[j] == FASTACT_SUM;
         along = along || f->role[j] == FASTACT_CHANNEL || f->role[j] == FASTACT_SUM;
@@ -866,9 +871,13 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
     const ptrdiff_t rows = fastact_over(job->rows * f->channel, f->width);
     f->block = FASTACT_BLOCK;
     f->columns = along ? 1024 : job->resolved->chunk;
-    if (threads > 1)
-        while (f->columns > 128 && fastact_over(rows, f->block) * fastact_over(f->width, f->columns) < 4 * threads)
-            f->columns /= 2;
+    if (threads > 1 && !f->nsum && along) {
+        f->block = fastact_over(rows, 4 * threads);
+        f->block = f->block > FASTACT_BLOCK ? FASTACT_BLOCK : f->block;
+    }
+    /* with sums blocks are as they are; short strips cost more calls */
+    while (threads > 1 && f->columns > 128 && fastact_over(rows, f->block) * fastact_over(f->width, f->columns) < threads)
+        f->columns /= 2;
     bytes = (size_t)(fastact_over(rows, f->block) * f->nsum * 2 * f->width * compute);
     if (bytes && !(f->partial = (char *)malloc(bytes))) {
         job->failed = true;

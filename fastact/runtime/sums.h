@@ -63,16 +63,9 @@
         const T *a = (const T *)call->data[0], *b = (const T *)call->data[1];                                          \
         T *out = (T *)call->data[2];                                                                                   \
         ptrdiff_t n = call->n;                                                                                         \
-        if (call->step[1] == 0) {                                                                                      \
-            T one = *b;                                                                                                \
-            FASTACT_INDEPENDENT                                                                                        \
-            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
-                out[i] = a[i] + one;                                                                                   \
-        } else {                                                                                                       \
-            FASTACT_INDEPENDENT                                                                                        \
-            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
-                out[i] = a[i] + b[i];                                                                                  \
-        }                                                                                                              \
+        FASTACT_INDEPENDENT                                                                                            \
+        for (ptrdiff_t i = 0; i < n; i++)                                                                              \
+            out[i] = a[i] + b[i];                                                                                      \
     }                                                                                                                  \
     FASTACT_CLONES static void fastact_mul_##name(const fastact_call *call)                                            \
     {                                                                                                                  \

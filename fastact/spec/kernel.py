@@ -16,6 +16,7 @@ from fastact._version import __version__
 from fastact.spec import kinds
 from fastact.spec.kinds import ALL, Argument
 from fastact.spec.rows import ROWS
+from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
     from fastact.spec.table import Op
@@ -52,6 +53,8 @@ class KernelSpec:
         The activation and the kind of a ``map``.
     sign : int
         ``SIGN`` in a loop over rows.
+    kept : tuple of bool
+        Which values of a fused kind's body are outputs; the others are the same values again.
     """
 
     name: str
@@ -63,6 +66,7 @@ class KernelSpec:
     op: Op | None = None
     kind: str = ""
     sign: int = 1
+    kept: tuple[bool, ...] = ()
 
     @property
     def compute(self) -> str:
@@ -99,6 +103,12 @@ class KernelSpec:
             parts.append(self.sign)
         return hashlib.sha256(repr((parts, sorted(reached.items()))).encode()).hexdigest()
 
+    def computed(self, env: Mapping[str, Any], *values: Any) -> tuple[Any, ...]:
+        """The outputs of a ``map`` for inputs and parameters, over the bound formulas `env`."""
+        assert self.op is not None
+        found = kinds.body(env, self.op, self.kind)(*values)
+        return tuple(v for v, keep in zip(found, self.kept) if keep) if self.kept else found
+
     def __repr__(self) -> str:
         return f"<kernel {self.symbol}>"
 
@@ -112,11 +122,14 @@ def kernel_of(op: Op, kind: str, dtype: str) -> KernelSpec:
     ValueError
         If the activation has no kernel of that kind.
     """
-    if kind not in kinds.kernels_of(op):
+    if not kinds.has(op, kind):
         raise ValueError(f"{op.name} has no kernel of kind {kind!r}")
-    found = ALL[kind]
-    params = tuple(p.name for p in op.params)
-    return KernelSpec(f"{op.name}_{kind}", dtype, "map", found.inputs, params, found.outputs, op, kind)
+    inputs, params, outputs = ALL[kind].inputs, tuple(p.name for p in op.params), kinds.outputs_of(op, kind)
+    kept: tuple[bool, ...] = ()
+    if kind in kinds.FUSED:
+        kept = tuple(not like for like in program_of(op, kind).like[len(inputs) + len(params) :])
+        outputs = tuple(output for output, keep in zip(outputs, kept) if keep)
+    return KernelSpec(f"{op.name}_{kind}", dtype, "map", inputs, params, outputs, op, kind, kept=kept)
 
 
 @cache

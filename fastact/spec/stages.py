@@ -39,6 +39,11 @@ class Program:
     stages: tuple[Stage, ...]
     like: tuple[int, ...]
 
+    @property
+    def kernels(self) -> list[Stage]:
+        """The stages that are kernels."""
+        return [stage for stage in self.stages if stage.what not in ARITHMETIC]
+
 
 @dataclass(frozen=True)
 class Symbol:

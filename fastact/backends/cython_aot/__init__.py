@@ -142,7 +142,19 @@ def state(spec: KernelSpec) -> State:
     module, reason = _choose()
     if module is None:
         return absent(reason)
-    return READY if module.address(spec.name, spec.dtype) else absent("not built ahead of time")
+    if all(module.address(name, spec.dtype) for name in _stages(spec)):
+        return READY
+    return absent("not built ahead of time")
+
+
+def _stages(spec: KernelSpec) -> list[str]:
+    """The kernels that serve one: itself, or the stages of a fused kind."""
+    if not spec.kept:
+        return [spec.name]
+    from fastact.spec.stages import program_of
+
+    assert spec.op is not None
+    return [f"{spec.op.name}_{s.what}" for s in program_of(spec.op, spec.kind).kernels]
 
 
 def embedded(spec: KernelSpec) -> int:
