@@ -1,6 +1,7 @@
-"""Measure from how many bytes on threads and streaming stores pay: ``python -m benchmarks.tune [--write]``.
+"""Measure from how many bytes on threads and streaming stores pay: ``python -m benchmarks.tune [--write NAME]``.
 
-`--write` puts the thresholds, with the measurement, into ``fastact/thresholds.json``, which ``fastact.dispatch`` reads.
+`--write` puts the thresholds into ``fastact/thresholds.json``, which ``fastact.dispatch`` reads, and the measurement
+into ``benchmarks/results/thresholds-NAME.json``.
 
 Threads: each size is timed on one thread and on all, called back to back (the workers still look for work) and after a
 pause in which they have gone to sleep, as after a matrix product. Threads pay from the size on from which they win in
@@ -31,7 +32,7 @@ from fastact import dispatch
 from fastact.runtime import _driver
 from fastact.tools import bench
 
-# activations that stand for a cost class (dispatch.cost)
+# activations that stand for a cost class (dispatch.limits)
 SAMPLES = {"cheap": ("relu", "leaky_relu"), "costly": ("sigmoid", "gelu", "mish")}
 PARALLEL_SIZES = [2**k for k in range(9, 19)]
 STREAM_SIZES = [2**k for k in range(18, 26)]
@@ -40,6 +41,7 @@ SITUATIONS = ("back to back", "after a pause")
 PAUSE = 300e-6  # longer than a worker looks for work
 ROUNDS = 9
 FILE = Path(dispatch.__file__).with_name("thresholds.json")
+RESULTS = Path(__file__).with_name("results")
 
 
 @contextlib.contextmanager
@@ -62,8 +64,8 @@ def forced(parallel_min: int | None = None, stream_min: int | None = None) -> It
 
 def reset() -> None:
     # kernels keep the limits they were resolved with
-    for slots in dispatch._slots:
-        slots.reset()
+    for function in dispatch._functions:
+        function.reset()
 
 
 def after_pause(call: Callable[[], Any]) -> float:
@@ -167,7 +169,9 @@ def measure_stream() -> tuple[int, list[dict[str, Any]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=bench.THREADS)
-    parser.add_argument("--write", action="store_true", help=f"write {FILE.name} into the package")
+    parser.add_argument(
+        "--write", metavar="NAME", help=f"write {FILE.name} into the package, and the measurement beside"
+    )
     args = parser.parse_args()
     fa.set_num_threads(args.threads)
     parallel, parallel_rows = measure_parallel(args.threads)
@@ -194,6 +198,8 @@ def main() -> None:
     if args.write:
         if NEVER in (stream, *parallel.values()):
             parser.exit(1, "no break-even within the sizes measured: nothing written\n")
+        RESULTS.joinpath(f"thresholds-{args.write}.json").write_text(json.dumps(result, indent=1) + "\n")
+        result.pop("measured")
         FILE.write_text(json.dumps(result, indent=1) + "\n")
 
 

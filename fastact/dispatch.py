@@ -227,9 +227,9 @@ def limits(spec: KernelSpec) -> tuple[int, int]:
 def serving(*specs: KernelSpec) -> tuple[str, str]:
     """The backend that serves kernels, and why.
 
-    Numba is the first choice. Where its kernels would have to be compiled first and there are some ahead of time for all
-    that this CPU has, those serve: both give the same bits at about the same speed (docs/design.md), so nobody should wait
-    0.1 to 0.9 s. `warmup` compiles Numba's, which then serve from disk.
+    Numba is the first choice. Where its kernels would have to be compiled first and there are some ahead of time for
+    all that this CPU has, those serve: both give the same bits at about the same speed (docs/design.md), so nobody
+    should wait 0.1 to 0.9 s. `warmup` compiles Numba's, which then serve from disk.
     """
     if _asked != "auto":
         return _checked(_asked), "asked for"

@@ -121,7 +121,10 @@ def test_an_activation_tells_about_itself(name):
 
 def test_every_formula_serves_a_row():
     """A formula that no row uses, directly or through others, is left over."""
-    used, waiting = set(), [f for op in kernel_rows() for f in (op.forward, op.grad, op.grad_from_output, op.param_grad) if f]
+    used, waiting = (
+        set(),
+        [f for op in kernel_rows() for f in (op.forward, op.grad, op.grad_from_output, op.param_grad) if f],
+    )
     defined = {n: f for n, f in vars(formulas).items() if inspect.isfunction(f) and f.__module__ == formulas.__name__}
     while waiting:
         function = waiting.pop()

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 
 def checked(op: Op, param: Param, value: Any) -> Any:
-    """The value as a float, or as an array of one dimension or more; `TypeError` for what is no real number, `ValueError`
-    outside its domain."""
+    """The value as a float, or as an array of one dimension or more.
+
+    `TypeError` for what is no real number, `ValueError` outside its domain.
+    """
     if type(value) is not float:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
@@ -241,8 +243,10 @@ def _make() -> dict[str, Activation]:
     made: dict[str, Activation] = {}
     # those that are a variant of another come before it
     for op in sorted(OPS.values(), key=lambda op: op.variants is not None):
-        keyword, names = op.variants or ("", {})
-        variants = (keyword, {value: name and made[name] for value, name in names.items()}) if names else None
+        variants = None
+        if op.variants is not None:
+            keyword, names = op.variants
+            variants = (keyword, {value: made[name] if name else None for value, name in names.items()})
         made[op.name] = Activation(op, variants)
     return {name: made[name] for name in OPS}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,7 +75,9 @@ def of_fused(fused: Fused) -> str:
         returns += [f"{argument.name} : ndarray", f"    {text}"]
     lines += _section("Returns", returns)
     wrong = "an array is complex or of objects, strings or dates, or ``out`` cannot hold the result"
-    unfit = "shapes do not fit, ``axis`` is out of range, a parameter is outside its domain, or ``out`` cannot be written"
+    unfit = (
+        "shapes do not fit, ``axis`` is out of range, a parameter is outside its domain, or ``out`` cannot be written"
+    )
     errors = ["TypeError", *_wrapped(f"If {wrong}."), "AxisError, ValueError", *_wrapped(f"If {unfit}; nothing is.")]
     lines += _section("Raises", errors)
     if any(a.role == "sum_rows" for a in outputs):
@@ -97,7 +99,8 @@ VALUES["x"] = VALUES["gate"] = "[[-1.0, 0.5], [3.0, -2.0]]"
 
 def _fused_examples(fused: Fused, names: tuple[str, ...]) -> list[str]:
     required = [p.name for p in fused.op.params if p.default is None]
-    results = fused(*(eval(VALUES[name], {"np": np}) for name in names), **dict.fromkeys(required, 0.5))
+    numbers: dict[str, Any] = dict.fromkeys(required, 0.5)
+    results = fused(*(eval(VALUES[name], {"np": np}) for name in names), **numbers)
     given = "".join(f", {name}=0.5" for name in required)
     lines = [">>> import numpy as np, fastact as fa"]
     lines += [f">>> {name} = {VALUES[name]}" for name in names]

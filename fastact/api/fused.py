@@ -36,7 +36,9 @@ class Fused:
         self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
         self.required = any(p.default is None for p in self.op.params)
-        self.roles = "".join({"map": "a", "col": "c", "sum_rows": "s"}[a.role] for a in (*ALL[kind].inputs, *self.outputs))
+        self.roles = "".join(
+            {"map": "a", "col": "c", "sum_rows": "s"}[a.role] for a in (*ALL[kind].inputs, *self.outputs)
+        )
         self._functions: dict[Op, _driver.Function] = {}
         self._plain: tuple[_driver.Function, tuple[float, ...]] | None = None
 

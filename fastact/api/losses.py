@@ -290,12 +290,12 @@ class SoftmaxCrossEntropy(Loss):
             count = float(loss.size)
         factor = _divided(1.0, count) if reduction == "mean" else 1.0
         if classes and rows.size:
+            size = loss.size, classes, factor
             if targets is None:
-                arrays = (rows, y, weight, loss, dx)
-                self._function("cross_entropy").run_rows(arrays, loss.size, classes, factor, *_gradient(dx, scratch=4))
+                by_label = self._function("cross_entropy")
+                by_label.run_rows((rows, y, weight, loss, dx), *size, *_gradient(dx, scratch=4))
             else:
-                arrays = (rows, targets, loss, dx)
-                self._function("cross_entropy_of_shares").run_rows(arrays, loss.size, classes, factor, *_gradient(dx))
+                self._function("cross_entropy_of_shares").run_rows((rows, targets, loss, dx), *size, *_gradient(dx))
                 if indices and number < y.size:
                     loss[~counted] = 0
                     if dx is not None:

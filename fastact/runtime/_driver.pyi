@@ -4,12 +4,15 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 DTYPES: tuple[str, ...]
+ARITHMETIC: dict[tuple[str, str], int]
 fma: np.ufunc
 
-class UfuncSlots:
+class Function:
     ufunc: np.ufunc
+    masked: np.ufunc
     name: str
     def __init__(
         self,
@@ -18,14 +21,33 @@ class UfuncSlots:
         nin: int,
         nparam: int,
         nout: int,
-        resolver: _Callable[[str], tuple[int | None, _Callable[..., Any] | None, int, int]],
+        resolver: _Callable[[str], tuple[Any, Any, int, int]],
         lock: AbstractContextManager[Any],
+        loop: str = "map",
+        *,
+        reduces: bool = False,
+        fill_in: float = 0.0,
+        fill: float = 0.0,
+        roles: str = "",
+        like: tuple[int, ...] = (),
     ) -> None: ...
     def reset(self) -> None: ...
     def address(self, dtype: str) -> int: ...
+    def python(self, dtype: str) -> Any: ...
+    def direct(self, arrays: tuple[Any, ...], out: Any, where: Any = None) -> Any: ...
+    def call(self, arrays: tuple[Any, ...], axis: int, where: Any, out: Any, kwargs: dict[str, Any]) -> Any: ...
+    def run_rows(
+        self, arrays: tuple[Any, ...], rows: int, n: int, factor: float, flags: int, scratch: int = -1
+    ) -> int: ...
+    def plain_fused(
+        self, arrays: tuple[Any, ...], params: tuple[float, ...], roles: str, axis: int | None, out: Any
+    ) -> Any: ...
+    def run_fused(
+        self, dtype: str, arrays: tuple[Any, ...], roles: str, outer: int, channel: int, inner: int
+    ) -> list[NDArray[Any]]: ...
 
 class Callable:
-    slots: UfuncSlots
+    function: Function
     names: tuple[str, ...]
     defaults: tuple[float | None, ...]
     variants: tuple[str, Mapping[str, Any]] | None
@@ -34,13 +56,15 @@ class Callable:
     def __init__(
         self,
         called: str,
-        make: _Callable[[], UfuncSlots],
+        make: _Callable[[], Function],
         narrays: int,
         names: tuple[str, ...],
         defaults: tuple[float | None, ...],
-        check: _Callable[[Mapping[str, Any]], None],
+        domains: tuple[tuple[float, float, bool, bool, bool], ...],
+        check: _Callable[[Mapping[str, Any]], dict[str, Any]],
         variants: tuple[str, Mapping[str, Any]] | None = None,
         at_default: Callable | None = None,
+        ordered: tuple[int, ...] | None = None,
     ) -> None: ...
     def __call__(self, *arrays: Any, **kwargs: Any) -> Any: ...
 
@@ -48,6 +72,9 @@ _Class = TypeVar("_Class", bound=type)
 
 def enable_vectorcall(cls: _Class) -> _Class: ...
 def computing_dtype(dtypes: Sequence[np.dtype[Any]]) -> str | None: ...
+def pairwise(x: NDArray[Any]) -> float: ...
+def side_by_side(columns: int) -> int: ...
+def mean_by_label(function: Function, logits: Any, labels: Any, out: Any, grad: bool) -> tuple[Any, Any] | None: ...
 def configure(
     *,
     threads: int | None = None,

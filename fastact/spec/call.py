@@ -1,15 +1,15 @@
 """The calling convention of every CPU kernel: ``void kernel(const fastact_call *call)``, the struct of runtime/call.h.
 
-``data[j]`` is where argument j begins, inputs first, then parameters, then outputs; ``row_step[j]`` the bytes from row to
-row; ``step[j]`` the bytes from element to element. A kernel computes `rows` rows of `n` elements.
+``data[j]`` is where argument j begins, inputs first, then parameters, then outputs; ``row_step[j]`` the bytes from row
+to row; ``step[j]`` the bytes from element to element. A kernel computes `rows` rows of `n` elements.
 
 - A kernel of the loop ``map`` takes n in multiples of 16 (float64: 8) and arguments that are contiguous along a row, at
   element alignment. A parameter whose step is 0 is one value, which fills the 64 bytes at ``data[j]``.
 - A kernel over rows takes any n; its rows are contiguous.
 
-``row0`` and ``col0`` say where this call's part begins in the whole, ``scalars`` are numbers for the whole call (a factor
-of a gradient, a learning rate), ``seed`` and ``offset`` belong to random numbers. Outputs may be inputs. A kernel touches
-no Python object and raises nothing.
+``row0`` and ``col0`` say where this call's part begins in the whole, ``scalars`` are numbers for the whole call (a
+factor of a gradient, a learning rate), ``seed`` and ``offset`` belong to random numbers. Outputs may be inputs. A
+kernel touches no Python object and raises nothing.
 
 The numbers are offsets in bytes; a test compares them with the C struct.
 """

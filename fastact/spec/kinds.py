@@ -8,8 +8,9 @@ A kind says what each argument is, by its role:
 ``sum_rows``   an output g[j]: what is computed for [i, j], summed over all i (docs/design.md, 'Sums')
 =============  ===================================================================================================
 
-Parameters follow the inputs. Kinds whose arguments are all ``map`` are kernels of their own, compiled for every dtype; the
-others are fused: a backend runs them in stages (`stages`), over tiles that stay in the cache.
+Parameters follow the inputs. `KERNELS` are compiled for every dtype, ahead of time too. `FUSED` kinds compute in
+float32 or float64: Numba compiles a kernel when one is first needed, ahead of time they run as stages
+(spec/stages.py).
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ class RowKernel:
     loop : str
         The function of ``fastact.loops.rows``.
     signature : str
-        Inputs ``->`` outputs, each ``name`` or ``name:role``. Beside the roles of kinds there is ``row``, m[i], one value
-        for each row. Names in brackets may be absent (a null pointer).
+        Inputs ``->`` outputs, each ``name`` or ``name:role``. Beside the roles of kinds there is ``row``, m[i], one
+        value for each row. Names in brackets may be absent (a null pointer).
     sign : int
         ``SIGN`` in the loop: -1 for softmin.
     scalars : tuple of str

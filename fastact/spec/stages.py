@@ -1,8 +1,8 @@
 """Fused kinds as stages: kernels that there are already, and additions and multiplications between them.
 
-A fused kind's body is run once over symbols, which leaves behind what it does. Over a tile in the cache a driver then runs
-one kernel after the other, in the computing dtype: the same operations in the same order as a kernel of its own would have,
-so the same bits, and nothing more to compile.
+A fused kind's body is run once over symbols, which leaves behind what it does. Over a tile in the cache a driver then
+runs one kernel after the other, in the computing dtype: the same operations in the same order as in a kernel of its
+own, so the same bits, and nothing more to compile.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Stage:
 class Program:
     """A fused kind of an activation.
 
-    Places count inputs, parameters, outputs, then temporaries. ``like[j]`` is 1 + the place of the output whose values the
-    sum at place j adds up, where the stages compute them once for both, else 0.
+    Places count inputs, parameters, outputs, then temporaries. ``like[j]`` is 1 + the place of the output whose values
+    the sum at place j adds up, where they are computed once for both, else 0.
     """
 
     stages: tuple[Stage, ...]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,8 @@ class Check:
         f = fa.activations[self.name]
         if self.kind == "forward":
             return f(x, **self.params)
-        dx = f.backward(self.ones[: x.size], x, **self.params)
+        backward: Any = f.backward
+        dx = backward(self.ones[: x.size], x, **self.params)
         return dx[0] if isinstance(dx, tuple) else dx
 
     def sweep(self, first: int, last: int, stride: int = 1) -> Found:

@@ -57,14 +57,15 @@ def fold(high: Any, low: Any) -> tuple[Any, Any]:
 def channel_sums(v: Any, side_by_side: int) -> tuple[Any, Any]:
     """The sums of v[outer, channel, inner] over all but the channels, in two parts.
 
-    With inner = 1 so many rows are taken as one. Else a row is cut into segments, each summed as rows of `CHAINS` columns.
+    With inner = 1 so many rows are taken as one. Else a row is cut into segments, each summed as rows of `CHAINS`
+    columns.
     """
     outer, channel, inner = v.shape
     if inner == 1:
         width = channel * side_by_side
         rows = np.zeros((-(-outer // side_by_side), width), v.dtype)
         rows.reshape(-1)[: v.size] = v.reshape(-1)
-        parts = [p.reshape(side_by_side, channel) for p in column_sums(rows)]
+        parts = tuple(p.reshape(side_by_side, channel) for p in column_sums(rows))
         return reduce(lambda a, b: pair_add(*a, *b), zip(*parts))
     segments = -(-inner // SEGMENT)
     padded = min(inner, SEGMENT) if segments == 1 else SEGMENT
