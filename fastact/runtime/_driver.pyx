@@ -232,8 +232,11 @@ cdef int call_map(fastact_slot *slot, char **data, Py_ssize_t n, const cnp.npy_i
     job.resolved = resolved_of(slot)
     if n <= 0:
         return 0
+    flags = fastact_save_flags()
     if job.resolved.nstage == 0:
-        return map_in_python(slot, <PyObject *> job.resolved.python, data, n, strides, mask)
+        map_in_python(slot, <PyObject *> job.resolved.python, data, n, strides, mask)
+        fastact_restore_flags(flags)
+        return 0
     job.slot = slot
     job.narg = slot.nin + slot.nparam + slot.nout
     job.n = n
@@ -243,7 +246,6 @@ cdef int call_map(fastact_slot *slot, char **data, Py_ssize_t n, const cnp.npy_i
     for j in range(job.narg):
         job.data[j] = data[j]
         job.step[j] = strides[j]
-    flags = fastact_save_flags()
     fastact_run_map(&job, <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1)))
     fastact_restore_flags(flags)
     return 0
