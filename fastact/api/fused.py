@@ -35,7 +35,8 @@ class Fused:
         self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
         self.required = any(p.default is None for p in self.op.params)
-        self.roles = "".join({"map": "a", "col": "c", "sum_rows": "s"}[a.role] for a in (*ALL[kind].inputs, *self.outputs))
+        roles = {"map": "a", "col": "c", "sum_rows": "s"}
+        self.roles = "".join(roles[a.role] for a in (*ALL[kind].inputs, *self.outputs))
         self._functions: dict[Op, _driver.Function] = {}
         self._plain: tuple[_driver.Function, tuple[float, ...]] | None = None
 
@@ -84,7 +85,7 @@ class Fused:
         elif op.at_default is not None:
             op = op.at_default
         values = {p.name: params.get(p.name, p.default) for p in op.params}
-        return op, [np.asarray(a) for a in arrays[:n]], values
+        return op, _arrays(arrays[:n], values), values
 
     def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
         kwargs = {k: v for k, v in kwargs.items() if k != "out"}
@@ -124,6 +125,21 @@ class Fused:
         return _unpickle, (self.op.name, self.method)
 
 
+def _arrays(given: tuple[Any, ...], values: dict[str, Any]) -> list[Array]:
+    """Inputs as arrays; Python's numbers take the dtype of the others, as in NumPy."""
+    arrays = [np.asarray(a) for a in given]
+    weak = [type(a) in (int, float) for a in given]
+    if any(weak):
+        own = [a.dtype for a, w in zip(arrays, weak) if not w]
+        own += [v.dtype for v in values.values() if isinstance(v, np.ndarray)]
+        name = _driver.computing_dtype(own) if own else None
+        if name is not None:
+            dtype = next((d for d in own if d.name == name), name)
+            with np.errstate(over="ignore"):
+                arrays = [a.astype(dtype) if w else a for a, w in zip(arrays, weak)]
+    return arrays
+
+
 class _Call:
     """One call: everything is checked here, before anything is written."""
 
@@ -140,7 +156,9 @@ class _Call:
         if name is None:
             raise TypeError(unsupported(fused.__name__, map(type, dtypes)))
         self.dtype, self.compute = name, np.dtype(compute_dtype(name))
-        self.memory = next((d for d in dtypes if d.name == name), None) or np.dtype(name)
+        memory = next((d for d in dtypes if d.name == name), None) or np.dtype(name)
+        # of either order of bytes; kernels take the native one
+        self.memory = memory if memory.isnative else memory.newbyteorder("=")
         self.numbers = numbers
         self.shape = self._shape()
         self._place_axis(axis)
