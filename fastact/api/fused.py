@@ -34,6 +34,7 @@ class Fused:
         self.along = any(a.role == "col" for a in ALL[kind].inputs)
         self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
+        self.takes_axis = self.along or len(self.outputs) > len(ALL[kind].outputs)
         self.required = any(p.default is None for p in self.op.params)
         roles = {"map": "a", "col": "c", "sum_rows": "s"}
         self.roles = "".join(roles[a.role] for a in (*ALL[kind].inputs, *self.outputs))
@@ -57,13 +58,13 @@ class Fused:
             chosen = self.activation.variant(params.pop(variants[0]))
             if chosen is not self.activation:
                 return getattr(chosen, self.method)(*arrays, axis=axis, out=out, **params)
+        if axis is not None and not self.takes_axis:
+            raise TypeError(f"{self.__name__}() got an unexpected keyword argument 'axis'")
         if len(arrays) == len(self.inputs) and not params and not self.required:
             function, numbers = self._plain or self._plainly()
             done = function.plain_fused(arrays, numbers, self.roles, self.axis if axis is None else axis, out)
             if done is not None:
                 return done
-        if axis is not None and not self.along and len(self.outputs) == len(ALL[self.kind].outputs):
-            raise TypeError(f"{self.__name__}() got an unexpected keyword argument 'axis'")
         op, given, values = self._arguments(arrays, params)
         return _Call(self, op, given, values, axis).run(out)
 
@@ -253,8 +254,8 @@ class _Call:
         for argument, given, result in zip(fused.outputs, outs, results):
             if result is None:
                 result, shape = next(sums), self._sum_shape(argument.name)
-                # a parameter that all channels share has the sum over them
-                one = result.size > math.prod(shape)
+                # a parameter that all channels share has the sum over them, be there none
+                one = result.size != math.prod(shape)
                 result = (np.array(_driver.pairwise(result)) if one else result).reshape(shape)
             elif self.order is not None:
                 result = result.transpose(np.argsort(self.order))
