@@ -35,10 +35,10 @@ class Fused:
         self.along = any(a.role == "col" for a in ALL[kind].inputs)
         self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
+        self.takes_axis = self.along or len(self.outputs) > len(ALL[kind].outputs)
         self.required = any(p.default is None for p in self.op.params)
-        self.roles = "".join(
-            {"map": "a", "col": "c", "sum_rows": "s"}[a.role] for a in (*ALL[kind].inputs, *self.outputs)
-        )
+        roles = {"map": "a", "col": "c", "sum_rows": "s"}
+        self.roles = "".join(roles[a.role] for a in (*ALL[kind].inputs, *self.outputs))
         self._functions: dict[Op, _driver.Function] = {}
         self._plain: tuple[_driver.Function, tuple[float, ...]] | None = None
 
@@ -59,13 +59,13 @@ class Fused:
             chosen = self.activation.variant(params.pop(variants[0]))
             if chosen is not self.activation:
                 return getattr(chosen, self.method)(*arrays, axis=axis, out=out, **params)
+        if axis is not None and not self.takes_axis:
+            raise TypeError(f"{self.__name__}() got an unexpected keyword argument 'axis'")
         if len(arrays) == len(self.inputs) and not params and not self.required:
             function, numbers = self._plain or self._plainly()
             done = function.plain_fused(arrays, numbers, self.roles, self.axis if axis is None else axis, out)
             if done is not None:
                 return done
-        if axis is not None and not self.along and len(self.outputs) == len(ALL[self.kind].outputs):
-            raise TypeError(f"{self.__name__}() got an unexpected keyword argument 'axis'")
         op, given, values = self._arguments(arrays, params)
         return _Call(self, op, given, values, axis).run(out)
 
@@ -87,7 +87,7 @@ class Fused:
         elif op.at_default is not None:
             op = op.at_default
         values = {p.name: params.get(p.name, p.default) for p in op.params}
-        return op, [np.asarray(a) for a in arrays[:n]], values
+        return op, _arrays(arrays[:n], values), values
 
     def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
         kwargs = {k: v for k, v in kwargs.items() if k != "out"}
@@ -127,6 +127,21 @@ class Fused:
         return _unpickle, (self.op.name, self.method)
 
 
+def _arrays(given: tuple[Any, ...], values: dict[str, Any]) -> list[Array]:
+    """Inputs as arrays; Python's numbers take the dtype of the others, as in NumPy."""
+    arrays = [np.asarray(a) for a in given]
+    weak = [type(a) in (int, float) for a in given]
+    if any(weak):
+        own = [a.dtype for a, w in zip(arrays, weak) if not w]
+        own += [v.dtype for v in values.values() if isinstance(v, np.ndarray)]
+        name = _driver.computing_dtype(own) if own else None
+        if name is not None:
+            dtype = next((d for d in own if d.name == name), name)
+            with np.errstate(over="ignore"):
+                arrays = [a.astype(dtype) if w else a for a, w in zip(arrays, weak)]
+    return arrays
+
+
 class _Call:
     """One call: everything is checked here, before anything is written."""
 
@@ -143,7 +158,9 @@ class _Call:
         if name is None:
             raise TypeError(unsupported(fused.__name__, map(type, dtypes)))
         self.dtype, self.compute = name, np.dtype(compute_dtype(name))
-        self.memory = next((d for d in dtypes if d.name == name), None) or np.dtype(name)
+        memory = next((d for d in dtypes if d.name == name), None) or np.dtype(name)
+        # of either order of bytes; kernels take the native one
+        self.memory = memory if memory.isnative else memory.newbyteorder("=")
         self.numbers = numbers
         self.shape = self._shape()
         self._place_axis(axis)
@@ -238,8 +255,8 @@ class _Call:
         for argument, given, result in zip(fused.outputs, outs, results):
             if result is None:
                 result, shape = next(sums), self._sum_shape(argument.name)
-                # a parameter that all channels share has the sum over them
-                one = result.size > math.prod(shape)
+                # a parameter that all channels share has the sum over them, be there none
+                one = result.size != math.prod(shape)
                 result = (np.array(_driver.pairwise(result)) if one else result).reshape(shape)
             elif self.order is not None:
                 result = result.transpose(np.argsort(self.order))
