@@ -28,7 +28,7 @@ cnp.import_array()
 cnp.import_ufunc()
 
 
-cdef extern from "driver.h" nogil:
+cdef extern from "fused.h" nogil:
     enum: FASTACT_ARGS, FASTACT_STAGES, FASTACT_TEMPS, FASTACT_MAP, FASTACT_ROWS, FASTACT_STREAM, FASTACT_VALUE_ONLY
     enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM
     enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR

@@ -1,0 +1,364 @@
+/* Fused functions: maps over rows and columns, with arguments along an axis, and sums over the other ones.
+ *
+ * Arrays are contiguous, (outer, channel, inner). With inner = 1 the axis is the last one: its arguments lie along a row.
+ * Else a row is `inner` elements of one channel, and an argument of the axis is one value for it. */
+#ifndef FASTACT_FUSED_H
+#define FASTACT_FUSED_H
+
+#include "driver.h"
+
+
+enum { FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM };
+
+typedef struct {
+    fastact_job job;
+    int role[FASTACT_ARGS];
+    ptrdiff_t outer, channel, inner;
+    ptrdiff_t width;   /* columns of the arrays as they are taken; narrow rows several at a time */
+    ptrdiff_t copies;  /* rows in one of them */
+    ptrdiff_t columns; /* of a task */
+    ptrdiff_t block;   /* rows of a task, as they are taken */
+    int nsum;
+    char *partial; /* of sums: for each block of rows, or each segment of a row, high and low parts */
+} fastact_fused;
+
+#define SEGMENT 65536 /* elements of a row that are summed into one pair, where inner > 1 */
+#define CHAINS 64     /* columns of such a sum */
+
+/* memory of a task: values of a quad of rows for each sum, sums and their low parts */
+static ptrdiff_t fastact_fused_bytes(const fastact_fused *f, ptrdiff_t columns)
+{
+    return f->nsum * (FASTACT_QUAD + 2) * (columns * f->job.slot->compute + VECTOR) + VECTOR;
+}
+
+static const double fastact_zeros[1024];
+
+/* one block of rows, and the columns from `first` on */
+static void fastact_columns_task(void *context, ptrdiff_t index)
+{
+    fastact_fused *f = (fastact_fused *)context;
+    fastact_job *job = &f->job;
+    const ptrdiff_t size = job->slot->size, compute = job->slot->compute, total = job->rows * f->channel;
+    const ptrdiff_t strips = fastact_over(f->width, f->columns), rows = fastact_over(total, f->width);
+    const ptrdiff_t block = index / strips, first = index % strips * f->columns;
+    const ptrdiff_t columns = fastact_least(f->columns, f->width - first), strip = columns * compute + VECTOR;
+    const ptrdiff_t stop = fastact_least((block + 1) * f->block, rows);
+    /* where the values of a sum like an output are in the output alone */
+    const bool apart = job->direct && !job->stream;
+    char *at[FASTACT_ARGS], *memory = NULL, *sums[FASTACT_ARGS];
+    if (f->nsum) {
+        memory = fastact_scratch((size_t)fastact_fused_bytes(f, f->columns));
+        if (!memory) {
+            job->failed = true;
+            return;
+        }
+    }
+    for (int j = 0, s = 0; j < job->narg; j++)
+        if (f->role[j] == FASTACT_SUM) {
+            sums[j] = memory + s++ * (FASTACT_QUAD + 2) * strip;
+            memset(sums[j] + FASTACT_QUAD * strip, 0, (size_t)(2 * strip));
+        }
+    for (ptrdiff_t quad = block * f->block; quad < stop; quad += FASTACT_QUAD) {
+        const ptrdiff_t many = fastact_least(FASTACT_QUAD, stop - quad);
+        ptrdiff_t count[FASTACT_QUAD] = {0, 0, 0, 0};
+        for (ptrdiff_t q = 0; q < many; q++) {
+            const ptrdiff_t start = (quad + q) * f->width + first;
+            count[q] = fastact_least(columns, total - start);
+            if (count[q] <= 0) {
+                count[q] = 0;
+                break;
+            }
+            for (int j = 0; j < job->narg; j++)
+                at[j] = f->role[j] == FASTACT_ARRAY     ? job->data[j] + start * size
+                        : f->role[j] == FASTACT_CHANNEL ? job->data[j] + first * compute
+                        : f->role[j] == FASTACT_SUM     ? sums[j] + q * strip
+                                                        : job->data[j];
+            fastact_span(job, at, NULL, count[q]);
+        }
+        for (int j = 0; j < job->narg; j++)
+            if (f->role[j] == FASTACT_SUM) {
+                const void *values[FASTACT_QUAD];
+                for (ptrdiff_t q = 0; q < FASTACT_QUAD; q++) {
+                    const int like = job->slot->like[j] - 1;
+                    values[q] = count[q] == 0 ? (const void *)fastact_zeros : sums[j] + q * strip;
+                    if (count[q] && like >= 0 && apart && count[q] == columns)
+                        values[q] = job->data[like] + ((quad + q) * f->width + first) * size;
+                    else if (count[q] && count[q] < columns) {
+                        if (like >= 0 && apart)
+                            memcpy(sums[j] + q * strip, job->data[like] + ((quad + q) * f->width + first) * size,
+                                   (size_t)(count[q] * compute));
+                        memset(sums[j] + q * strip + count[q] * compute, 0, (size_t)((columns - count[q]) * compute));
+                    }
+                }
+                fastact_add_quad((int)compute, sums[j] + FASTACT_QUAD * strip, sums[j] + (FASTACT_QUAD + 1) * strip, values,
+                                 columns);
+            }
+    }
+    for (int j = 0, s = 0; j < job->narg; j++)
+        if (f->role[j] == FASTACT_SUM) {
+            char *to = f->partial + (block * f->nsum + s++) * 2 * f->width * compute + first * compute;
+            memcpy(to, sums[j] + FASTACT_QUAD * strip, (size_t)(columns * compute));
+            memcpy(to + f->width * compute, sums[j] + (FASTACT_QUAD + 1) * strip, (size_t)(columns * compute));
+        }
+    if (job->stream)
+        fastact_streamed();
+}
+
+/* one segment of a row of `inner` elements; job->task segments at a time */
+static void fastact_segment(fastact_fused *f, ptrdiff_t index, char *memory)
+{
+    fastact_job *job = &f->job;
+    const ptrdiff_t size = job->slot->size, compute = job->slot->compute, piece = f->columns;
+    const ptrdiff_t segments = fastact_over(f->inner, SEGMENT), row = index / segments;
+    const ptrdiff_t first = index % segments * SEGMENT, stop = fastact_least(first + SEGMENT, f->inner);
+    const ptrdiff_t strip = piece * compute + VECTOR, width = CHAINS * compute;
+    char *at[FASTACT_ARGS], blocks[FASTACT_ARGS * VECTOR + VECTOR], *block = fastact_aligned(blocks), *sums[FASTACT_ARGS];
+    char *channels = memory + f->nsum * (strip + 4 * width);
+    for (int j = 0, s = 0; j < job->narg; j++) {
+        at[j] = job->data[j];
+        if (f->role[j] == FASTACT_CHANNEL) {
+            fastact_fill(block, job->data[j] + row % f->channel * compute, compute);
+            at[j] = block;
+            if (j < job->slot->nin) {
+                /* an input lies along the row: as many copies as a piece has elements */
+                at[j] = channels;
+                for (ptrdiff_t i = 0; i < fastact_over(fastact_least(piece, stop - first) * compute, VECTOR); i++)
+                    memcpy(channels + i * VECTOR, block, VECTOR);
+                channels += piece * compute + VECTOR;
+            }
+            block += VECTOR;
+        } else if (f->role[j] == FASTACT_SUM) {
+            /* values of a piece; high and low parts of a block and of the segment */
+            sums[j] = memory + s++ * (strip + 4 * width);
+            memset(sums[j] + strip, 0, (size_t)(4 * width));
+            at[j] = sums[j];
+        }
+    }
+    for (ptrdiff_t i = first; i < stop; i += piece) {
+        const ptrdiff_t n = fastact_least(piece, stop - i), start = row * f->inner + i;
+        for (int j = 0; j < job->narg; j++)
+            if (f->role[j] == FASTACT_ARRAY)
+                at[j] = job->data[j] + start * size;
+        fastact_span(job, at, NULL, n);
+        for (int j = 0; j < job->narg; j++)
+            if (f->role[j] == FASTACT_SUM) {
+                char *v = sums[j], *s = v + strip, *high = s + 2 * width;
+                const ptrdiff_t padded = fastact_over(n, CHAINS) * CHAINS;
+                if (job->slot->like[j] && job->direct && !job->stream) {
+                    if (padded == n)
+                        v = job->data[job->slot->like[j] - 1] + start * size;
+                    else
+                        memcpy(v, job->data[job->slot->like[j] - 1] + start * size, (size_t)(n * compute));
+                }
+                if (padded > n)
+                    memset(v + n * compute, 0, (size_t)((padded - n) * compute));
+                for (ptrdiff_t k = 0; k < padded; k += FASTACT_QUAD * CHAINS) {
+                    const void *values[FASTACT_QUAD];
+                    for (ptrdiff_t q = 0; q < FASTACT_QUAD; q++)
+                        values[q] = k + q * CHAINS < padded ? (const void *)(v + (k + q * CHAINS) * compute)
+                                                            : (const void *)fastact_zeros;
+                    fastact_add_quad((int)compute, s, s + width, values, CHAINS);
+                }
+                /* a block of CHAINS rows is a whole number of pieces */
+                if ((i + n - first) % (FASTACT_BLOCK * CHAINS) == 0 || i + n == stop) {
+                    if (i + n - first <= FASTACT_BLOCK * CHAINS)
+                        memcpy(high, s, (size_t)(2 * width));
+                    else
+                        fastact_add_pair((int)compute, high, high + width, s, s + width, CHAINS);
+                    memset(s, 0, (size_t)(2 * width));
+                }
+            }
+    }
+    for (int j = 0, s = 0; j < job->narg; j++)
+        if (f->role[j] == FASTACT_SUM) {
+            char *high = sums[j] + strip + 2 * width, *to = f->partial + (index * f->nsum + s++) * 2 * compute;
+            fastact_fold((int)compute, high, high + width, CHAINS);
+            memcpy(to, high, (size_t)compute);
+            memcpy(to + compute, high + width, (size_t)compute);
+        }
+}
+
+static void fastact_segments_task(void *context, ptrdiff_t index)
+{
+    fastact_fused *f = (fastact_fused *)context;
+    const ptrdiff_t all = f->outer * f->channel * fastact_over(f->inner, SEGMENT);
+    const ptrdiff_t stop = fastact_least((index + 1) * f->job.task, all);
+    const ptrdiff_t compute = f->job.slot->compute, piece = f->columns * compute + VECTOR;
+    char *memory = fastact_scratch((size_t)(f->nsum * (piece + 4 * CHAINS * compute) + f->job.slot->nin * piece));
+    if (!memory) {
+        f->job.failed = true;
+        return;
+    }
+    for (ptrdiff_t i = index * f->job.task; i < stop; i++)
+        fastact_segment(f, i, memory);
+    if (f->job.stream)
+        fastact_streamed();
+}
+
+/* The partial sums of sum number s to one value for each channel. -1 if there is no memory. */
+static int fastact_combine(const fastact_fused *f, int s, char *to)
+{
+    const ptrdiff_t compute = f->job.slot->compute, channel = f->channel * compute;
+    const int size = (int)compute;
+    char *high = f->partial + s * 2 * f->width * compute, *low = high + f->width * compute, *own = NULL;
+    if (f->inner == 1) {
+        const ptrdiff_t blocks = fastact_over(fastact_over(f->job.rows * f->channel, f->width), f->block);
+        const ptrdiff_t bytes = f->width * compute;
+        for (ptrdiff_t b = 1; b < blocks; b++) {
+            char *next = f->partial + (b * f->nsum + s) * 2 * bytes;
+            fastact_add_pair(size, high, low, next, next + bytes, f->width);
+        }
+        for (ptrdiff_t k = 1; k < f->copies; k++)
+            fastact_add_pair(size, high, low, high + k * channel, low + k * channel, f->channel);
+    } else {
+        const ptrdiff_t segments = fastact_over(f->inner, SEGMENT);
+        own = high = (char *)calloc(2, (size_t)channel);
+        if (!own)
+            return -1;
+        low = high + channel;
+        for (ptrdiff_t c = 0; c < f->channel; c++)
+            for (ptrdiff_t i = 0; i < f->outer * segments; i++) {
+                const ptrdiff_t unit = (i / segments * f->channel + c) * segments + i % segments;
+                const char *next = f->partial + (unit * f->nsum + s) * 2 * compute;
+                if (i == 0) {
+                    memcpy(high + c * compute, next, (size_t)compute);
+                    memcpy(low + c * compute, next + compute, (size_t)compute);
+                } else {
+                    fastact_add_pair(size, high + c * compute, low + c * compute, next, next + compute, 1);
+                }
+            }
+    }
+    fastact_total(size, to, high, low, f->channel);
+    free(own);
+    return 0;
+}
+
+/* How many rows of so many columns are taken as one: few columns, or not a whole number of vectors, cost more. */
+static ptrdiff_t fastact_side_by_side(ptrdiff_t columns)
+{
+    const ptrdiff_t even = columns & -columns, whole = even >= 16 ? 1 : 16 / even;
+    return columns < 512 || (whole > 1 && columns <= 4096) ? whole * fastact_over(512, columns * whole) : 1;
+}
+
+/* whether a stage reads an input in whose place an earlier one has written an output */
+static bool fastact_reads_late(const fastact_job *job)
+{
+    const fastact_resolved *r = job->resolved;
+    const int nin = job->slot->nin, first_out = nin + job->slot->nparam;
+    for (int s = 0; s < r->nstage; s++)
+        for (int k = 0; k < r->stages[s].narg; k++) {
+            const int out = r->stages[s].place[k];
+            if (out < first_out || out >= job->narg)
+                continue;
+            for (int t = s + 1; t < r->nstage; t++)
+                for (int i = 0; i < r->stages[t].narg; i++)
+                    if (r->stages[t].place[i] < first_out && job->data[r->stages[t].place[i]] == job->data[out])
+                        return true;
+        }
+    return false;
+}
+
+/* whether outputs of so many elements are worth going past the cache; not in the place of an input */
+static bool fastact_fused_streams(const fastact_fused *f, ptrdiff_t elements)
+{
+    const fastact_job *job = &f->job;
+    const int first_out = job->slot->nin + job->slot->nparam;
+    ptrdiff_t bytes = 0;
+    for (int j = first_out; j < job->narg; j++) {
+        if (f->role[j] != FASTACT_ARRAY)
+            continue;
+        bytes += elements * job->slot->size;
+        for (int i = 0; i < first_out; i++)
+            if (f->role[i] == FASTACT_ARRAY && job->data[i] == job->data[j])
+                return false;
+    }
+    return bytes >= fastact_settings.stream_min;
+}
+
+/* Runs f: job.data, roles, outer, channel, inner are given; every argument of the axis is `channel` elements as kernels
+ * take them, every parameter of one value a filled block. Sets job.failed if there is no memory; else the caller takes
+ * its sums by fastact_combine. In any case it frees `partial` and `repeated`. */
+static void fastact_run_fused(fastact_fused *f, char **repeated)
+{
+    fastact_job *job = &f->job;
+    const ptrdiff_t compute = job->slot->compute, elements = f->outer * f->channel * f->inner;
+    int threads = fastact_threads_for(elements, job->resolved->parallel_min);
+    bool along = false;
+    size_t bytes;
+    job->failed = false;
+    job->mask = NULL;
+    job->hold = fastact_reads_late(job);
+    job->direct = job->slot->size == compute && !job->hold;
+    job->stream = job->wait = job->direct && fastact_fused_streams(f, elements);
+    f->nsum = 0;
+    f->partial = NULL;
+    *repeated = NULL;
+    for (int j = 0; j < job->narg; j++) {
+        job->one[j] = f->role[j] == FASTACT_VALUE || (f->role[j] == FASTACT_CHANNEL && f->inner > 1 && j >= job->slot->nin);
+        job->own[j] = f->role[j] == FASTACT_SUM || (f->role[j] == FASTACT_CHANNEL && !job->one[j]);
+        job->step[j] = f->role[j] == FASTACT_ARRAY ? job->slot->size : compute;
+        f->nsum += f->role[j] == FASTACT_SUM;
+        along = along || f->role[j] == FASTACT_CHANNEL || f->role[j] == FASTACT_SUM;
+    }
+    if (f->inner > 1) {
+        const ptrdiff_t units = f->outer * f->channel * fastact_over(f->inner, SEGMENT);
+        const ptrdiff_t each = fastact_least(f->inner, SEGMENT);
+        f->columns = CACHED / compute / CHAINS * CHAINS / FASTACT_QUAD * FASTACT_QUAD;
+        f->columns = f->columns > 1024 ? 1024 : f->columns;
+        job->task = fastact_least(fastact_over(job->resolved->chunk, each), fastact_over(units, threads));
+        bytes = (size_t)(units * f->nsum * 2 * compute);
+        if (bytes && !(f->partial = (char *)malloc(bytes))) {
+            job->failed = true;
+            return;
+        }
+        fastact_parallel_for(fastact_segments_task, f, fastact_over(units, job->task), threads);
+        return;
+    }
+    job->rows = f->outer;
+    f->copies = 1;
+    if (!along) {
+        /* one row, cut anywhere */
+        job->rows = 1;
+        f->channel = elements;
+    } else {
+        f->copies = fastact_side_by_side(f->channel);
+    }
+    f->width = f->channel * f->copies;
+    if (f->copies > 1) {
+        int many = 0;
+        for (int j = 0; j < job->narg; j++)
+            many += f->role[j] == FASTACT_CHANNEL;
+        if (many) {
+            char *to = *repeated = (char *)malloc((size_t)(many * f->width * compute));
+            if (!to) {
+                job->failed = true;
+                return;
+            }
+            for (int j = 0; j < job->narg; j++)
+                if (f->role[j] == FASTACT_CHANNEL) {
+                    for (ptrdiff_t k = 0; k < f->copies; k++)
+                        memcpy(to + k * f->channel * compute, job->data[j], (size_t)(f->channel * compute));
+                    job->data[j] = to;
+                    to += f->width * compute;
+                }
+        }
+    }
+    const ptrdiff_t rows = fastact_over(job->rows * f->channel, f->width);
+    f->block = FASTACT_BLOCK;
+    f->columns = along ? 1024 : job->resolved->chunk;
+    if (threads > 1 && !f->nsum && along) {
+        f->block = fastact_over(rows, 4 * threads);
+        f->block = f->block > FASTACT_BLOCK ? FASTACT_BLOCK : f->block;
+    }
+    /* with sums blocks are as they are; short strips cost more calls */
+    while (threads > 1 && f->columns > 128 && fastact_over(rows, f->block) * fastact_over(f->width, f->columns) < threads)
+        f->columns /= 2;
+    bytes = (size_t)(fastact_over(rows, f->block) * f->nsum * 2 * f->width * compute);
+    if (bytes && !(f->partial = (char *)malloc(bytes))) {
+        job->failed = true;
+        return;
+    }
+    fastact_parallel_for(fastact_columns_task, f, fastact_over(rows, f->block) * fastact_over(f->width, f->columns), threads);
+}
+
+#endif
