@@ -11,6 +11,7 @@ from cases import NAMES
 
 import fastact as fa
 from fastact.api.functions import FUNCTIONS
+from fastact.api.fused import Fused
 from fastact.spec.kinds import kinds_of
 
 METHODS = [
@@ -21,6 +22,7 @@ METHODS = [
     for name in NAMES
     for kind in kinds_of(fa.activations[name].op)
 ]
+FUSED = [(f.__name__, f) for name in NAMES for f in vars(fa.activations[name]).values() if isinstance(f, Fused)]
 ROWS = [(name, f) for name, f in FUNCTIONS.items()]
 ROWS += [(f"{name}.backward", f.backward) for name, f in ROWS if hasattr(f, "backward")]
 ROWS += [(f"{name}.value_and_grad", f.value_and_grad) for name, f in ROWS if hasattr(f, "value_and_grad")]
@@ -60,6 +62,18 @@ def test_activations(name, method, backend):
     assert max(map(len, text.split("\n"))) <= 130
     for p in method.op.params:
         assert f"{p.name} : float or array_like" in text
+    run(name, text)
+
+
+@pytest.mark.parametrize(("name", "function"), FUSED, ids=[n for n, _ in FUSED])
+def test_fused(name, function):
+    text = function.__doc__
+    assert text.startswith(f"{name}(")
+    assert sections(text) >= {"Parameters", "Returns", "Raises", "Examples"}
+    assert max(map(len, text.split("\n"))) <= 130
+    for p in function.op.params:
+        assert f"{p.name} : float or array_like" in text
+    assert any(f"\naxis : int{optional}\n" in text for optional in ("", ", optional")) == function.takes_axis
     run(name, text)
 
 

@@ -57,11 +57,16 @@ def documentation(method: Method) -> str:
 def of_fused(fused: Fused) -> str:
     """The docstring of a fused kind of an activation."""
     names, outputs = _arrays(fused.kind), outputs_of(fused.op, fused.kind)
-    head = ", ".join([*names, "*", *(["axis=-1"] if fused.along else []), "out=None", *_named(fused.activation)])
+    axis = ["axis=-1"] if fused.along else ["axis=None"] if fused.takes_axis else []
+    head = ", ".join([*names, "*", *axis, "out=None", *_named(fused.activation)])
     lines = [f"{fused.__name__}({head})", "", FUSED[fused.kind], "", f"f(x) = {fused.op.formula}", ""]
     parameters = _described(names)
     if fused.along:
         parameters += ["axis : int", "    The axis of the bias."]
+    elif fused.takes_axis:
+        learnt = outputs[-1].name.removeprefix("d")
+        along = f"    The axis along which a {learnt} of one dimension lies; by default it broadcasts."
+        parameters += ["axis : int, optional", along]
     one = len(outputs) == 1
     several = "For the result" if one else "A tuple of arrays or None, in the order of the results"
     parameters += [f"out : {'ndarray' if one else 'tuple'}, optional", f"    {several}; also in the place of an input."]
