@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "_pool.h"
+#include "pool.h"
 
 #if !FASTACT_THREADS
 #error "no threads here: nothing to test"

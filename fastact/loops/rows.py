@@ -1,4 +1,4 @@
-"""Kernels over rows: the loops, once, for every backend (docs/design.md, 'Row kernels').
+"""Kernels over rows: the loops, once, for every backend (docs/design.md, 'Kernels over rows').
 
 Numba compiles these functions as they stand, with the names below bound for a dtype; the annotations are the types that
 a renderer to a typed language needs. A `Vec` is 64 bytes wide on every machine and a `Quad` four of them, so that a sum
@@ -7,7 +7,7 @@ has the same order of additions everywhere; a row value (a maximum, a sum) is a 
 ``LANES`` elements of ``SIZE`` bytes make a vector, ``QUAD`` elements four, ``GROUP`` elements two quads. ``SIGN`` is -1
 for softmin, else 1. A function called ``total__NAME`` is `total` with the formula NAME for ``each``; ``block__each`` in
 it is `block` with the same formula.
-Formulas of ``row_formulas`` take `Vec` and `Quad` alike; beside them there are
+Formulas of ``fastact.maths.rows`` take `Vec` and `Quad` alike; beside them there are
 
 ==========================================  ============================================================================
 ``load(p)``, ``load4(p)``                   a `Vec`, a `Quad`
@@ -57,7 +57,7 @@ BIAS = 16.0
 SIDE = 2048
 # bytes of a row up to which its shares are kept in memory of the kernel, those of LANES rows
 NARROW = 512
-# elements of a segment: longer rows are the sum of segments, which threads share
+# elements of a segment: longer rows are the sum of segments
 SEGMENT = 65536
 # the kernel's own memory: vectors to be combined over their lanes, what rows have one of, shares
 STACK = 36864

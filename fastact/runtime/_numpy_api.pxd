@@ -1,4 +1,4 @@
-"""What ``_driver`` and ``_rows`` use of NumPy's C API and Cython's ``numpy`` does not declare."""
+"""What ``_driver`` uses of NumPy's C API and Cython's ``numpy`` does not declare."""
 
 from cpython.object cimport PyObject
 

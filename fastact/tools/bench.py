@@ -2,8 +2,8 @@
 
 How it is measured, and why so:
 
-- Each library runs in its best form (``_peers``): kernels called directly, results into memory that exists already
-  where it can, its thread count set to ours. A library with several forms counts with its fastest.
+- Each library runs in its best form (``fastact.tools.peers``): kernels called directly, results into memory that exists
+  already where it can, its thread count set to ours. A library with several forms counts with its fastest.
 - All libraries work on the same arrays, aligned to 64 bytes, which none of them can complain about.
 - Rounds are interleaved: every library has its turn in each round, in rotating order, so that a slow minute of the
   machine hits all. A turn is a block of calls; its time is the mean, a cell's time is the median of the turns.

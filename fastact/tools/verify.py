@@ -1,8 +1,8 @@
 """``fastact verify NAME``: every number of a type through an activation, and a verdict for each bound.
 
-The reference is ``_truth``: textbook definitions in float64 that share nothing with the formulas. The error is counted
-in units in the last place (ULP) of the type in the binade of the true value, which is not rounded: a correctly
-rounded result is at most 0.5 ULP off.
+The reference is ``fastact.tools.truth``: textbook definitions in float64 that share nothing with the formulas. The
+error is counted in units in the last place (ULP) of the type in the binade of the true value, which is not rounded: a
+correctly rounded result is at most 0.5 ULP off.
 """
 
 from __future__ import annotations

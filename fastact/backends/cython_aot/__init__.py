@@ -38,7 +38,7 @@ def _missing(level: str) -> list[str]:
 
 
 def _stamped(module: ModuleType, built_from: str) -> bool:
-    """Whether the stamp of the build (`build_aot.write_stamp`) says that the sources are as they were."""
+    """Whether the stamp of the build (`build.write_stamp`) says that the sources are as they were."""
     try:
         with open(f"{HERE}/_aot_stamp.json", "rb") as file:
             stamp = json.load(file)

@@ -1,6 +1,6 @@
 /* Vectors of 64 bytes, and quads of four of them, out of the vectors of simd.h: what row kernels compute with.
  *
- * The names and what they mean are those of row_kernels.py. A sum has the same order of additions on every instruction
+ * The names and what they mean are those of fastact/loops/rows.py. A sum has the same order of additions on every instruction
  * set; a row value has the same number in all lanes. */
 #ifndef FASTACT_AOT_ROWS_H
 #define FASTACT_AOT_ROWS_H
