@@ -471,6 +471,11 @@ ALIASES = {
     "hard_swish": "hard_silu",
     "hardtanh": "hard_tanh",
     "LeakyRelu": "leaky_relu",
+    "LeakyReLU": "leaky_relu",
+    "leaky-relu": "leaky_relu",
+    "ReLU6": "relu6",
+    "HardSigmoid": "hard_sigmoid",
+    "LogSigmoid": "log_sigmoid",
 }
 
 # elementary function -> definition over the namespace

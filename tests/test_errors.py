@@ -360,6 +360,13 @@ def test_unknown_name_tells_the_nearest():
         fa.get(None)
 
 
+@pytest.mark.parametrize("name", ["relu_", "_relu", "__gelu", "hard_swish_", "softmax_", " relu", "relu²"])
+def test_a_name_that_no_library_has_is_unknown(name):
+    """relu_ is PyTorch's relu in place."""
+    with pytest.raises(ValueError, match=f"unknown activation '{name}'; the nearest are .*{name.strip('_ ²')[:4]}"):
+        fa.get(name)
+
+
 @pytest.mark.parametrize(("alias", "name"), oracle.ALIASES.items())
 def test_aliases(alias, name):
     assert fa.get(alias) is fa.activations[name]

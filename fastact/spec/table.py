@@ -77,7 +77,7 @@ class Op:
     forward, grad, grad_from_output
         Formulas of x (of y) and the parameters; the last is None where f' is no function of the output.
     aliases
-        Other names: PyTorch's, Keras', JAX's, ONNX's, in any case and with or without underscores.
+        Other names: PyTorch's, Keras', JAX's, ONNX's, in any case and with or without underscores between words.
     kinks
         Where f' jumps, in terms of the defaults; the convention is the formula's.
     limits
@@ -224,6 +224,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def _is_name(name: str) -> bool:
+    # relu_ is PyTorch's relu in place, which is another function
+    return re.fullmatch(r"[A-Za-z0-9](.*[A-Za-z0-9])?", name) is not None
+
+
 _NAMES: dict[str, str] = {_plain(n): op.name for op in _ROWS for n in (op.name, *op.aliases)}
 
 
@@ -245,7 +250,7 @@ def resolve(name: str, others: Iterable[str] = ()) -> str:
     if not isinstance(name, str):
         raise TypeError(f"the name of an activation is a string, not {type(name).__name__}")
     names = {**_NAMES, **{_plain(n): n for n in others}}
-    found = names.get(_plain(name))
+    found = names.get(_plain(name)) if _is_name(name) else None
     if found is None:
         import difflib
 
