@@ -93,7 +93,7 @@ class Op:
     variants
         A keyword, and for each of its values the name of the activation that it means; None for this one.
     at_default
-        The same with the parameters at their defaults, where formulas without them are faster.
+        The same with the parameters at their defaults, where formulas without them are faster or closer.
     """
 
     name: str
@@ -174,7 +174,9 @@ _ROWS = (
        limits=(-_INF, 0.0)),
     Op("hard_sigmoid", f.hard_sigmoid, f.hard_sigmoid_grad, f.hard_sigmoid_grad_from_output,
        (Param("alpha", 1.0 / 6.0, FINITE), Param("beta", 0.5, FINITE)), kinks=(-3.0, 3.0), limits=(0.0, 1.0), piecewise_linear=True,
-       output_needs={"alpha": _POSITIVE}),
+       output_needs={"alpha": _POSITIVE},
+       at_default=Op("hard_sigmoid_default", f.hard_sigmoid_default, f.hard_sigmoid_default_grad,
+                     f.hard_sigmoid_default_grad_from_output, piecewise_linear=True)),
     Op("tanh", f.tanh, f.tanh_grad, f.tanh_grad_from_output, limits=(-1.0, 1.0)),
     Op("hard_tanh", f.hard_tanh, f.hard_tanh_grad, f.hard_tanh_grad_from_output,
        (Param("min_val", -1.0), Param("max_val", 1.0)), kinks=(-1.0, 1.0), limits=(-1.0, 1.0), piecewise_linear=True,
