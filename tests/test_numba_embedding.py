@@ -80,6 +80,26 @@ def test_same_bits_as_outside(name):
             assert same(a, b), (kind, dtype)
 
 
+@pytest.mark.parametrize("name", [op.name for op in OPS.values() if op.at_default is not None])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_defaults_have_the_formulas_that_they_have_outside(name, dtype):
+    f = fa.activations[name]
+    backward, value_and_grad = f.backward, f.value_and_grad
+
+    @njit
+    def run(x):
+        y, d = np.empty_like(x), np.empty_like(x)
+        for i in range(x.size):
+            y[i] = f(x[i])
+            d[i] = value_and_grad(x[i])[1]
+        return y, d, f(x), backward(x, x), value_and_grad(x)[1]
+
+    x = np.concatenate([points(dtype), dtype([-3, 3])])
+    want = (f(x), value_and_grad(x)[1], f(x), backward(x, x), value_and_grad(x)[1])
+    for i, (a, b) in enumerate(zip(run(x), want)):
+        assert same(a, b), i
+
+
 @njit
 def over_arrays(z, strided, line, cube):
     return (

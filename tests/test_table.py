@@ -121,7 +121,10 @@ def test_an_activation_tells_about_itself(name):
 
 def test_every_formula_serves_a_row():
     """A formula that no row uses, directly or through others, is left over."""
-    used, waiting = set(), [f for op in kernel_rows() for f in (op.forward, op.grad, op.grad_from_output, op.param_grad) if f]
+    used, waiting = (
+        set(),
+        [f for op in kernel_rows() for f in (op.forward, op.grad, op.grad_from_output, op.param_grad) if f],
+    )
     defined = {n: f for n, f in vars(formulas).items() if inspect.isfunction(f) and f.__module__ == formulas.__name__}
     while waiting:
         function = waiting.pop()
@@ -167,6 +170,8 @@ def test_pickle_and_copy_give_the_object_itself(name):
     activation = fa.activations[name]
     for method in (activation, activation.backward, activation.value_and_grad):
         assert pickle.loads(pickle.dumps(method)) is method
+        at_default = getattr(method, "at_default", None)
+        assert pickle.loads(pickle.dumps(at_default)) is at_default
     assert copy.deepcopy(activation) is activation
 
 

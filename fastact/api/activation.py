@@ -233,6 +233,10 @@ for _class in (Method, Activation):
 
 
 def _unpickle(name: str, kind: str) -> Method:
+    if name not in activations:
+        # the form at default parameters
+        of = next(op.name for op in OPS.values() if op.at_default is not None and op.at_default.name == name)
+        return _unpickle(of, kind).at_default  # type: ignore[return-value]
     activation = activations[name]
     return activation if kind == "forward" else getattr(activation, kind)
 

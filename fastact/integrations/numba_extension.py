@@ -123,6 +123,9 @@ class _Template(AbstractTemplate):
             bound = pysig.bind(*args, **kws).arguments
         except TypeError as error:
             raise errors.TypingError(f"{method.__name__}: {error}") from error
+        if method.at_default is not None and not any(name in bound for name in method.names):
+            method = method.at_default
+            pysig = _python_signature(method)
         given = [bound[name] for name in _arrays(method)]
         dtype = _computing(given)
         if dtype is None:
@@ -191,10 +194,13 @@ def _scalar(builder: ir.IRBuilder, method: Method, dtype: str, args: Any) -> lis
 
 
 def _lower(method: Method) -> Callable[..., Any]:
-    narrays, nparams = len(_arrays(method)), len(method.names)
+    narrays = len(_arrays(method))
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
         chosen = method
+        if method.at_default is not None and len(sig.args) == narrays:
+            chosen = method.at_default
+        nparams = len(chosen.names)
         if method.variants is not None:
             chosen = method.variants[1][sig.args[-1].literal_value] or method
         result = sig.return_type.dtype if isinstance(sig.return_type, types.UniTuple) else sig.return_type
@@ -523,8 +529,9 @@ def init() -> None:
     for activation in activations.values():
         for kind in kinds_of(activation.op):
             method = activation if kind == "forward" else getattr(activation, kind)
-            if isinstance(method, Method):
-                lower_builtin(method, types.VarArg(types.Any))(_lower(method))
+            for form in (method, getattr(method, "at_default", None)):
+                if isinstance(form, Method):
+                    lower_builtin(form, types.VarArg(types.Any))(_lower(form))
     for function in FUNCTIONS.values():
         if isinstance(function, RowMethod):
             for each in (function, getattr(function, "backward", None)):
