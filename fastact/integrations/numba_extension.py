@@ -33,6 +33,7 @@ from numba.extending import (
 
 from fastact.api.activation import Activation, Method, activations
 from fastact.api.functions import FUNCTIONS
+from fastact.api.fused import Fused
 from fastact.api.over_axis import RowFunction, RowMethod
 from fastact.backends.numba_cpu import rows as row_kernels
 from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
@@ -312,6 +313,39 @@ def _pair_loop(f: Method, dtype: types.Type, dense: bool, transpose: bool) -> Ca
     return over_transposed if transpose else over_memory if dense else over_elements
 
 
+# ---- fused kinds
+
+
+class FusedType(types.Function):
+    """Numba's type of one `Fused`, which has no implementation: a call says so."""
+
+    def __init__(self, fused: Fused) -> None:
+        self.fused = fused
+        super().__init__(type("Template", (_FusedTemplate,), {"key": fused, "fused": fused}))
+
+    def __reduce__(self) -> Any:
+        return fused_type, (self.fused,)
+
+
+@cache
+def fused_type(fused: Fused) -> FusedType:
+    """Numba's type of a `Fused`."""
+    return FusedType(fused)
+
+
+class _FusedTemplate(AbstractTemplate):
+    fused: Fused
+
+    def generic(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Signature | None:
+        raise errors.TypingError(_not_available(self.fused))
+
+
+def _not_available(fused: Fused) -> str:
+    name = fused.__name__
+    instead = "; dx alone is leaky_relu.backward(dy, x, weight)" if name == "prelu.backward" else ""
+    return f"{name} takes whole arrays and is not available in nopython mode{instead}"
+
+
 # ---- rows
 
 
@@ -474,6 +508,7 @@ class _MethodModel(models.OpaqueModel):
 
 
 register_model(RowType)(_MethodModel)
+register_model(FusedType)(_MethodModel)
 
 
 @infer_getattr
@@ -489,9 +524,7 @@ class _MethodAttributes(AttributeTemplate):
             raise errors.TypingError(str(error)) from error
         if isinstance(method, Method):
             return numba_type(method)
-        name = type_.method.name
-        instead = "; dx alone is leaky_relu.backward(dy, x, weight)" if (name, attr) == ("prelu", "backward") else ""
-        raise errors.TypingError(f"{name}.{attr} takes whole arrays and is not available in nopython mode{instead}")
+        raise errors.TypingError(_not_available(method))
 
 
 @infer_getattr
@@ -508,6 +541,7 @@ def _get_method(context: Any, builder: ir.IRBuilder, type_: types.Type, value: A
     return context.get_dummy_value()
 
 
+@unbox(FusedType)
 @unbox(RowType)
 @unbox(MethodType)
 def _unbox_method(type_: types.Type, value: Any, c: Any) -> NativeValue:
@@ -525,6 +559,10 @@ def init() -> None:
     @typeof_impl.register(RowMethod)
     def typeof_row_method(method: RowMethod, c: Any) -> RowType:
         return row_type(method)
+
+    @typeof_impl.register(Fused)
+    def typeof_fused(fused: Fused, c: Any) -> FusedType:
+        return fused_type(fused)
 
     for activation in activations.values():
         for kind in kinds_of(activation.op):
