@@ -283,6 +283,28 @@ def test_subclasses_pass_through():
     assert isinstance(fa.relu(np.matrix([[1.0, -1.0]])), np.matrix)
 
 
+def test_masked_arrays_keep_their_masks(backend):
+    """Elementwise, NumPy's own rules hold: what either input masks is masked, of both outputs, in `out`, too."""
+    data = np.float32([[-1, 0.5, 9], [3, -4, 2]])
+    x = np.ma.array(data, mask=[[0, 0, 1], [1, 0, 0]])
+    dy = np.ma.array(data + 1, mask=[[1, 0, 0], [0, 0, 0]])
+    both = x.mask | dy.mask
+    out = np.ma.zeros(x.shape, np.float32)
+    assert fa.elu(x, alpha=0.5, out=out) is out
+    for got, want, mask in (
+        (fa.elu(x, alpha=0.5), fa.elu(data, alpha=0.5), x.mask),
+        (out, fa.elu(data, alpha=0.5), x.mask),
+        (fa.gelu.backward(dy, x), fa.gelu.backward(data + 1, data), both),
+        (fa.gelu.backward(dy, data), fa.gelu.backward(data + 1, data), dy.mask),
+        (fa.relu.backward_from_output(data, x), fa.relu.backward_from_output(data, data), x.mask),
+        *((g, w, x.mask) for g, w in zip(fa.silu.value_and_grad(x), fa.silu.value_and_grad(data))),
+    ):
+        assert isinstance(got, np.ma.MaskedArray)
+        assert got.dtype == np.float32
+        assert (np.ma.getmaskarray(got) == mask).all()
+        assert same(got.compressed(), want[~mask])
+
+
 def test_array_ufunc_protocol_is_asked_first():
     class Recorder:
         def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):

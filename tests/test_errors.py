@@ -408,3 +408,43 @@ def test_an_error_in_a_large_parallel_call_leaves_nothing_behind(threads):
     with pytest.raises(ValueError, match="beta"):
         fa.softplus(x, beta=-1.0)
     assert np.isfinite(fa.softplus(x)).all()
+
+
+MASKED = np.ma.array(X, mask=X > 1)
+MASKED_CALLS = {
+    **{name: ("where=~x.mask", lambda f=f: f(MASKED)) for name, f in FUNCTIONS.items() if isinstance(f, RowMethod)},
+    **{
+        f"{name}.backward, {i}": ("where=~x.mask", lambda f=f, i=i: f.backward(*replaced((X, X), i, MASKED), axis=0))
+        for name, f in FUNCTIONS.items()
+        if name in ("softmax", "log_softmax", "softmin", "sparsemax")
+        for i in (0, 1)
+    },
+    "all axes": ("where=~x.mask", lambda: fa.logsumexp(MASKED, None)),
+    "nothing masked": ("where=~x.mask", lambda: fa.softmax(np.ma.array(X))),
+    "where": ("where=~x.mask", lambda: fa.softmax(X, where=MASKED > 0)),
+    "out": ("where=~x.mask", lambda: fa.softmax(X, out=MASKED.copy())),
+    "explain": ("where=~x.mask", lambda: fa.explain(fa.softmax, MASKED)),
+    "logits": ("filled", lambda: fa.softmax_cross_entropy(MASKED, LABELS)),
+    "labels": ("filled", lambda: fa.softmax_cross_entropy(X, np.ma.array(LABELS))),
+    "weight": ("filled", lambda: fa.softmax_cross_entropy.value_and_grad(X, LABELS, weight=np.ma.ones(7))),
+    "targets": ("filled", lambda: fa.sigmoid_cross_entropy(X, MASKED)),
+    "pos_weight": ("filled", lambda: fa.sigmoid_cross_entropy.value_and_grad(X, X, pos_weight=MASKED)),
+    "gradient": ("filled", lambda: fa.sigmoid_cross_entropy.value_and_grad(X, X, out=MASKED.copy())),
+    "explain loss": ("filled", lambda: fa.explain(fa.sigmoid_cross_entropy, X, MASKED)),
+    "biased": ("filled", lambda: fa.gelu.biased(MASKED, X[0])),
+    "bias": ("filled", lambda: fa.gelu.biased_backward(X, X, MASKED[0])),
+    "gated": ("filled", lambda: fa.silu.gated(X, up=MASKED)),
+    "gated, out": ("filled", lambda: fa.silu.gated(X, X, out=MASKED.copy())),
+    "prelu": ("filled", lambda: fa.prelu.backward(X, MASKED, 0.5)),
+    "parameter": ("alpha: .*filled", lambda: fa.elu(X, alpha=MASKED)),
+    "parameter that is masked": ("alpha: .*filled", lambda: fa.elu(X, alpha=np.ma.masked)),
+    "parameter of a fused function": ("weight: .*filled", lambda: fa.prelu.backward(X, X, MASKED[0])),
+}
+
+
+@pytest.mark.parametrize("call", MASKED_CALLS)
+def test_masked_arrays_are_refused_where_their_mask_would_be_lost(call):
+    match, function = MASKED_CALLS[call]
+    with pytest.raises(TypeError, match=match) as caught:
+        function()
+    assert "masked arrays are not taken" in str(caught.value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import dispatch
+from fastact.api.arguments import FILLED, refuse_masked
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
 from fastact.runtime import _driver
@@ -21,9 +22,18 @@ if TYPE_CHECKING:
 
 
 def checked(op: Op, param: Param, value: Any) -> Any:
-    """The value as a float, or as an array of one dimension or more; `TypeError` for what is no real number, `ValueError`
-    outside its domain."""
+    """The value as a float, or as an array of one dimension or more.
+
+    Raises
+    ------
+    TypeError
+        For a masked array and what is no real number.
+    ValueError
+        Outside its domain.
+    """
+    given = value
     if type(value) is not float:
+        refuse_masked(f"{op.name}: {param.name}", (value,), FILLED)
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")
@@ -32,7 +42,7 @@ def checked(op: Op, param: Param, value: Any) -> Any:
     good = param.domain.holds(value)
     if not np.all(good):
         bad = first(~np.asarray(good))
-        raise ValueError(f"{op.name}: {param.name} must be {param.domain.text}, not {np.asarray(value)[bad]}{at(bad)}")
+        raise ValueError(f"{op.name}: {param.name} must be {param.domain.text}, not {np.asarray(given)[bad]}{at(bad)}")
     return value
 
 

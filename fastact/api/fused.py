@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import integer
+from fastact.api.arguments import FILLED, integer, refuse_masked
 from fastact.runtime import _driver
 from fastact.spec.kernel import compute_dtype
 from fastact.spec.kinds import ALL, outputs_of
@@ -35,7 +35,9 @@ class Fused:
         self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
         self.required = any(p.default is None for p in self.op.params)
-        self.roles = "".join({"map": "a", "col": "c", "sum_rows": "s"}[a.role] for a in (*ALL[kind].inputs, *self.outputs))
+        self.roles = "".join(
+            {"map": "a", "col": "c", "sum_rows": "s"}[a.role] for a in (*ALL[kind].inputs, *self.outputs)
+        )
         self._functions: dict[Op, _driver.Function] = {}
         self._plain: tuple[_driver.Function, tuple[float, ...]] | None = None
 
@@ -83,6 +85,7 @@ class Fused:
             params = self.activation.check(params)
         elif op.at_default is not None:
             op = op.at_default
+        refuse_masked(self.__name__, arrays, FILLED)
         values = {p.name: params.get(p.name, p.default) for p in op.params}
         return op, [np.asarray(a) for a in arrays[:n]], values
 
@@ -268,6 +271,7 @@ class _Call:
             if a is None:
                 continue
             what = "out" if len(outputs) == 1 else f"out for {argument.name}"
+            refuse_masked(name, (a,), FILLED)
             if not isinstance(a, np.ndarray):
                 raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
             shape = self.shape if argument.role == "map" else self._sum_shape(argument.name)
