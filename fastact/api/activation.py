@@ -113,8 +113,12 @@ class Method(_driver.Callable):
         given = [kwargs[p.name] for p in self.op.params if p.name in kwargs]
         op = self.at_default.op if isinstance(self.at_default, Method) and not given else self.op
         inputs = (*arrays, *given)
-        # numbers take the dtype of the arrays
-        dtypes = [np.asarray(a).dtype for a in inputs if np.ndim(a) or not isinstance(a, (int, float, np.generic))]
+        # numbers take the dtype of the arrays, and parameters that are numbers have none, as in the call
+        dtypes = [
+            np.asarray(a).dtype
+            for i, a in enumerate(inputs)
+            if np.ndim(a) or not (i >= len(ALL[self.kind].inputs) or isinstance(a, (int, float, np.generic)))
+        ]
         dtype = _driver.computing_dtype(dtypes) if arrays else "float32"
         if dtype is None:
             raise TypeError(unsupported(self.__name__, map(type, dtypes)))
