@@ -448,3 +448,33 @@ def test_masked_arrays_are_refused_where_their_mask_would_be_lost(call):
     with pytest.raises(TypeError, match=match) as caught:
         function()
     assert "masked arrays are not taken" in str(caught.value)
+
+
+def test_inputs_of_fused_functions_by_name():
+    """The same as by position; shrink's parameter keeps its name."""
+    bias = X[0]
+    for call, want in (
+        (fa.gelu.biased(X, bias=bias), fa.gelu.biased(X, bias)),
+        (fa.gelu.biased(bias=bias, x=X, approximate="tanh"), fa.gelu_tanh.biased(X, bias)),
+        (fa.silu.gated(gate=X, up=X + 1), fa.silu.gated(X, X + 1)),
+        (fa.elu.gated(X, up=X + 1, alpha=0.5), fa.elu.gated(X, X + 1, alpha=0.5)),
+        (fa.prelu.biased(X, bias=bias, weight=0.5), fa.prelu.biased(X, bias, 0.5)),
+        (fa.shrink.biased(X, bias, bias=0.25), fa.shrink.biased(X, bias, lambd=0.5, bias=0.25)),
+        (fa.elu.biased_backward(X, x=X, bias=bias)[1], fa.elu.biased_backward(X, X, bias)[1]),
+        (fa.prelu.backward(dy=X, x=X, weight=0.5)[1], fa.prelu.backward(X, X, 0.5)[1]),
+        (fa.gelu.biased(X.T, bias=bias, axis=0), fa.gelu.biased(X.T, bias, axis=0)),
+    ):
+        assert (call == want).all()
+    out = np.empty_like(X)
+    assert fa.gelu.biased(X, bias=bias, out=out) is out
+    assert "21 elements" in fa.explain(fa.gelu.biased, X, bias=bias)
+    for call, match in (
+        (lambda: fa.gelu.biased(X, bias, bias=bias), r"gelu.biased\(\) got multiple values for argument 'bias'"),
+        (lambda: fa.silu.gated(X, gate=X), r"silu.gated\(\) got multiple values for argument 'gate'"),
+        (lambda: fa.silu.gated(up=X), "silu.gated: gate must be given"),
+        (lambda: fa.shrink.biased(x=X, bias=bias), "shrink.biased: bias must be given by position"),
+        (lambda: fa.gelu.biased(X, gate=X), r"takes x, bias by position|unexpected keyword argument 'gate'"),
+        (lambda: fa.prelu.gated(gate=X, up=X), "weight must be given"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            call()

@@ -31,6 +31,8 @@ class Fused:
         self.method = name or kind
         self.__name__ = self.__qualname__ = f"{self.op.name}.{self.method}"
         self.inputs = tuple(a.name for a in ALL[kind].inputs)
+        # those that a keyword can mean; shrink has a parameter named bias
+        self.by_name = tuple(name for name in self.inputs if all(name != p.name for p in self.op.params))
         self.along = any(a.role == "col" for a in ALL[kind].inputs)
         self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
@@ -58,6 +60,8 @@ class Fused:
             chosen = self.activation.variant(params.pop(variants[0]))
             if chosen is not self.activation:
                 return getattr(chosen, self.method)(*arrays, axis=axis, out=out, **params)
+        if params:
+            arrays = self._placed(arrays, params)
         if len(arrays) == len(self.inputs) and not params and not self.required:
             function, numbers = self._plain or self._plainly()
             done = function.plain_fused(arrays, numbers, self.roles, self.axis if axis is None else axis, out)
@@ -67,6 +71,21 @@ class Fused:
             raise TypeError(f"{self.__name__}() got an unexpected keyword argument 'axis'")
         op, given, values = self._arguments(arrays, params)
         return _Call(self, op, given, values, axis).run(out)
+
+    def _placed(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
+        """The arrays with those that were given by name, which leave `params`."""
+        named = [name for name in self.by_name if name in params]
+        if not named:
+            return arrays
+        rest = self.inputs[len(arrays) :]
+        for name in named:
+            if name not in rest:
+                raise TypeError(f"{self.__name__}() got multiple values for argument {name!r}")
+        for name in rest:
+            if name not in named:
+                how = "" if name in self.by_name else " by position"
+                raise TypeError(f"{self.__name__}: {name} must be given{how}")
+        return (*arrays, *(params.pop(name) for name in rest))
 
     def _arguments(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Op, list[Array], dict[str, Any]]:
         """The row of the table that serves, arrays, and values of its parameters."""
@@ -96,6 +115,7 @@ class Fused:
         if variants is not None and variants[0] in kwargs:
             chosen = self.activation.variant(kwargs.pop(variants[0]))
             return getattr(chosen, self.method)._plan(arrays, {**kwargs, "axis": axis})
+        arrays = self._placed(arrays, kwargs)
         op, dtype, n = self.op, "float32", 0
         if arrays:
             op, given, values = self._arguments(arrays, kwargs)
