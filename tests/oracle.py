@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 
+import ml_dtypes
 import numpy as np
 import scipy.special
 from mpmath import mp
@@ -157,11 +158,15 @@ def _gelu_tanh_grad(m, x):
     return m.sigmoid(u) + x * slope * m.sigmoid(u) * m.sigmoid(-u)
 
 
-def _clipped(slope, offset, low, high, no_inverse=False, **rest):
-    """clip(slope x + offset, low, high); the four are functions of the namespace and the parameters."""
+def _clipped(slope, offset, low, high, no_inverse=False, line=None, **rest):
+    """clip(slope x + offset, low, high); the four are functions of the namespace and the parameters.
+
+    `line` is slope x + offset in another form, `rounds` whether an edge may fall on no representable number.
+    """
+    line = line or (lambda m, x, p: slope(m, p) * x + offset(m, p))
 
     def inside(m, x, p):
-        v = slope(m, p) * x + offset(m, p)
+        v = line(m, x, p)
         return m.where(low(m, p) < v, m.where(v < high(m, p), slope(m, p), 0 * x), 0 * x)
 
     def inside_output(m, y, p):
@@ -169,18 +174,20 @@ def _clipped(slope, offset, low, high, no_inverse=False, **rest):
 
     def unsure(x, eps, **p):
         # rounding slope x + offset may put it on an edge
+        if not rounds(p):
+            return np.zeros(np.shape(x), bool)
         a, b, lo, hi = (g(FAST, p) for g in (slope, offset, low, high))
         v, margin = a * np.asarray(x, np.float64) + b, eps * (abs(lo) + abs(hi) + abs(b))
         return (np.abs(v - lo) <= margin) | (np.abs(v - hi) <= margin)
 
-    exact = not rest.pop("rounds", False)
+    rounds = rest.pop("rounds", lambda p: False)
     return Truth(
-        lambda m, x, **p: m.minimum(m.maximum(slope(m, p) * x + offset(m, p), low(m, p)), high(m, p)),
+        lambda m, x, **p: m.minimum(m.maximum(line(m, x, p), low(m, p)), high(m, p)),
         lambda m, x, **p: inside(m, x, p),
         None if no_inverse else lambda m, y, **p: inside_output(m, y, p),
         limits=lambda **p: (low(FAST, p), high(FAST, p)) if slope(FAST, p) > 0 else (high(FAST, p), low(FAST, p)),
         linear=True,
-        **({} if exact else {"unsure": unsure}),
+        unsure=unsure,
         **rest,
     )
 
@@ -194,6 +201,14 @@ def _parameter(name):
 
 
 ONE, ZERO = _constant(1), _constant(0)
+
+# the default alpha of hard_sigmoid is 1/6 itself, however `parameters_as` rounds it
+_SIXTHS = {float(np.asarray(1 / 6).astype(t)) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
+
+
+def _by_sixths(p):
+    return float(p["alpha"]) in _SIXTHS and float(p["beta"]) == 0.5
+
 
 TRUTH: dict[str, Truth] = {
     "identity": Truth(lambda m, x: x, lambda m, x: 0 * x + 1, lambda m, y: 0 * y + 1, odd_zero=True, linear=True),
@@ -283,10 +298,12 @@ TRUTH: dict[str, Truth] = {
         limits=lambda: (-np.inf, 0),
     ),
     "hard_sigmoid": _clipped(
-        _parameter("alpha"),
+        lambda m, p: m.number(1) / 6 if _by_sixths(p) else p["alpha"],
         _parameter("beta"),
         ZERO,
         ONE,
+        line=lambda m, x, p: (x + 3) / 6 if _by_sixths(p) else p["alpha"] * x + p["beta"],
+        kinks=lambda **p: {-3: 0, 3: 0} if _by_sixths(p) else {},
         cases=(
             {"alpha": 1 / 6, "beta": 0.5},
             {"alpha": 0.2, "beta": 0.5},
@@ -294,7 +311,7 @@ TRUTH: dict[str, Truth] = {
             {"alpha": -0.3, "beta": 0.4},
         ),
         not_from_output=({"alpha": -0.3, "beta": 0.4}, {"alpha": 0.0, "beta": 0.4}),
-        rounds=True,
+        rounds=lambda p: not _by_sixths(p),
     ),
     "tanh": Truth(
         lambda m, x: m.tanh(x),
@@ -418,7 +435,7 @@ TRUTH: dict[str, Truth] = {
         limits=lambda: (0, np.inf),
     ),
     "sparse_sigmoid": _clipped(
-        _constant(0.5), _constant(0.5), ZERO, ONE, True, kinks=lambda: {-1: 0, 1: 0}, rounds=True
+        _constant(0.5), _constant(0.5), ZERO, ONE, True, kinks=lambda: {-1: 0, 1: 0}, rounds=lambda p: True
     ),
     "relu_squared": Truth(
         lambda m, x: m.maximum(x, 0 * x) ** 2,
@@ -447,7 +464,7 @@ TRUTH: dict[str, Truth] = {
             {"slope": -2.0, "offset": 0.1, "min_val": -1.0, "max_val": 1.0},
         ),
         not_from_output=({"slope": 0.0, "offset": 0.0, "min_val": 0.0, "max_val": 1.0},),
-        rounds=True,
+        rounds=lambda p: True,
     ),
     "exponential": Truth(lambda m, x: m.exp(x), lambda m, x: m.exp(x), lambda m, y: y, limits=lambda: (0, np.inf)),
     "prelu": Truth(
@@ -471,6 +488,11 @@ ALIASES = {
     "hard_swish": "hard_silu",
     "hardtanh": "hard_tanh",
     "LeakyRelu": "leaky_relu",
+    "LeakyReLU": "leaky_relu",
+    "leaky-relu": "leaky_relu",
+    "ReLU6": "relu6",
+    "HardSigmoid": "hard_sigmoid",
+    "LogSigmoid": "log_sigmoid",
 }
 
 # elementary function -> definition over the namespace

@@ -283,6 +283,72 @@ def test_subclasses_pass_through():
     assert isinstance(fa.relu(np.matrix([[1.0, -1.0]])), np.matrix)
 
 
+def test_masked_arrays_keep_their_masks(backend):
+    """Elementwise, NumPy's own rules hold: what either input masks is masked, of both outputs, in `out`, too."""
+    data = np.float32([[-1, 0.5, 9], [3, -4, 2]])
+    x = np.ma.array(data, mask=[[0, 0, 1], [1, 0, 0]])
+    dy = np.ma.array(data + 1, mask=[[1, 0, 0], [0, 0, 0]])
+    both = x.mask | dy.mask
+    out = np.ma.zeros(x.shape, np.float32)
+    assert fa.elu(x, alpha=0.5, out=out) is out
+    for got, want, mask in (
+        (fa.elu(x, alpha=0.5), fa.elu(data, alpha=0.5), x.mask),
+        (out, fa.elu(data, alpha=0.5), x.mask),
+        (fa.gelu.backward(dy, x), fa.gelu.backward(data + 1, data), both),
+        (fa.gelu.backward(dy, data), fa.gelu.backward(data + 1, data), dy.mask),
+        (fa.relu.backward_from_output(data, x), fa.relu.backward_from_output(data, data), x.mask),
+        *((g, w, x.mask) for g, w in zip(fa.silu.value_and_grad(x), fa.silu.value_and_grad(data))),
+    ):
+        assert isinstance(got, np.ma.MaskedArray)
+        assert got.dtype == np.float32
+        assert (np.ma.getmaskarray(got) == mask).all()
+        assert same(got.compressed(), want[~mask])
+
+
+NUMBERS = {
+    "float64": np.float64(0.5),
+    "float32": np.float32(0.5),
+    "float16": np.float16(0.5),
+    "int64": np.int64(1),
+    "bool": np.bool_(True),
+    "longdouble": np.longdouble(0.5),
+    "0-d float64": np.array(0.5),
+    "0-d int": np.array(1),
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_a_number_as_a_parameter_does_not_choose_the_dtype(dtype, number, backend):
+    """Whatever its own dtype; an array of one element does."""
+    alpha = NUMBERS[number]
+    if number == "longdouble" and np.finfo(np.longdouble).nmant > 52:
+        alpha = np.float64(alpha)
+    dtype = np.dtype(dtype) if dtype != "bfloat16" else BFLOAT16
+    whole = np.linspace(-2, 2, 48).astype(dtype).reshape(6, 8)
+    for x in (whole, whole[::2], whole[:, ::3], whole.T, whole[:, :1], whole[0, 0], whole[:0]):
+        results = [
+            fa.elu(x, alpha=alpha),
+            fa.elu.backward(x, x, alpha=alpha),
+            fa.elu.backward_from_output(x, x, alpha=alpha),
+            *fa.elu.value_and_grad(x, alpha=alpha),
+            fa.prelu(x, alpha),
+            fa.threshold(x, alpha, value=alpha),
+            fa.elu(x, alpha=alpha, out=np.zeros_like(x), where=np.ones(x.shape, bool)) if np.ndim(x) else x,
+            fa.elu.gated(x, x, alpha=alpha),
+            *fa.elu.gated_backward(x, x, x, alpha=alpha),
+            fa.prelu.backward(x, x, alpha)[0],
+        ]
+        if np.ndim(x):
+            results += [fa.elu.biased(x, x[0] if x.ndim > 1 and x.size else np.zeros(x.shape[-1], dtype), alpha=alpha)]
+        assert {np.asarray(r).dtype for r in results} == {dtype}
+        assert same(results[0], fa.elu(x, alpha=float(alpha)))
+    assert f"elements of {dtype.name}" in fa.explain(fa.elu, whole, alpha=alpha)
+    assert f"elements of {dtype.name}" in fa.explain(fa.elu.gated, whole, whole, alpha=alpha)
+    if dtype == np.float32:
+        assert fa.elu(whole, alpha=np.array([0.5])).dtype == np.float64
+
+
 def test_array_ufunc_protocol_is_asked_first():
     class Recorder:
         def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):

@@ -3,10 +3,10 @@
 import numpy as np
 import oracle
 import pytest
-from cases import NAMES, agreed, backward, call, each_case, each_name, parameters, same, slack, truth
+from cases import DTYPES, NAMES, agreed, backward, call, each_case, each_name, parameters, same, slack, truth
 from oracle import DERIVATIVE_ULP, EXACT_ULP, TRUTH
 from test_forward import COUNT, case_text
-from ulp import assert_within, epsilon, errors, measure, outputs_like, poisoned
+from ulp import assert_within, epsilon, errors, measure, neighbours, outputs_like, poisoned
 
 import fastact as fa
 
@@ -92,6 +92,26 @@ def test_kinks(name, case, dtype, backend):
         for got in (call(name, "value_and_grad", x, case)[1], *call(name, "backward", x, case)):
             ulp, _, _ = errors(got, want)
             assert ulp.max() <= (1.0 if name == "selu" else 0.5), (x[0], got[0], slope)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_hard_sigmoid_at_its_kinks(dtype):
+    """0 at and beyond -3 and 3, 1/6 at the numbers next to them; the same from the output."""
+    x = neighbours([-3.0, 3.0], dtype, reach=1)
+    inside = dtype.type(1 / 6)
+    want = np.array([0, 0, inside, inside, 0, 0], dtype)
+    y, value, slope, dx, from_output = agreed(
+        lambda: (
+            fa.hard_sigmoid(x),
+            *fa.hard_sigmoid.value_and_grad(x),
+            fa.hard_sigmoid.backward(np.ones_like(x), x),
+            fa.hard_sigmoid.backward_from_output(np.ones_like(x), fa.hard_sigmoid(x)),
+        )
+    )
+    assert y.astype(float)[[0, 1, 4, 5]].tolist() == [0, 0, 1, 1]
+    assert same(value, y)
+    for got in (slope, dx, from_output):
+        assert same(got, want), got
 
 
 @each_name

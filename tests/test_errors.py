@@ -360,6 +360,13 @@ def test_unknown_name_tells_the_nearest():
         fa.get(None)
 
 
+@pytest.mark.parametrize("name", ["relu_", "_relu", "__gelu", "hard_swish_", "softmax_", " relu", "relu²"])
+def test_a_name_that_no_library_has_is_unknown(name):
+    """relu_ is PyTorch's relu in place."""
+    with pytest.raises(ValueError, match=f"unknown activation '{name}'; the nearest are .*{name.strip('_ ²')[:4]}"):
+        fa.get(name)
+
+
 @pytest.mark.parametrize(("alias", "name"), oracle.ALIASES.items())
 def test_aliases(alias, name):
     assert fa.get(alias) is fa.activations[name]
@@ -401,3 +408,73 @@ def test_an_error_in_a_large_parallel_call_leaves_nothing_behind(threads):
     with pytest.raises(ValueError, match="beta"):
         fa.softplus(x, beta=-1.0)
     assert np.isfinite(fa.softplus(x)).all()
+
+
+MASKED = np.ma.array(X, mask=X > 1)
+MASKED_CALLS = {
+    **{name: ("where=~x.mask", lambda f=f: f(MASKED)) for name, f in FUNCTIONS.items() if isinstance(f, RowMethod)},
+    **{
+        f"{name}.backward, {i}": ("where=~x.mask", lambda f=f, i=i: f.backward(*replaced((X, X), i, MASKED), axis=0))
+        for name, f in FUNCTIONS.items()
+        if name in ("softmax", "log_softmax", "softmin", "sparsemax")
+        for i in (0, 1)
+    },
+    "all axes": ("where=~x.mask", lambda: fa.logsumexp(MASKED, None)),
+    "nothing masked": ("where=~x.mask", lambda: fa.softmax(np.ma.array(X))),
+    "where": ("where=~x.mask", lambda: fa.softmax(X, where=MASKED > 0)),
+    "out": ("where=~x.mask", lambda: fa.softmax(X, out=MASKED.copy())),
+    "explain": ("where=~x.mask", lambda: fa.explain(fa.softmax, MASKED)),
+    "logits": ("filled", lambda: fa.softmax_cross_entropy(MASKED, LABELS)),
+    "labels": ("filled", lambda: fa.softmax_cross_entropy(X, np.ma.array(LABELS))),
+    "weight": ("filled", lambda: fa.softmax_cross_entropy.value_and_grad(X, LABELS, weight=np.ma.ones(7))),
+    "targets": ("filled", lambda: fa.sigmoid_cross_entropy(X, MASKED)),
+    "pos_weight": ("filled", lambda: fa.sigmoid_cross_entropy.value_and_grad(X, X, pos_weight=MASKED)),
+    "gradient": ("filled", lambda: fa.sigmoid_cross_entropy.value_and_grad(X, X, out=MASKED.copy())),
+    "explain loss": ("filled", lambda: fa.explain(fa.sigmoid_cross_entropy, X, MASKED)),
+    "biased": ("filled", lambda: fa.gelu.biased(MASKED, X[0])),
+    "bias": ("filled", lambda: fa.gelu.biased_backward(X, X, MASKED[0])),
+    "gated": ("filled", lambda: fa.silu.gated(X, up=MASKED)),
+    "gated, out": ("filled", lambda: fa.silu.gated(X, X, out=MASKED.copy())),
+    "prelu": ("filled", lambda: fa.prelu.backward(X, MASKED, 0.5)),
+    "parameter": ("alpha: .*filled", lambda: fa.elu(X, alpha=MASKED)),
+    "parameter that is masked": ("alpha: .*filled", lambda: fa.elu(X, alpha=np.ma.masked)),
+    "parameter of a fused function": ("weight: .*filled", lambda: fa.prelu.backward(X, X, MASKED[0])),
+}
+
+
+@pytest.mark.parametrize("call", MASKED_CALLS)
+def test_masked_arrays_are_refused_where_their_mask_would_be_lost(call):
+    match, function = MASKED_CALLS[call]
+    with pytest.raises(TypeError, match=match) as caught:
+        function()
+    assert "masked arrays are not taken" in str(caught.value)
+
+
+def test_inputs_of_fused_functions_by_name():
+    """The same as by position; shrink's parameter keeps its name."""
+    bias = X[0]
+    for call, want in (
+        (fa.gelu.biased(X, bias=bias), fa.gelu.biased(X, bias)),
+        (fa.gelu.biased(bias=bias, x=X, approximate="tanh"), fa.gelu_tanh.biased(X, bias)),
+        (fa.silu.gated(gate=X, up=X + 1), fa.silu.gated(X, X + 1)),
+        (fa.elu.gated(X, up=X + 1, alpha=0.5), fa.elu.gated(X, X + 1, alpha=0.5)),
+        (fa.prelu.biased(X, bias=bias, weight=0.5), fa.prelu.biased(X, bias, 0.5)),
+        (fa.shrink.biased(X, bias, bias=0.25), fa.shrink.biased(X, bias, lambd=0.5, bias=0.25)),
+        (fa.elu.biased_backward(X, x=X, bias=bias)[1], fa.elu.biased_backward(X, X, bias)[1]),
+        (fa.prelu.backward(dy=X, x=X, weight=0.5)[1], fa.prelu.backward(X, X, 0.5)[1]),
+        (fa.gelu.biased(X.T, bias=bias, axis=0), fa.gelu.biased(X.T, bias, axis=0)),
+    ):
+        assert (call == want).all()
+    out = np.empty_like(X)
+    assert fa.gelu.biased(X, bias=bias, out=out) is out
+    assert "21 elements" in fa.explain(fa.gelu.biased, X, bias=bias)
+    for call, match in (
+        (lambda: fa.gelu.biased(X, bias, bias=bias), r"gelu.biased\(\) got multiple values for argument 'bias'"),
+        (lambda: fa.silu.gated(X, gate=X), r"silu.gated\(\) got multiple values for argument 'gate'"),
+        (lambda: fa.silu.gated(up=X), "silu.gated: gate must be given"),
+        (lambda: fa.shrink.biased(x=X, bias=bias), "shrink.biased: bias must be given by position"),
+        (lambda: fa.gelu.biased(X, gate=X), r"takes x, bias by position|unexpected keyword argument 'gate'"),
+        (lambda: fa.prelu.gated(gate=X, up=X), "weight must be given"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            call()

@@ -9,7 +9,7 @@ import pytest
 from cases import call, each_case, slack
 from cases import truth as sweep_truth
 from oracle import DERIVATIVE_ULP, EXACT_ULP, FORWARD_ULP, TRUTH
-from test_forward import case_text
+from test_forward import case_text, misrounded_sixths
 from ulp import assert_within, epsilon, measure
 
 import fastact as fa
@@ -86,3 +86,15 @@ def test_many_float64(name, case, what):
         "domain": case_text(name, case),
     }
     assert_within(measure(got, (hi, lo), x, near_zero), bound_of(name, what), record)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_hard_sigmoid_is_rounded_once():
+    """Every float32 in (-3, 3)."""
+    end = int(np.float32(3.0).view(np.uint32))
+    for start in range(0, end, CHUNK):
+        x = np.arange(start, min(start + CHUNK, end), dtype=np.uint32).view(np.float32)
+        for signed in (x, -x):
+            wrong = misrounded_sixths(signed, fa.hard_sigmoid(signed))
+            assert not wrong.any(), signed[wrong][:3]

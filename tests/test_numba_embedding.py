@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -78,6 +79,26 @@ def test_same_bits_as_outside(name):
             want = (f(x, **keywords), dx, dx_from_output, *f.value_and_grad(x, **keywords))
         for kind, a, b in zip(("y", "dx", "from output", "value", "grad"), found, want):
             assert same(a, b), (kind, dtype)
+
+
+@pytest.mark.parametrize("name", [op.name for op in OPS.values() if op.at_default is not None])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_defaults_have_the_formulas_that_they_have_outside(name, dtype):
+    f = fa.activations[name]
+    backward, value_and_grad = f.backward, f.value_and_grad
+
+    @njit
+    def run(x):
+        y, d = np.empty_like(x), np.empty_like(x)
+        for i in range(x.size):
+            y[i] = f(x[i])
+            d[i] = value_and_grad(x[i])[1]
+        return y, d, f(x), backward(x, x), value_and_grad(x)[1]
+
+    x = np.concatenate([points(dtype), dtype([-3, 3])])
+    want = (f(x), value_and_grad(x)[1], f(x), backward(x, x), value_and_grad(x)[1])
+    for i, (a, b) in enumerate(zip(run(x), want)):
+        assert same(a, b), i
 
 
 @njit
@@ -257,9 +278,11 @@ def test_prange():
 
 
 def refused(function, *args):
+    """The message without the lines of this file that it quotes, which have the words looked for in them."""
     with pytest.raises(numba.TypingError) as error:
         njit(function)(*args)
-    return str(error.value)
+    here = {line.strip() for line in Path(__file__).read_text(encoding="utf-8").splitlines()}
+    return "\n".join(line for line in str(error.value).splitlines() if line.strip() not in here)
 
 
 def test_what_is_refused_says_why():
@@ -268,6 +291,11 @@ def test_what_is_refused_says_why():
     assert "alpha must be a number" in refused(lambda x: fa.elu(x, x), x)
     assert "missing a required argument: 'weight'" in refused(lambda x: fa.prelu(x), x)
     assert "leaky_relu.backward" in refused(lambda x: fa.prelu.backward(x, x, 0.5), x)
+    # held outside, or given as an argument
+    held, biased = fa.prelu.backward, fa.gelu.biased
+    assert "prelu.backward takes whole arrays and is not available" in refused(lambda x: held(x, x, 0.5), x)
+    assert "gelu.biased takes whole arrays and is not available" in refused(lambda x: biased(x, x), x)
+    assert "gelu.biased takes whole arrays and is not available" in refused(lambda f, x: f(x, x), biased, x)
     assert "not a function of its output" in refused(lambda x: fa.gelu.backward_from_output(x, x), x)
     assert "approximate must be" in refused(lambda x: fa.gelu(x, approximate="x"), x)
     assert "complex128" in refused(lambda x: fa.elu(x), 1j)

@@ -130,6 +130,7 @@ def test_conventions_where_frameworks_disagree():
     assert [slope("hard_tanh", v, min_val=-1.0, max_val=1.0) for v in (-1.0, 1.0)] == [0, 0]
     assert [slope("soft_shrink", v, lambd=0.5) for v in (-0.5, 0.0, 0.5)] == [0, 0, 0]
     assert [slope("hard_silu", v) for v in (-3.0, 3.0)] == [0, 1]
+    assert [slope("hard_sigmoid", v, alpha=1 / 6, beta=0.5) for v in (-3.0, 3.0)] == [0, 0]
     assert slope("threshold", 0.5, threshold=0.5, value=1.0) == 0
 
 

@@ -170,6 +170,8 @@ def test_pickle_and_copy_give_the_object_itself(name):
     activation = fa.activations[name]
     for method in (activation, activation.backward, activation.value_and_grad):
         assert pickle.loads(pickle.dumps(method)) is method
+        at_default = getattr(method, "at_default", None)
+        assert pickle.loads(pickle.dumps(at_default)) is at_default
     assert copy.deepcopy(activation) is activation
 
 

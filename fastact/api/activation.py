@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import dispatch
+from fastact.api.arguments import FILLED, refuse_masked
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
 from fastact.runtime import _driver
@@ -23,9 +24,16 @@ if TYPE_CHECKING:
 def checked(op: Op, param: Param, value: Any) -> Any:
     """The value as a float, or as an array of one dimension or more.
 
-    `TypeError` for what is no real number, `ValueError` outside its domain.
+    Raises
+    ------
+    TypeError
+        For a masked array and what is no real number.
+    ValueError
+        Outside its domain.
     """
+    given = value
     if type(value) is not float:
+        refuse_masked(f"{op.name}: {param.name}", (value,), FILLED)
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")
@@ -34,7 +42,7 @@ def checked(op: Op, param: Param, value: Any) -> Any:
     good = param.domain.holds(value)
     if not np.all(good):
         bad = first(~np.asarray(good))
-        raise ValueError(f"{op.name}: {param.name} must be {param.domain.text}, not {np.asarray(value)[bad]}{at(bad)}")
+        raise ValueError(f"{op.name}: {param.name} must be {param.domain.text}, not {np.asarray(given)[bad]}{at(bad)}")
     return value
 
 
@@ -105,8 +113,12 @@ class Method(_driver.Callable):
         given = [kwargs[p.name] for p in self.op.params if p.name in kwargs]
         op = self.at_default.op if isinstance(self.at_default, Method) and not given else self.op
         inputs = (*arrays, *given)
-        # numbers take the dtype of the arrays
-        dtypes = [np.asarray(a).dtype for a in inputs if np.ndim(a) or not isinstance(a, (int, float, np.generic))]
+        # numbers take the dtype of the arrays, and parameters that are numbers have none, as in the call
+        dtypes = [
+            np.asarray(a).dtype
+            for i, a in enumerate(inputs)
+            if np.ndim(a) or not (i >= len(ALL[self.kind].inputs) or isinstance(a, (int, float, np.generic)))
+        ]
         dtype = _driver.computing_dtype(dtypes) if arrays else "float32"
         if dtype is None:
             raise TypeError(unsupported(self.__name__, map(type, dtypes)))
@@ -235,6 +247,10 @@ for _class in (Method, Activation):
 
 
 def _unpickle(name: str, kind: str) -> Method:
+    if name not in activations:
+        # the form at default parameters
+        of = next(op.name for op in OPS.values() if op.at_default is not None and op.at_default.name == name)
+        return _unpickle(of, kind).at_default  # type: ignore[return-value]
     activation = activations[name]
     return activation if kind == "forward" else getattr(activation, kind)
 

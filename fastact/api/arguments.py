@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,18 @@ def integer(what: str, value: Any, kinds: str = "an integer") -> int:
         except TypeError:
             pass
     raise TypeError(f"{what} must be {kinds}, not {type(value).__name__}")
+
+
+def refuse_masked(name: str, arrays: Iterable[Any], instead: str) -> None:
+    """`TypeError` where one is a masked array, whose mask would be lost."""
+    for a in arrays:
+        # only a subclass asks for numpy.ma, which is not always imported
+        if isinstance(a, np.ndarray) and type(a) is not np.ndarray and isinstance(a, np.ma.MaskedArray):
+            raise TypeError(f"{name}: masked arrays are not taken; pass {instead}")
+
+
+# for functions without a mask of their own
+FILLED = "x.filled(value)"
 
 
 def broadcast(what: str, array: NDArray[Any], shape: tuple[int, ...], to: str) -> NDArray[Any]:

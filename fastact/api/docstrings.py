@@ -79,7 +79,7 @@ def of_fused(fused: Fused) -> str:
             text = f"The gradient by {of}, summed over all that share a value of it."
         returns += [f"{argument.name} : ndarray", f"    {text}"]
     lines += _section("Returns", returns)
-    wrong = "an array is complex or of objects, strings or dates, or ``out`` cannot hold the result"
+    wrong = "an array is masked, complex or of objects, strings or dates, or ``out`` cannot hold the result"
     unfit = (
         "shapes do not fit, ``axis`` is out of range, a parameter is outside its domain, or ``out`` cannot be written"
     )
@@ -152,7 +152,7 @@ def _errors(method: Method) -> list[str]:
     wrong = ["an array is complex or of objects, strings or dates"]
     unfit = ["shapes do not broadcast", "``out`` cannot be written"]
     if op.params:
-        wrong.append("a parameter is no number")
+        wrong.append("a parameter is masked or no number")
         unfit.append("a parameter is outside its domain")
     if op.ordered:
         unfit.append(f"{op.ordered[0]} is not less than {op.ordered[1]}")

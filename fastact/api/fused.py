@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import integer
+from fastact.api.arguments import FILLED, integer, refuse_masked
 from fastact.runtime import _driver
 from fastact.spec.kernel import compute_dtype, kernel_of
 from fastact.spec.kinds import ALL, outputs_of
@@ -32,6 +32,8 @@ class Fused:
         self.method = name or kind
         self.__name__ = self.__qualname__ = f"{self.op.name}.{self.method}"
         self.inputs = tuple(a.name for a in ALL[kind].inputs)
+        # those that a keyword can mean; shrink has a parameter named bias
+        self.by_name = tuple(name for name in self.inputs if all(name != p.name for p in self.op.params))
         self.along = any(a.role == "col" for a in ALL[kind].inputs)
         self.axis = -1 if self.along else None
         self.outputs = outputs_of(self.op, kind)
@@ -59,6 +61,8 @@ class Fused:
             chosen = self.activation.variant(params.pop(variants[0]))
             if chosen is not self.activation:
                 return getattr(chosen, self.method)(*arrays, axis=axis, out=out, **params)
+        if params:
+            arrays = self._placed(arrays, params)
         if axis is not None and not self.takes_axis:
             raise TypeError(f"{self.__name__}() got an unexpected keyword argument 'axis'")
         if len(arrays) == len(self.inputs) and not params and not self.required:
@@ -68,6 +72,21 @@ class Fused:
                 return done
         op, given, values = self._arguments(arrays, params)
         return _Call(self, op, given, values, axis).run(out)
+
+    def _placed(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
+        """The arrays with those that were given by name, which leave `params`."""
+        named = [name for name in self.by_name if name in params]
+        if not named:
+            return arrays
+        rest = self.inputs[len(arrays) :]
+        for name in named:
+            if name not in rest:
+                raise TypeError(f"{self.__name__}() got multiple values for argument {name!r}")
+        for name in rest:
+            if name not in named:
+                how = "" if name in self.by_name else " by position"
+                raise TypeError(f"{self.__name__}: {name} must be given{how}")
+        return (*arrays, *(params.pop(name) for name in rest))
 
     def _arguments(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Op, list[Array], dict[str, Any]]:
         """The row of the table that serves, arrays, and values of its parameters."""
@@ -86,6 +105,7 @@ class Fused:
             params = self.activation.check(params)
         elif op.at_default is not None:
             op = op.at_default
+        refuse_masked(self.__name__, arrays, FILLED)
         values = {p.name: params.get(p.name, p.default) for p in op.params}
         return op, _arrays(arrays[:n], values), values
 
@@ -96,6 +116,7 @@ class Fused:
         if variants is not None and variants[0] in kwargs:
             chosen = self.activation.variant(kwargs.pop(variants[0]))
             return getattr(chosen, self.method)._plan(arrays, {**kwargs, "axis": axis})
+        arrays = self._placed(arrays, kwargs)
         op, dtype, n = self.op, "float32", 0
         if arrays:
             op, given, values = self._arguments(arrays, kwargs)
@@ -288,6 +309,7 @@ class _Call:
             if a is None:
                 continue
             what = "out" if len(outputs) == 1 else f"out for {argument.name}"
+            refuse_masked(name, (a,), FILLED)
             if not isinstance(a, np.ndarray):
                 raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
             shape = self.shape if argument.role == "map" else self._sum_shape(argument.name)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import broadcast, check_out, dtypes_of, integer, row_plan
+from fastact.api.arguments import FILLED, broadcast, check_out, dtypes_of, integer, refuse_masked, row_plan
 from fastact.runtime import _driver
 from fastact.spec.call import VALUE_ONLY
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernel_of
@@ -94,6 +94,7 @@ class Loss:
     def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "forward") -> dispatch.Plan:
         function: Any = self if kind == "forward" else getattr(self, kind)
         given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        refuse_masked(self.name, given.values(), FILLED)
         x, t = (None if given.get(name) is None else np.asarray(given[name]) for name in self.arrays)
         dtype = "float32" if x is None else _loss_dtype(self.name, x, x if t is None else t)[0]
         elements, rows = (0, 0) if x is None else (x.size, self._rows(x, given))
@@ -156,7 +157,7 @@ class SoftmaxCrossEntropy(Loss):
     IndexError
         For a label out of range, naming the first position; nothing is written.
     TypeError
-        If an array is complex or of objects, strings or dates, or a number is none; nothing is written.
+        If an array is masked, complex or of objects, strings or dates, or a number is none; nothing is written.
     AxisError, ValueError
         If the axis is out of range, shapes do not fit, an option is none of those above, or `out` cannot be written;
         nothing is written.
@@ -246,6 +247,7 @@ class SoftmaxCrossEntropy(Loss):
         reduction: str, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         self._check_reduction(reduction)
+        refuse_masked(self.name, (logits, labels, weight, out), FILLED)
         if type(smoothing) is not float and not isinstance(smoothing, numbers.Real):
             raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
         if not 0.0 <= smoothing <= 1.0:
@@ -369,7 +371,7 @@ class SigmoidCrossEntropy(Loss):
     Raises
     ------
     TypeError
-        If an array is complex or of objects, strings or dates; nothing is written.
+        If an array is masked, complex or of objects, strings or dates; nothing is written.
     ValueError
         If shapes do not fit, `reduction` is none of those above, or `out` cannot be written; nothing is written.
 
@@ -450,6 +452,7 @@ class SigmoidCrossEntropy(Loss):
         self, logits: Any, targets: Any, weight: Any, pos_weight: Any, reduction: str, out: Any, grad: bool
     ) -> tuple[Any, Any]:
         self._check_reduction(reduction)
+        refuse_masked(self.name, (logits, targets, weight, pos_weight, out), FILLED)
         x, t = np.asarray(logits), np.asarray(targets)
         name, compute = _loss_dtype(self.name, x, t)
         result_dtype = _numpy_dtype(name, x, t)

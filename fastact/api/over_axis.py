@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.arguments import broadcast, check_out, dtypes_of, integer, row_plan
+from fastact.api.arguments import broadcast, check_out, dtypes_of, integer, refuse_masked, row_plan
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernel_of
 
@@ -18,6 +18,9 @@ Axis = int | tuple[int, ...] | None
 
 # CPython has one object for it; any other -1 takes the general way
 LAST = -1
+
+# what a masked array is in terms of these functions
+WHERE = "x.data with where=~x.mask"
 
 
 class RowMethod:
@@ -55,6 +58,7 @@ class RowMethod:
             result = function.direct(arrays, out)
             if result is not None:
                 return result
+        refuse_masked(self.name, (*arrays, where, *(out if isinstance(out, tuple) else (out,))), WHERE)
         axis = self._axis(axis)
         where = None if where is True or where is None else self._mask(arrays, where)
         if isinstance(axis, int):
@@ -114,6 +118,7 @@ class RowMethod:
     def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
         function: Any = self
         given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        refuse_masked(self.name, args[: self._nin], WHERE)
         arrays = [np.asarray(a) for a in args[: self._nin]]
         dtype = dtypes_of(self.name, *arrays)[0] if arrays else "float32"
         shape = np.broadcast_shapes(*(a.shape for a in arrays)) if arrays else (0, 0)
@@ -135,7 +140,7 @@ class RowMethod:
 DTYPES = "Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64."
 KEYWORDS = "``dtype``, ``casting``, ``order`` and ``subok``, as of a `numpy.ufunc`."
 ERRORS = """TypeError
-            If an array is complex or of objects, strings or dates, or `where` is not of booleans.
+            If an array is masked, complex or of objects, strings or dates, or `where` is not of booleans.
         AxisError, ValueError
             If an axis is out of range or named twice, shapes do not fit, or `out` cannot be written; nothing is.\
 """
@@ -273,7 +278,7 @@ class LogSumExp(RowMethod):
     Raises
     ------
     TypeError
-        If x is complex or of objects, strings or dates, or `where` is not of booleans.
+        If x is masked, complex or of objects, strings or dates, or `where` is not of booleans.
     AxisError, ValueError
         If an axis is out of range or named twice, shapes do not fit, or `out` cannot be written; nothing is.
 

@@ -33,6 +33,7 @@ from numba.extending import (
 
 from fastact.api.activation import Activation, Method, activations
 from fastact.api.functions import FUNCTIONS
+from fastact.api.fused import Fused
 from fastact.api.over_axis import RowFunction, RowMethod
 from fastact.backends.numba_cpu import rows as row_kernels
 from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
@@ -123,6 +124,9 @@ class _Template(AbstractTemplate):
             bound = pysig.bind(*args, **kws).arguments
         except TypeError as error:
             raise errors.TypingError(f"{method.__name__}: {error}") from error
+        if method.at_default is not None and not any(name in bound for name in method.names):
+            method = method.at_default
+            pysig = _python_signature(method)
         given = [bound[name] for name in _arrays(method)]
         dtype = _computing(given)
         if dtype is None:
@@ -191,10 +195,13 @@ def _scalar(builder: ir.IRBuilder, method: Method, dtype: str, args: Any) -> lis
 
 
 def _lower(method: Method) -> Callable[..., Any]:
-    narrays, nparams = len(_arrays(method)), len(method.names)
+    narrays = len(_arrays(method))
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
         chosen = method
+        if method.at_default is not None and len(sig.args) == narrays:
+            chosen = method.at_default
+        nparams = len(chosen.names)
         if method.variants is not None:
             chosen = method.variants[1][sig.args[-1].literal_value] or method
         result = sig.return_type.dtype if isinstance(sig.return_type, types.UniTuple) else sig.return_type
@@ -304,6 +311,39 @@ def _pair_loop(f: Method, dtype: types.Type, dense: bool, transpose: bool) -> Ca
 
     jitted = register_jitable(over_memory)
     return over_transposed if transpose else over_memory if dense else over_elements
+
+
+# ---- fused kinds
+
+
+class FusedType(types.Function):
+    """Numba's type of one `Fused`, which has no implementation: a call says so."""
+
+    def __init__(self, fused: Fused) -> None:
+        self.fused = fused
+        super().__init__(type("Template", (_FusedTemplate,), {"key": fused, "fused": fused}))
+
+    def __reduce__(self) -> Any:
+        return fused_type, (self.fused,)
+
+
+@cache
+def fused_type(fused: Fused) -> FusedType:
+    """Numba's type of a `Fused`."""
+    return FusedType(fused)
+
+
+class _FusedTemplate(AbstractTemplate):
+    fused: Fused
+
+    def generic(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Signature | None:
+        raise errors.TypingError(_not_available(self.fused))
+
+
+def _not_available(fused: Fused) -> str:
+    name = fused.__name__
+    instead = "; dx alone is leaky_relu.backward(dy, x, weight)" if name == "prelu.backward" else ""
+    return f"{name} takes whole arrays and is not available in nopython mode{instead}"
 
 
 # ---- rows
@@ -468,6 +508,7 @@ class _MethodModel(models.OpaqueModel):
 
 
 register_model(RowType)(_MethodModel)
+register_model(FusedType)(_MethodModel)
 
 
 @infer_getattr
@@ -483,9 +524,7 @@ class _MethodAttributes(AttributeTemplate):
             raise errors.TypingError(str(error)) from error
         if isinstance(method, Method):
             return numba_type(method)
-        name = type_.method.name
-        instead = "; dx alone is leaky_relu.backward(dy, x, weight)" if (name, attr) == ("prelu", "backward") else ""
-        raise errors.TypingError(f"{name}.{attr} takes whole arrays and is not available in nopython mode{instead}")
+        raise errors.TypingError(_not_available(method))
 
 
 @infer_getattr
@@ -502,6 +541,7 @@ def _get_method(context: Any, builder: ir.IRBuilder, type_: types.Type, value: A
     return context.get_dummy_value()
 
 
+@unbox(FusedType)
 @unbox(RowType)
 @unbox(MethodType)
 def _unbox_method(type_: types.Type, value: Any, c: Any) -> NativeValue:
@@ -520,11 +560,16 @@ def init() -> None:
     def typeof_row_method(method: RowMethod, c: Any) -> RowType:
         return row_type(method)
 
+    @typeof_impl.register(Fused)
+    def typeof_fused(fused: Fused, c: Any) -> FusedType:
+        return fused_type(fused)
+
     for activation in activations.values():
         for kind in kinds_of(activation.op):
             method = activation if kind == "forward" else getattr(activation, kind)
-            if isinstance(method, Method):
-                lower_builtin(method, types.VarArg(types.Any))(_lower(method))
+            for form in (method, getattr(method, "at_default", None)):
+                if isinstance(form, Method):
+                    lower_builtin(form, types.VarArg(types.Any))(_lower(form))
     for function in FUNCTIONS.values():
         if isinstance(function, RowMethod):
             for each in (function, getattr(function, "backward", None)):

@@ -168,6 +168,26 @@ def hard_sigmoid_grad_from_output(y, alpha, beta):
     return alpha * inside(y, 0.0, 1.0)
 
 
+def hard_sigmoid_default(x):
+    """min(max((x + 3)/6, 0), 1), rounded once"""
+    w = clip(x, -3.0, 3.0)
+    s = w + 3.0
+    # what is left of w + 3 after a quotient of a product with 1/6, all of it exact but for its last addition
+    q = 0.16666666666666666 * s
+    r = fma(-6.0, q, s) + (w - (s - 3.0))
+    return q + 0.16666666666666666 * r
+
+
+def hard_sigmoid_default_grad(x):
+    """1/6 if -3 < x < 3 else 0; 0 at both"""
+    return 0.16666666666666666 * inside(x, -3.0, 3.0)
+
+
+def hard_sigmoid_default_grad_from_output(y):
+    """1/6 if 0 < y < 1 else 0"""
+    return 0.16666666666666666 * inside(y, 0.0, 1.0)
+
+
 def hard_tanh(x, min_val, max_val):
     """min(max(x, min_val), max_val)
 

@@ -77,7 +77,7 @@ class Op:
     forward, grad, grad_from_output
         Formulas of x (of y) and the parameters; the last is None where f' is no function of the output.
     aliases
-        Other names: PyTorch's, Keras', JAX's, ONNX's, in any case and with or without underscores.
+        Other names: PyTorch's, Keras', JAX's, ONNX's, in any case and with or without underscores between words.
     kinks
         Where f' jumps, in terms of the defaults; the convention is the formula's.
     limits
@@ -93,7 +93,7 @@ class Op:
     variants
         A keyword, and for each of its values the name of the activation that it means; None for this one.
     at_default
-        The same with the parameters at their defaults, where formulas without them are faster.
+        The same with the parameters at their defaults, where formulas without them are faster or closer.
     """
 
     name: str
@@ -174,7 +174,9 @@ _ROWS = (
        limits=(-_INF, 0.0)),
     Op("hard_sigmoid", f.hard_sigmoid, f.hard_sigmoid_grad, f.hard_sigmoid_grad_from_output,
        (Param("alpha", 1.0 / 6.0, FINITE), Param("beta", 0.5, FINITE)), kinks=(-3.0, 3.0), limits=(0.0, 1.0),
-       piecewise_linear=True, output_needs={"alpha": _POSITIVE}),
+       piecewise_linear=True, output_needs={"alpha": _POSITIVE},
+       at_default=Op("hard_sigmoid_default", f.hard_sigmoid_default, f.hard_sigmoid_default_grad,
+                     f.hard_sigmoid_default_grad_from_output, piecewise_linear=True)),
     Op("tanh", f.tanh, f.tanh_grad, f.tanh_grad_from_output, limits=(-1.0, 1.0)),
     Op("hard_tanh", f.hard_tanh, f.hard_tanh_grad, f.hard_tanh_grad_from_output,
        (Param("min_val", -1.0), Param("max_val", 1.0)), kinks=(-1.0, 1.0), limits=(-1.0, 1.0), piecewise_linear=True,
@@ -225,6 +227,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def _is_name(name: str) -> bool:
+    # relu_ is PyTorch's relu in place, which is another function
+    return re.fullmatch(r"[A-Za-z0-9](.*[A-Za-z0-9])?", name) is not None
+
+
 _NAMES: dict[str, str] = {_plain(n): op.name for op in _ROWS for n in (op.name, *op.aliases)}
 
 
@@ -246,7 +253,7 @@ def resolve(name: str, others: Iterable[str] = ()) -> str:
     if not isinstance(name, str):
         raise TypeError(f"the name of an activation is a string, not {type(name).__name__}")
     names = {**_NAMES, **{_plain(n): n for n in others}}
-    found = names.get(_plain(name))
+    found = names.get(_plain(name)) if _is_name(name) else None
     if found is None:
         import difflib
 

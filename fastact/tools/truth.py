@@ -159,6 +159,19 @@ def _inside(x: Array, low: float, high: float, slope: float = 1.0) -> Array:
     return np.where((x > low) & (x < high), slope, 0.0)
 
 
+def _by_sixths(alpha: float, beta: float) -> bool:
+    # the default alpha is 1/6 itself, also where it comes rounded
+    return alpha in (1 / 6, float(np.float32(1 / 6))) and beta == 0.5
+
+
+def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
+    return np.clip((x + 3) / 6 if _by_sixths(alpha, beta) else alpha * x + beta, 0, 1)
+
+
+def _hard_sigmoid_grad(x: Array, alpha: float, beta: float) -> Array:
+    return _inside(x, -3, 3, 1 / 6) if _by_sixths(alpha, beta) else _inside(alpha * x + beta, 0, 1, alpha)
+
+
 def _selu(x: Array) -> Array:
     return 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x))
 
@@ -211,11 +224,7 @@ TRUTH: dict[str, Truth] = {
     ),
     "sigmoid": Truth(_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x)),
     "log_sigmoid": Truth(lambda x: -_softplus(-x), lambda x: _sigmoid(-x)),
-    "hard_sigmoid": Truth(
-        lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
-        lambda x, alpha, beta: _inside(alpha * x + beta, 0, 1, alpha),
-        linear=True,
-    ),
+    "hard_sigmoid": Truth(_hard_sigmoid, _hard_sigmoid_grad, linear=True),
     "tanh": Truth(np.tanh, _sech2),
     "hard_tanh": Truth(
         lambda x, min_val, max_val: np.clip(x, min_val, max_val),
