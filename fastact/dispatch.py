@@ -321,9 +321,7 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
             address = {s.what: backend.kernel(kernel_of(op, s.what, compute)) for s in program.kernels}
             stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]
             return stages, None, *limits(spec)
-        # what sums up the values of another output is not the kernel's to write
-        places = tuple(j for j, like in enumerate(program.like) if not like)
-        return [(backend.kernel(spec), places)], None, *limits(spec)
+        return [(backend.kernel(spec), tuple(range(spec.narg)))], None, *limits(spec)
 
     nin, nout = len(ALL[kind].inputs), len(outputs_of(op, kind))
     name = f"{op.name}_{kind}"

@@ -61,7 +61,8 @@ typedef struct {
     ptrdiff_t size;    /* bytes of an element in memory */
     ptrdiff_t compute; /* and as kernels take it */
     ptrdiff_t granule; /* elements that a kernel of a map takes at once */
-    unsigned char like[FASTACT_ARGS]; /* of a sum of the values of an output: 1 + that output; else 0 */
+    /* of a sum of the values of an output: 1 + that output, else 0; stages do not write it, a kernel of its own does */
+    unsigned char like[FASTACT_ARGS];
     /* functions over rows */
     bool reduces;         /* one value a row */
     double fill_in, fill; /* what an input counts as, and the result is, where a mask does not hold */
@@ -84,7 +85,6 @@ typedef struct {
     bool direct;     /* kernels work on the arrays themselves */
     bool hold;       /* results wait in tiles until all stages are done: an output takes the place of an input */
     bool stream;     /* outputs go past the cache */
-    bool wait;       /* and are written in the cache first, wherever they begin */
     ptrdiff_t head;  /* elements before the outputs are aligned, where they are streamed */
     ptrdiff_t task;  /* elements or rows of a task */
     bool failed;     /* for want of memory */
@@ -232,7 +232,7 @@ static void fastact_tiles(const fastact_job *job, char *const *at, const char *m
         }
         fastact_run_stages(job, args, padded, 0);
         for (int j = first_out; j < narg; j++) {
-            if (slot->like[j])
+            if (slot->like[j] && job->resolved->nstage > 1)
                 memcpy(at[j] + i * compute, args[slot->like[j] - 1], (size_t)(n * compute));
             else if (args[j] != base + j * width)
                 continue;
@@ -247,48 +247,91 @@ static void fastact_tiles(const fastact_job *job, char *const *at, const char *m
     }
 }
 
+/* How many elements come before the outputs are aligned to vectors; -1 where they are not alike. */
+static ptrdiff_t fastact_head(const fastact_job *job, char *const *at)
+{
+    const int first_out = job->slot->nin + job->slot->nparam;
+    const ptrdiff_t size = job->slot->size;
+    ptrdiff_t misaligned = -1;
+    for (int j = first_out; j < job->narg; j++) {
+        const ptrdiff_t by = (ptrdiff_t)((uintptr_t)at[j] & (VECTOR - 1));
+        if (job->own[j])
+            continue;
+        if (by % size || (misaligned >= 0 && by != misaligned))
+            return -1;
+        misaligned = by;
+    }
+    return misaligned > 0 ? (VECTOR - misaligned) / size : misaligned;
+}
+
+static inline void fastact_moved(const fastact_job *job, char **args, char *const *at, ptrdiff_t by)
+{
+    for (int j = 0; j < job->narg; j++)
+        args[j] = job->one[j] ? at[j] : at[j] + by * job->slot->compute;
+}
+
+/* n elements of one row through all stages, piece by piece: results wait in the cache where they go past it, or are summed
+ * as well */
+static void fastact_pieces(const fastact_job *job, char *const *at, ptrdiff_t n)
+{
+    const fastact_slot *slot = job->slot;
+    const int first_out = slot->nin + slot->nparam;
+    const ptrdiff_t piece = CACHED / slot->compute;
+    char temps[(FASTACT_TEMPS + FASTACT_OUTS) * CACHED + VECTOR], *memory = fastact_aligned(temps);
+    char *args[FASTACT_ARGS + FASTACT_TEMPS], *to[FASTACT_ARGS];
+    for (int t = 0; t < FASTACT_TEMPS; t++)
+        args[job->narg + t] = memory + t * CACHED;
+    for (ptrdiff_t i = 0; i < n; i += piece) {
+        const ptrdiff_t count = fastact_least(n - i, piece);
+        fastact_moved(job, args, at, i);
+        memcpy(to, args, sizeof(to));
+        for (int j = first_out, out = FASTACT_TEMPS; j < job->narg; j++) {
+            if (job->stream && !job->own[j])
+                args[j] = memory + out++ * CACHED;
+            if (slot->like[j])
+                args[slot->like[j] - 1] = args[j];
+        }
+        fastact_run_stages(job, args, count, 0);
+        for (int j = first_out; j < job->narg; j++)
+            if (args[j] != to[j]) {
+                if (job->stream)
+                    fastact_stream_copy(to[j], args[j], count * slot->compute);
+                else
+                    memcpy(to[j], args[j], (size_t)(count * slot->compute));
+            }
+    }
+}
+
 /* n elements of one row, from `at` on */
 static void fastact_span(const fastact_job *job, char *const *at, const char *mask, ptrdiff_t n)
 {
-    const fastact_slot *slot = job->slot;
-    const ptrdiff_t compute = slot->compute;
-    char *args[FASTACT_ARGS + FASTACT_TEMPS];
-    ptrdiff_t body, piece;
+    const bool one = job->resolved->nstage == 1;
+    char *args[FASTACT_ARGS];
+    ptrdiff_t head = 0, body;
+    bool stream = job->stream;
     if (!job->direct || mask) {
         fastact_tiles(job, at, mask, n);
         return;
     }
-    if (job->resolved->nstage == 1 && !job->wait && n % slot->granule == 0) {
-        fastact_run_stages(job, at, n, job->stream ? FASTACT_STREAM : 0);
-        return;
+    if (stream && one) {
+        head = fastact_head(job, at);
+        stream = head >= 0;
+        head = fastact_least(head < 0 ? 0 : head, n);
+        if (head)
+            fastact_tiles(job, at, NULL, head);
     }
-    body = n / slot->granule * slot->granule;
+    body = (n - head) / job->slot->granule * job->slot->granule;
     if (body) {
-        char temps[(FASTACT_TEMPS + FASTACT_OUTS) * CACHED + VECTOR];
-        const int first_out = job->wait ? slot->nin + slot->nparam : job->narg;
-        piece = job->resolved->nstage > 1 || job->wait ? CACHED / compute : body;
-        for (int t = 0; t < FASTACT_TEMPS; t++)
-            args[job->narg + t] = fastact_aligned(temps) + t * CACHED;
-        for (ptrdiff_t i = 0; i < body; i += piece) {
-            const ptrdiff_t count = fastact_least(body - i, piece);
-            for (int j = 0, out = FASTACT_TEMPS; j < job->narg; j++) {
-                args[j] = job->one[j] ? at[j] : at[j] + i * compute;
-                if (j >= first_out && !job->own[j])
-                    args[j] = fastact_aligned(temps) + out++ * CACHED;
-            }
-            for (int j = first_out; j < job->narg; j++)
-                if (slot->like[j])
-                    args[slot->like[j] - 1] = at[j] + i * compute;
-            fastact_run_stages(job, args, count, job->stream && !job->wait ? FASTACT_STREAM : 0);
-            for (int j = first_out; j < job->narg; j++)
-                if (!job->own[j])
-                    fastact_stream_copy(at[j] + i * compute, args[j], count * compute);
-        }
+        if (head)
+            fastact_moved(job, args, at, head);
+        if (one)
+            fastact_run_stages(job, head ? args : at, body, stream ? FASTACT_STREAM : 0);
+        else
+            fastact_pieces(job, at, body);
     }
-    if (body < n) {
-        for (int j = 0; j < job->narg; j++)
-            args[j] = job->one[j] ? at[j] : at[j] + body * compute;
-        fastact_tiles(job, args, NULL, n - body);
+    if (head + body < n) {
+        fastact_moved(job, args, at, head + body);
+        fastact_tiles(job, args, NULL, n - head - body);
     }
 }
 
@@ -352,7 +395,7 @@ static void fastact_run_map(fastact_job *job, char *blocks)
     int threads;
     job->head = 0;
     job->direct = size == slot->compute;
-    job->stream = job->wait = job->hold = false;
+    job->stream = job->hold = false;
     for (int j = 0; j < job->narg; j++) {
         job->own[j] = false;
         job->one[j] = slot->nin <= j && j < first_out && (job->step[j] == 0 || n == 1);

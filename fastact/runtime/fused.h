@@ -18,22 +18,22 @@ typedef struct {
     ptrdiff_t copies;  /* rows in one of them */
     ptrdiff_t columns; /* of a task */
     ptrdiff_t block;   /* rows of a task, as they are taken */
+    ptrdiff_t together; /* that a kernel takes at a time, where a task has all columns */
     int nsum;
     char *partial; /* of sums: for each block of rows, or each segment of a row, high and low parts */
 } fastact_fused;
 
 #define SEGMENT 65536 /* elements of a row that are summed into one pair, where inner > 1 */
 #define CHAINS 64     /* columns of such a sum */
+#define TOGETHER 8192 /* elements that a kernel takes at a time, at least, where rows are short */
 
-/* memory of a task: values of a quad of rows for each sum, sums and their low parts */
-static ptrdiff_t fastact_fused_bytes(const fastact_fused *f, ptrdiff_t columns)
+/* memory of a task for each sum: values of a quad of rows, the sums and their low parts */
+static ptrdiff_t fastact_sum_bytes(const fastact_fused *f, ptrdiff_t columns)
 {
-    return f->nsum * (FASTACT_QUAD + 2) * (columns * f->job.slot->compute + VECTOR) + VECTOR;
+    return fastact_over((FASTACT_QUAD + 2) * columns * f->job.slot->compute, VECTOR) * VECTOR;
 }
 
-static const double fastact_zeros[1024];
-
-/* one block of rows, and the columns from `first` on */
+/* one block of rows, and the columns from `first` on; where they are all columns, several rows at a time */
 static void fastact_columns_task(void *context, ptrdiff_t index)
 {
     fastact_fused *f = (fastact_fused *)context;
@@ -41,13 +41,11 @@ static void fastact_columns_task(void *context, ptrdiff_t index)
     const ptrdiff_t size = job->slot->size, compute = job->slot->compute, total = job->rows * f->channel;
     const ptrdiff_t strips = fastact_over(f->width, f->columns), rows = fastact_over(total, f->width);
     const ptrdiff_t block = index / strips, first = index % strips * f->columns;
-    const ptrdiff_t columns = fastact_least(f->columns, f->width - first), strip = columns * compute + VECTOR;
-    const ptrdiff_t stop = fastact_least((block + 1) * f->block, rows);
-    /* where the values of a sum like an output are in the output alone */
-    const bool apart = job->direct && !job->stream;
+    const ptrdiff_t columns = fastact_least(f->columns, f->width - first), row = columns * compute;
+    const ptrdiff_t stop = fastact_least((block + 1) * f->block, rows), many = strips == 1 ? f->together : 1;
     char *at[FASTACT_ARGS], *memory = NULL, *sums[FASTACT_ARGS];
     if (f->nsum) {
-        memory = fastact_scratch((size_t)fastact_fused_bytes(f, f->columns));
+        memory = fastact_scratch((size_t)(f->nsum * fastact_sum_bytes(f, f->columns)));
         if (!memory) {
             job->failed = true;
             return;
@@ -55,50 +53,36 @@ static void fastact_columns_task(void *context, ptrdiff_t index)
     }
     for (int j = 0, s = 0; j < job->narg; j++)
         if (f->role[j] == FASTACT_SUM) {
-            sums[j] = memory + s++ * (FASTACT_QUAD + 2) * strip;
-            memset(sums[j] + FASTACT_QUAD * strip, 0, (size_t)(2 * strip));
+            sums[j] = memory + s++ * fastact_sum_bytes(f, f->columns);
+            memset(sums[j] + FASTACT_QUAD * row, 0, (size_t)(2 * row));
         }
-    for (ptrdiff_t quad = block * f->block; quad < stop; quad += FASTACT_QUAD) {
-        const ptrdiff_t many = fastact_least(FASTACT_QUAD, stop - quad);
-        ptrdiff_t count[FASTACT_QUAD] = {0, 0, 0, 0};
-        for (ptrdiff_t q = 0; q < many; q++) {
-            const ptrdiff_t start = (quad + q) * f->width + first;
-            count[q] = fastact_least(columns, total - start);
-            if (count[q] <= 0) {
-                count[q] = 0;
-                break;
-            }
-            for (int j = 0; j < job->narg; j++)
-                at[j] = f->role[j] == FASTACT_ARRAY     ? job->data[j] + start * size
-                        : f->role[j] == FASTACT_CHANNEL ? job->data[j] + first * compute
-                        : f->role[j] == FASTACT_SUM     ? sums[j] + q * strip
-                                                        : job->data[j];
-            fastact_span(job, at, NULL, count[q]);
-        }
+    for (ptrdiff_t r = block * f->block; r < stop; r += many) {
+        const ptrdiff_t q = f->nsum ? r % FASTACT_QUAD : 0, start = r * f->width + first;
+        const ptrdiff_t all = fastact_least(many, stop - r) * columns, n = fastact_least(all, total - start);
+        for (int j = 0; j < job->narg; j++)
+            at[j] = f->role[j] == FASTACT_ARRAY     ? job->data[j] + start * size
+                    : f->role[j] == FASTACT_CHANNEL ? job->data[j] + first * compute
+                    : f->role[j] == FASTACT_SUM     ? sums[j] + q * row
+                                                    : job->data[j];
+        if (n > 0)
+            fastact_span(job, at, NULL, n);
+        if (!f->nsum || (r + many < stop && (r + many) % FASTACT_QUAD))
+            continue;
         for (int j = 0; j < job->narg; j++)
             if (f->role[j] == FASTACT_SUM) {
-                const void *values[FASTACT_QUAD];
-                for (ptrdiff_t q = 0; q < FASTACT_QUAD; q++) {
-                    const int like = job->slot->like[j] - 1;
-                    values[q] = count[q] == 0 ? (const void *)fastact_zeros : sums[j] + q * strip;
-                    if (count[q] && like >= 0 && apart && count[q] == columns)
-                        values[q] = job->data[like] + ((quad + q) * f->width + first) * size;
-                    else if (count[q] && count[q] < columns) {
-                        if (like >= 0 && apart)
-                            memcpy(sums[j] + q * strip, job->data[like] + ((quad + q) * f->width + first) * size,
-                                   (size_t)(count[q] * compute));
-                        memset(sums[j] + q * strip + count[q] * compute, 0, (size_t)((columns - count[q]) * compute));
-                    }
-                }
-                fastact_add_quad((int)compute, sums[j] + FASTACT_QUAD * strip, sums[j] + (FASTACT_QUAD + 1) * strip, values,
-                                 columns);
+                /* what is missing in a quad counts as 0 */
+                const ptrdiff_t had = q * row + (n > 0 ? n : 0) * compute;
+                const char *v = sums[j];
+                memset(sums[j] + had, 0, (size_t)(FASTACT_QUAD * row - had));
+                const void *values[FASTACT_QUAD] = {v, v + row, v + 2 * row, v + 3 * row};
+                fastact_add_quad((int)compute, sums[j] + 4 * row, sums[j] + 5 * row, values, columns);
             }
     }
     for (int j = 0, s = 0; j < job->narg; j++)
         if (f->role[j] == FASTACT_SUM) {
             char *to = f->partial + (block * f->nsum + s++) * 2 * f->width * compute + first * compute;
-            memcpy(to, sums[j] + FASTACT_QUAD * strip, (size_t)(columns * compute));
-            memcpy(to + f->width * compute, sums[j] + (FASTACT_QUAD + 1) * strip, (size_t)(columns * compute));
+            memcpy(to, sums[j] + FASTACT_QUAD * row, (size_t)row);
+            memcpy(to + f->width * compute, sums[j] + (FASTACT_QUAD + 1) * row, (size_t)row);
         }
     if (job->stream)
         fastact_streamed();
@@ -143,20 +127,13 @@ static void fastact_segment(fastact_fused *f, ptrdiff_t index, char *memory)
         for (int j = 0; j < job->narg; j++)
             if (f->role[j] == FASTACT_SUM) {
                 char *v = sums[j], *s = v + strip, *high = s + 2 * width;
-                const ptrdiff_t padded = fastact_over(n, CHAINS) * CHAINS;
-                if (job->slot->like[j] && job->direct && !job->stream) {
-                    if (padded == n)
-                        v = job->data[job->slot->like[j] - 1] + start * size;
-                    else
-                        memcpy(v, job->data[job->slot->like[j] - 1] + start * size, (size_t)(n * compute));
-                }
+                const ptrdiff_t padded = fastact_over(n, FASTACT_QUAD * CHAINS) * FASTACT_QUAD * CHAINS;
                 if (padded > n)
                     memset(v + n * compute, 0, (size_t)((padded - n) * compute));
                 for (ptrdiff_t k = 0; k < padded; k += FASTACT_QUAD * CHAINS) {
                     const void *values[FASTACT_QUAD];
                     for (ptrdiff_t q = 0; q < FASTACT_QUAD; q++)
-                        values[q] = k + q * CHAINS < padded ? (const void *)(v + (k + q * CHAINS) * compute)
-                                                            : (const void *)fastact_zeros;
+                        values[q] = v + (k + q * CHAINS) * compute;
                     fastact_add_quad((int)compute, s, s + width, values, CHAINS);
                 }
                 /* a block of CHAINS rows is a whole number of pieces */
@@ -289,16 +266,23 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
     job->mask = NULL;
     job->hold = fastact_reads_late(job);
     job->direct = job->slot->size == compute && !job->hold;
-    job->stream = job->wait = job->direct && fastact_fused_streams(f, elements);
+    job->stream = job->direct && fastact_fused_streams(f, elements);
     f->nsum = 0;
     f->partial = NULL;
     *repeated = NULL;
     for (int j = 0; j < job->narg; j++) {
+        along = along || f->role[j] == FASTACT_CHANNEL || f->role[j] == FASTACT_SUM;
+        f->nsum += f->role[j] == FASTACT_SUM;
+    }
+    if (!along) {
+        /* one row, cut anywhere */
+        f->outer = f->inner = 1;
+        f->channel = elements;
+    }
+    for (int j = 0; j < job->narg; j++) {
         job->one[j] = f->role[j] == FASTACT_VALUE || (f->role[j] == FASTACT_CHANNEL && f->inner > 1 && j >= job->slot->nin);
         job->own[j] = f->role[j] == FASTACT_SUM || (f->role[j] == FASTACT_CHANNEL && !job->one[j]);
         job->step[j] = f->role[j] == FASTACT_ARRAY ? job->slot->size : compute;
-        f->nsum += f->role[j] == FASTACT_SUM;
-        along = along || f->role[j] == FASTACT_CHANNEL || f->role[j] == FASTACT_SUM;
     }
     if (f->inner > 1) {
         const ptrdiff_t units = f->outer * f->channel * fastact_over(f->inner, SEGMENT);
@@ -315,37 +299,11 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
         return;
     }
     job->rows = f->outer;
-    f->copies = 1;
-    if (!along) {
-        /* one row, cut anywhere */
-        job->rows = 1;
-        f->channel = elements;
-    } else {
-        f->copies = fastact_side_by_side(f->channel);
-    }
+    f->copies = along ? fastact_side_by_side(f->channel) : 1;
     f->width = f->channel * f->copies;
-    if (f->copies > 1) {
-        int many = 0;
-        for (int j = 0; j < job->narg; j++)
-            many += f->role[j] == FASTACT_CHANNEL;
-        if (many) {
-            char *to = *repeated = (char *)malloc((size_t)(many * f->width * compute));
-            if (!to) {
-                job->failed = true;
-                return;
-            }
-            for (int j = 0; j < job->narg; j++)
-                if (f->role[j] == FASTACT_CHANNEL) {
-                    for (ptrdiff_t k = 0; k < f->copies; k++)
-                        memcpy(to + k * f->channel * compute, job->data[j], (size_t)(f->channel * compute));
-                    job->data[j] = to;
-                    to += f->width * compute;
-                }
-        }
-    }
     const ptrdiff_t rows = fastact_over(job->rows * f->channel, f->width);
     f->block = FASTACT_BLOCK;
-    f->columns = along ? 1024 : job->resolved->chunk;
+    f->columns = !along ? job->resolved->chunk : f->nsum ? 1024 : TOGETHER;
     if (threads > 1 && !f->nsum && along) {
         f->block = fastact_over(rows, 4 * threads);
         f->block = f->block > FASTACT_BLOCK ? FASTACT_BLOCK : f->block;
@@ -353,6 +311,30 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
     /* with sums blocks are as they are; short strips cost more calls */
     while (threads > 1 && f->columns > 128 && fastact_over(rows, f->block) * fastact_over(f->width, f->columns) < threads)
         f->columns /= 2;
+    /* the more at a time, the fewer calls, and ends that are not aligned */
+    f->together = 1;
+    if (f->width <= f->columns)
+        f->together = f->nsum ? FASTACT_QUAD : job->stream ? fastact_least(f->block, fastact_over(TOGETHER, f->width)) : 1;
+    if (f->copies * f->together > 1) {
+        int many = 0;
+        for (int j = 0; j < job->narg; j++)
+            many += f->role[j] == FASTACT_CHANNEL;
+        if (many) {
+            const ptrdiff_t channel = f->channel * compute;
+            char *to = *repeated = (char *)malloc((size_t)(many * f->copies * f->together * channel));
+            if (!to) {
+                job->failed = true;
+                return;
+            }
+            for (int j = 0; j < job->narg; j++)
+                if (f->role[j] == FASTACT_CHANNEL) {
+                    for (ptrdiff_t k = 0; k < f->copies * f->together; k++)
+                        memcpy(to + k * channel, job->data[j], (size_t)channel);
+                    job->data[j] = to;
+                    to += f->copies * f->together * channel;
+                }
+        }
+    }
     bytes = (size_t)(fastact_over(rows, f->block) * f->nsum * 2 * f->width * compute);
     if (bytes && !(f->partial = (char *)malloc(bytes))) {
         job->failed = true;

@@ -16,7 +16,6 @@ from fastact._version import __version__
 from fastact.spec import kinds
 from fastact.spec.kinds import ALL, Argument
 from fastact.spec.rows import ROWS
-from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
     from fastact.spec.table import Op
@@ -53,8 +52,6 @@ class KernelSpec:
         The activation and the kind of a ``map``.
     sign : int
         ``SIGN`` in a loop over rows.
-    kept : tuple of bool
-        Which values of a fused kind's body are outputs; the others are the same values again.
     """
 
     name: str
@@ -66,7 +63,6 @@ class KernelSpec:
     op: Op | None = None
     kind: str = ""
     sign: int = 1
-    kept: tuple[bool, ...] = ()
 
     @property
     def compute(self) -> str:
@@ -103,12 +99,6 @@ class KernelSpec:
             parts.append(self.sign)
         return hashlib.sha256(repr((parts, sorted(reached.items()))).encode()).hexdigest()
 
-    def computed(self, env: Mapping[str, Any], *values: Any) -> tuple[Any, ...]:
-        """The outputs of a ``map`` for inputs and parameters, over the bound formulas `env`."""
-        assert self.op is not None
-        found = kinds.body(env, self.op, self.kind)(*values)
-        return tuple(v for v, keep in zip(found, self.kept) if keep) if self.kept else found
-
     def __repr__(self) -> str:
         return f"<kernel {self.symbol}>"
 
@@ -125,11 +115,7 @@ def kernel_of(op: Op, kind: str, dtype: str) -> KernelSpec:
     if not kinds.has(op, kind):
         raise ValueError(f"{op.name} has no kernel of kind {kind!r}")
     inputs, params, outputs = ALL[kind].inputs, tuple(p.name for p in op.params), kinds.outputs_of(op, kind)
-    kept: tuple[bool, ...] = ()
-    if kind in kinds.FUSED:
-        kept = tuple(not like for like in program_of(op, kind).like[len(inputs) + len(params) :])
-        outputs = tuple(output for output, keep in zip(outputs, kept) if keep)
-    return KernelSpec(f"{op.name}_{kind}", dtype, "map", inputs, params, outputs, op, kind, kept=kept)
+    return KernelSpec(f"{op.name}_{kind}", dtype, "map", inputs, params, outputs, op, kind)
 
 
 @cache

@@ -149,9 +149,11 @@ def state(spec: KernelSpec) -> State:
 
 def _stages(spec: KernelSpec) -> list[str]:
     """The kernels that serve one: itself, or the stages of a fused kind."""
-    if not spec.kept:
-        return [spec.name]
+    from fastact.spec.kinds import FUSED
     from fastact.spec.stages import program_of
+
+    if spec.kind not in FUSED:
+        return [spec.name]
 
     assert spec.op is not None
     return [f"{spec.op.name}_{s.what}" for s in program_of(spec.op, spec.kind).kernels]

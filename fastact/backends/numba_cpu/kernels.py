@@ -19,6 +19,7 @@ from fastact.backends.numba_cpu.simd import I64
 from fastact.maths.grammar import bind
 from fastact.spec.call import COLS, DATA, FLAGS, ROW_STEP, ROWS, STEP, STREAM
 from fastact.spec.kernel import KernelSpec
+from fastact.spec.kinds import body
 
 # stand-ins: `compile_kernel` gives the loop its own
 length = fixed = store_wide = stream_wide = store_one = stream_one = None
@@ -60,7 +61,9 @@ def _operations(spec: KernelSpec, lanes: int, target: Target) -> int:
 
 
 def _outputs(spec: KernelSpec, emit: Emitter, values: list[Value]) -> list[ir.Value]:
-    return [emit.value(output).ir for output in spec.computed(bind(emit.primitives(), spec.compute), *values)]
+    assert spec.op is not None
+    outputs = body(bind(emit.primitives(), spec.compute), spec.op, spec.kind)(*values)
+    return [emit.value(output).ir for output in outputs]
 
 
 def _field(builder: ir.IRBuilder, call: ir.Value, offset: int) -> ir.Value:
@@ -124,9 +127,12 @@ def _row(spec: KernelSpec) -> FunctionType:
                 else:
                     step = _field(builder, call, STEP + 8 * j)
                     values.append(load(builder.add(start(j), builder.mul(step, i))))
-            for j, value in zip(outputs, _outputs(spec, emit, [Value(emit, v) for v in values]), strict=True):
+            found = _outputs(spec, emit, [Value(emit, v) for v in values])
+            for j, argument, value in zip(outputs, spec.outputs, found, strict=True):
                 packed = simd.convert(builder, spec.compute, spec.dtype, value)
-                store(builder, spec.dtype, builder.add(start(j), offset), packed)
+                # what is summed next stays in the cache
+                kept = simd.store if argument.role == "sum_rows" else store
+                kept(builder, spec.dtype, builder.add(start(j), offset), packed)
 
         return emitted
 
