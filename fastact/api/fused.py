@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastact import dispatch
 from fastact.api.arguments import FILLED, integer, refuse_masked
 from fastact.runtime import _driver
-from fastact.spec.kernel import compute_dtype, kernel_of
+from fastact.spec.kernel import compute_dtype, itemsize, kernel_of
 from fastact.spec.kinds import ALL, outputs_of
 from fastact.spec.messages import unsupported
 from fastact.spec.stages import program_of
@@ -123,13 +123,15 @@ class Fused:
             call = _Call(self, op, given, values, axis)
             dtype, n = call.dtype, math.prod(call.shape)
         spec = kernel_of(op, self.kind, compute_dtype(dtype))
+        written = itemsize(dtype) * n * sum(a.role == "map" for a in self.outputs)
         return dispatch.Plan(
             call=f"{self.op.name} {self.method}",
             size=f"{n} elements of {dtype}",
             elements=n,
             specs=(spec,),
             parallel_min=dispatch.limits(spec)[0],
-            written=None,
+            # 16-bit results are narrowed in tiles, and go through the cache
+            written=written if spec.dtype == dtype else None,
             note=f"ahead of time in stages: {', '.join(s.what for s in program_of(op, self.kind).stages)}",
         )
 
