@@ -485,7 +485,7 @@ class Plan:
     parallel_min: int  # elements from which on threads pay
     written: int | None  # bytes of output; None where they never go past the cache
     alone: str = ""  # why threads cannot share it
-    note: str = ""  # what else there is to say
+    stages: tuple[str, ...] = ()  # of a fused function, ahead of time
 
 
 def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
@@ -529,8 +529,8 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")
         return "\n".join(lines)
-    if plan.note:
-        lines.append(plan.note)
+    if plan.stages and chosen == "cython":
+        lines.append(f"stages: {', '.join(plan.stages)}")
     threads, n = get_num_threads(), plan.elements
     if n < plan.parallel_min:
         lines.append(f"threads: 1 (below {plan.parallel_min} elements a second thread costs more than it saves)")

@@ -132,7 +132,7 @@ class Fused:
             parallel_min=dispatch.limits(spec)[0],
             # 16-bit results are narrowed in tiles, and go through the cache
             written=written if spec.dtype == dtype else None,
-            note=f"ahead of time in stages: {', '.join(s.what for s in program_of(op, self.kind).stages)}",
+            stages=tuple(s.what for s in program_of(op, self.kind).stages),
         )
 
     @property
