@@ -68,26 +68,27 @@ typedef struct {
     double fill_in, fill; /* what an input counts as, and the result is, where a mask does not hold */
 } fastact_slot;
 
+/* What each thread reads of a map comes first: every line of it moves from one core's cache to another's. */
 typedef struct {
     const fastact_slot *slot;
     const fastact_resolved *resolved;
     int narg;
-    char *data[FASTACT_ARGS];
-    ptrdiff_t row_step[FASTACT_ARGS], step[FASTACT_ARGS]; /* bytes */
-    bool one[FASTACT_ARGS]; /* a parameter that is one value: `data` is a block filled with it, as kernels take it */
-    bool own[FASTACT_ARGS]; /* memory of the driver: contiguous, of elements as kernels take them */
-    ptrdiff_t rows, n;
-    const char *mask; /* where results are wanted, null: everywhere */
-    ptrdiff_t mask_row, mask_step;
-    const double *scalars;
-    int64_t flags;
     int scratch_arg; /* the argument for which each task has a row of its own memory; -1: none */
     bool direct;     /* kernels work on the arrays themselves */
-    bool hold;       /* results wait in tiles until all stages are done: an output takes the place of an input */
     bool stream;     /* outputs go past the cache */
+    bool hold;       /* results wait in tiles until all stages are done: an output takes the place of an input */
+    bool failed;     /* for want of memory */
     ptrdiff_t head;  /* elements before the outputs are aligned, where they are streamed */
     ptrdiff_t task;  /* elements or rows of a task */
-    bool failed;     /* for want of memory */
+    ptrdiff_t n, rows;
+    bool one[FASTACT_ARGS]; /* a parameter that is one value: `data` is a block filled with it, as kernels take it */
+    bool own[FASTACT_ARGS]; /* memory of the driver: contiguous, of elements as kernels take them */
+    const char *mask;       /* where results are wanted, null: everywhere */
+    ptrdiff_t mask_row, mask_step;
+    const double *scalars;
+    char *data[FASTACT_ARGS];
+    ptrdiff_t step[FASTACT_ARGS], row_step[FASTACT_ARGS]; /* bytes */
+    int64_t flags;
 } fastact_job;
 
 static struct {
