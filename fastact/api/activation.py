@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,8 +186,27 @@ class Activation(Method):
             self.backward = Fused(self, "backward_with_param", "backward")
         if op.grad_from_output is not None:
             self._backward_from_output = Method(op, "backward_from_output")
-        self.biased, self.biased_backward = Fused(self, "biased"), Fused(self, "biased_backward")
-        self.gated, self.gated_backward = Fused(self, "gated"), Fused(self, "gated_backward")
+
+    # made when first asked for
+    @cached_property
+    def biased(self) -> Fused:
+        """``biased(x, bias, axis=-1)``: f(x + bias)."""
+        return Fused(self, "biased")
+
+    @cached_property
+    def biased_backward(self) -> Fused:
+        """``biased_backward(dy, x, bias, axis=-1)``: (dx, dbias)."""
+        return Fused(self, "biased_backward")
+
+    @cached_property
+    def gated(self) -> Fused:
+        """``gated(gate, up)``: f(gate)·up."""
+        return Fused(self, "gated")
+
+    @cached_property
+    def gated_backward(self) -> Fused:
+        """``gated_backward(dy, gate, up)``: (dgate, dup)."""
+        return Fused(self, "gated_backward")
 
     def variant(self, value: Any) -> Activation:
         """The activation that a value of the keyword of `variants` means."""

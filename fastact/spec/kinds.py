@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,12 +72,12 @@ class Kind:
     def _side(self, index: int) -> tuple[Argument, ...]:
         return tuple(Argument(*text.split(":")) for text in self.signature.split("->")[index].split())
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Argument, ...]:
         """The arrays in, without parameters."""
         return self._side(0)
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[Argument, ...]:
         """The arrays out."""
         return self._side(1)
