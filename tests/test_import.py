@@ -2,7 +2,7 @@
 
 import json
 
-from subprocesses import python
+from subprocesses import copied, python
 
 HEAVY = (
     "numba",
@@ -78,3 +78,13 @@ def test_environment_chooses_the_threads():
     code = "import fastact as fa; print(fa.get_num_threads())"
     assert python(code, FASTACT_NUM_THREADS="3").strip() == "3"
     assert python(code, OMP_NUM_THREADS="1").strip() == "1"
+
+
+def test_unbuilt_source_says_so(tmp_path):
+    package = copied(tmp_path)
+    for library in (package / "runtime").glob("_driver.*"):
+        if library.suffix in (".so", ".pyd"):
+            library.unlink()
+    done = python("import fastact", path=package.parent, check=False)
+    assert done.returncode != 0
+    assert "was not built in place" in done.stderr and "pip install -e ." in done.stderr
