@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastact import backends
@@ -262,11 +262,16 @@ def kernel(spec: KernelSpec) -> tuple[str, Any]:
         If the backend that was asked for has no such kernel; the message says why.
     """
     name, _ = serving(spec)
-    backend = backends.get(name)
-    state = backend.state(spec)
+    return name, _having(name, spec).kernel(spec)
+
+
+def _having(name: str, spec: KernelSpec) -> ModuleType:
+    """The module of a backend, if it has the kernel; `RuntimeError` with the reason if not."""
+    module = backends.get(name)
+    state = module.state(spec)
     if not (state.ready or state.compiles):
         raise RuntimeError(f"backend {name!r} has no kernel {spec.symbol}: {state.why_not}")
-    return name, backend.kernel(spec)
+    return module
 
 
 Resolver = Callable[[str], tuple[Any, Any, int, int]]
@@ -314,7 +319,7 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
         compute = compute_dtype(dtype)
         spec = kernel_of(op, kind, compute)
         name, _ = serving(spec)
-        backend = backends.get(name)
+        backend = _having(name, spec)
         if name == "reference":
             return None, backend.fused(op, kind, dtype), *limits(spec)
         if name == "cython":
@@ -379,6 +384,8 @@ def warmup(
     ------
     ValueError
         For an unknown name, kind or dtype.
+    RuntimeError
+        If the backend that was asked for has no such kernel.
 
     Examples
     --------
@@ -397,11 +404,13 @@ def warmup(
         functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
     kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED], "kind")
     dtypes = _some(dtypes, _driver.DTYPES, "dtype")
-    chosen = backends.get(backend())
+    name = backend()
     specs = {spec: None for f in functions for k in kinds for d in dtypes for spec in f.kernels(k, d)}
     with _lock:
         for spec in specs:
-            chosen.kernel(spec)
+            chosen = _having(name, spec)
+            for part in chosen.stages(spec) if name == "cython" else [spec]:
+                chosen.kernel(part)
         for function in _functions:
             function.reset()
     return len(specs)

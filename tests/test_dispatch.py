@@ -216,6 +216,27 @@ def test_warmup_where_nothing_is_compiled(backend_name):
         assert fa.warmup() == len(ROWS) + sum(len(kernels_of(op)) for op in kernel_rows())
 
 
+@pytest.mark.parametrize("backend_name", fa.backends.ORDER)
+def test_warmup_of_fused_kinds(backend_name):
+    if backend_name not in present():
+        pytest.skip(fa.dispatch.reasons()[backend_name])
+    with fa.use_backend(backend_name):
+        assert fa.warmup("silu", ["biased", "gated_backward"]) == 4  # of silu with beta and at its default
+        assert fa.warmup("gelu", "biased", ["float16", "bfloat16", "float32"]) == 1  # they compute in float32
+
+
+def test_a_backend_without_a_fused_kind_says_so(monkeypatch):
+    if "cython" not in present():
+        pytest.skip(fa.dispatch.reasons()["cython"])
+    monkeypatch.setattr(fa.backends.cython_aot, "state", lambda spec: fa.backends.absent("left out"))
+    x, b = np.ones((2, 3), np.float32), np.ones(3, np.float32)
+    with fa.use_backend("cython"):
+        with pytest.raises(RuntimeError, match="'cython' has no kernel gelu_biased_float32: left out"):
+            fa.gelu.biased(x, b)
+        with pytest.raises(RuntimeError, match="'cython' has no kernel gelu_biased_float32: left out"):
+            fa.warmup("gelu", "biased")
+
+
 @pytest.mark.parametrize("bad", [{"names": ["mush"]}, {"kinds": ["sideways"]}, {"dtypes": ["int8"]}])
 def test_warmup_names_what_it_does_not_know(bad):
     with pytest.raises(ValueError, match=next(iter(bad.values()))[0]):

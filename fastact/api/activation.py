@@ -13,8 +13,8 @@ from fastact.api.arguments import FILLED, refuse_masked
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
 from fastact.runtime import _driver
-from fastact.spec.kernel import KernelSpec, itemsize, kernel_of
-from fastact.spec.kinds import ALL, has, kinds_of
+from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
+from fastact.spec.kinds import ALL, FUSED, has, kinds_of
 from fastact.spec.messages import at, first, shown, unsupported
 from fastact.spec.table import OPS, Op, Param, resolve
 
@@ -217,7 +217,8 @@ class Activation(Method):
         return choices[value] or self
 
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
-        """The kernels behind a kind."""
+        """The kernels behind a kind; those of a fused kind work in the dtype that it computes in."""
+        dtype = compute_dtype(dtype) if kind in FUSED else dtype
         kinds = (kind, "param_backward") if kind == "backward" else (kind,)
         ops = [op for op in (self.op, self.op.at_default) if op is not None]
         return [kernel_of(op, k, dtype) for op in ops for k in kinds if has(op, k)]

@@ -142,21 +142,21 @@ def state(spec: KernelSpec) -> State:
     module, reason = _choose()
     if module is None:
         return absent(reason)
-    if all(module.address(name, spec.dtype) for name in _stages(spec)):
+    if all(module.address(stage.name, stage.dtype) for stage in stages(spec)):
         return READY
     return absent("not built ahead of time")
 
 
-def _stages(spec: KernelSpec) -> list[str]:
+def stages(spec: KernelSpec) -> list[KernelSpec]:
     """The kernels that serve one: itself, or the stages of a fused kind."""
+    from fastact.spec.kernel import kernel_of
     from fastact.spec.kinds import FUSED
     from fastact.spec.stages import program_of
 
     if spec.kind not in FUSED:
-        return [spec.name]
-
+        return [spec]
     assert spec.op is not None
-    return [f"{spec.op.name}_{s.what}" for s in program_of(spec.op, spec.kind).kernels]
+    return [kernel_of(spec.op, s.what, spec.dtype) for s in program_of(spec.op, spec.kind).kernels]
 
 
 def embedded(spec: KernelSpec) -> int:
