@@ -21,7 +21,7 @@ class Function:
         nin: int,
         nparam: int,
         nout: int,
-        resolver: _Callable[[str], tuple[Any, Any, int, int]],
+        resolver: _Callable[[str, int], tuple[Any, Any, int, int]],
         lock: AbstractContextManager[Any],
         loop: str = "map",
         *,
@@ -30,6 +30,8 @@ class Function:
         fill: float = 0.0,
         roles: str = "",
         like: tuple[int, ...] = (),
+        phases: int = 0,
+        side: bool = False,
     ) -> None: ...
     def reset(self) -> None: ...
     def address(self, dtype: str) -> int: ...
