@@ -309,7 +309,7 @@ def make_rows(name: str, doc: str = "", nin: int = 0, **traits: Any) -> _driver.
     return register(_driver.Function(name, doc, nin, 0, 1 if nin else 0, resolver, _lock, "rows", **traits))
 
 
-_ROLE = {"map": "m", "row": "r", "col": "c", "labels": "i"}
+_ROLE = {"map": "m", "row": "r", "col": "c", "labels": "i", "pair": "p"}
 
 
 def make_fused(op: Op, kind: str) -> _driver.Function:
@@ -565,14 +565,14 @@ def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Pla
         name, _, method = function.partition(".")
         function = _function(name)
         if method:
-            known = [k for k in ALL if k != "forward" and hasattr(function, k)]
+            known = [k for k in ALL if hasattr(function, k)]
             if method not in known:
                 raise ValueError(f"{name} has no method {method!r}; it has {', '.join(known) or 'none'}")
             function = getattr(function, method)
-    # the value_and_grad of a loss is a plain method
+    # those of a loss and of a norm are plain methods
     owner = getattr(function, "__self__", None)
-    if owner is not None and hasattr(owner, "_plan") and function.__name__ == "value_and_grad":
-        return owner._plan(arrays, kwargs, "value_and_grad")
+    if owner is not None and hasattr(owner, "_plan") and function.__name__ in ("value_and_grad", "forward", "backward"):
+        return owner._plan(arrays, kwargs, function.__name__)
     if not hasattr(function, "_plan"):
         raise TypeError(f"explain takes an activation, a row function or one of their methods, not {function!r}")
     return function._plan(arrays, kwargs)

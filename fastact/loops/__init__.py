@@ -29,6 +29,7 @@ Formulas of ``fastact.maths.rows`` take `Vec` and `Quad` alike; beside them ther
 ``prefetch(p)``                             into the L2 cache, if p can be read
 ``stack()``                                 STACK bytes of the kernel's own memory, aligned to a vector
 ``splat(s)``, ``splat4(s)``                 a number in all lanes
+``number(i)``                               an `Int`, rounded to the dtype, in all lanes
 ``load_int(p)``, ``load_value(p)``          an int64; an element, in all lanes
 ``load_param(p)``                           a double, rounded to the dtype, in all lanes
 ``gather4(v)``                              the sum of a quad's vectors: (0 + 1) + (2 + 3)
@@ -54,7 +55,7 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any
 
-MODULES = ("sums", "softmax", "side", "parts", "losses")
+MODULES = ("sums", "softmax", "side", "parts", "losses", "norms")
 
 # bytes of a vector
 VECTOR = 64

@@ -5,7 +5,7 @@ x - max(x) would be rounded: with x = 0.1 and a maximum of 50 the share would be
 """
 
 from fastact.maths.elementary.float32 import exp_nonpositive, exp_parts, log1p, log1p_unit
-from fastact.maths.primitives import fabs, fma, maximum, rint, scalb, where
+from fastact.maths.primitives import fabs, fma, maximum, rint, scalb, sqrt, where
 
 
 def plus(a, b):
@@ -200,6 +200,11 @@ def poison(p, q, a, b):
     return where(p == p, 0.0, p)
 
 
+def deviation(p, q, a, b):
+    """p - a"""
+    return p - a
+
+
 # last passes
 
 
@@ -280,3 +285,48 @@ def sigmoid_loss_grad(x, t, weight, pos_weight):
     up = where(x < 0.0, far, where(x == x, near, x))
     down = where(x < 0.0, near, where(x == x, far, x))
     return weight * ((1.0 - t) * up - pos_weight * t * down)
+
+
+# norms
+
+
+def mean_from(first, rest, count):
+    """first + rest/count, for the sum `rest` of differences from `first`"""
+    return first + rest / count
+
+
+def spread_scale(squares, rest, count, eps):
+    """1/sqrt(variance + eps); NaN where the variance is not finite.
+
+    `squares` and `rest` are the sums of squares and of differences from a number next to the mean, so that what is
+    subtracted is at most half of the quotient.
+    """
+    c = rest / count
+    v = maximum(0.0, fma(-c, c, squares / count))
+    return 1.0 / sqrt(v + eps) + (v - v)
+
+
+def square_scale(squares, count, eps):
+    """1/sqrt(squares/count + eps); NaN where that is not finite"""
+    v = squares / count
+    return 1.0 / sqrt(v + eps) + (v - v)
+
+
+def normalised(x, mean, rstd, shift):
+    """(x - mean)·rstd + shift; x - mean is exact next to the mean, and `shift` is what the mean's low part makes"""
+    return fma(x - mean, rstd, shift)
+
+
+def affine(x, weight, bias):
+    """x·weight + bias"""
+    return fma(x, weight, bias)
+
+
+def norm_grad(g, h, rstd, a, b):
+    """rstd·g - (a + h·b)"""
+    return fma(g, rstd, -fma(h, b, a))
+
+
+def gathered(a, b, c, d):
+    """(a + b) + (c + d)"""
+    return (a + b) + (c + d)

@@ -77,6 +77,31 @@ def computing_dtype(dtypes: Sequence[np.dtype[Any]]) -> str | None: ...
 def pairwise(x: NDArray[Any]) -> float: ...
 def side_by_side(columns: int) -> int: ...
 def mean_by_label(function: Function, logits: Any, labels: Any, out: Any, grad: bool) -> tuple[Any, Any] | None: ...
+def plain_norm(
+    function: Function, x: Any, columns: tuple[Any, ...], out: Any, nstat: int, keep: bool, eps: float
+) -> Any: ...
+def norm_forward(
+    function: Function,
+    x: NDArray[Any],
+    columns: tuple[NDArray[Any], ...],
+    y: NDArray[Any],
+    stats: NDArray[Any] | None,
+    nstat: int,
+    eps: float,
+) -> None: ...
+def plain_norm_backward(
+    function: Function, dy: Any, x: Any, stats: Any, weight: Any, out: Any, nstat: int, bias: bool
+) -> tuple[Any, Any, Any] | None: ...
+def norm_backward(
+    function: Function,
+    dy: NDArray[Any],
+    x: NDArray[Any],
+    weight: NDArray[Any],
+    stats: NDArray[Any],
+    nstat: int,
+    dx: NDArray[Any],
+    sums: tuple[NDArray[Any], ...],
+) -> None: ...
 def configure(
     *,
     threads: int | None = None,

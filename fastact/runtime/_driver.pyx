@@ -101,6 +101,14 @@ cdef extern from "fused.h" nogil:
     int fastact_pool_workers()
 
 
+cdef extern from "norms.h" nogil:
+    ctypedef struct fastact_norm:
+        fastact_job job
+        int nsum
+        char *sums[1]
+    void fastact_run_norm(fastact_norm *f)
+
+
 cdef extern from *:
     """
     /* NumPy looks at the flags after the casts of a buffered loop: what discarded lanes raise must not be seen there */
@@ -976,6 +984,193 @@ def mean_by_label(Function function, object logits, object labels, object out, b
     function.run_rows((x, y, None, loss, dx), rows, n, 1.0 / rows, 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
     mean = pairwise(loss) / rows
     return (np.float32(mean) if number == cnp.NPY_FLOAT32 else np.float64(mean)), dx
+
+
+# ---- norms
+
+cdef cnp.ndarray column_of(object given, cnp.ndarray x, double neutral):
+    # one value for each column as kernels take them, `neutral` where there are none; None where it is not so plain
+    cdef cnp.ndarray a
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1), i
+    cdef int number = cnp.PyArray_TYPE(x)
+    if given is None:
+        a = PyArray_SimpleNew(1, &n, number)
+        for i in range(n):
+            if number == cnp.NPY_FLOAT32:
+                (<float *> cnp.PyArray_DATA(a))[i] = <float> neutral
+            else:
+                (<double *> cnp.PyArray_DATA(a))[i] = neutral
+        return a
+    if not cnp.PyArray_CheckExact(given):
+        return None
+    a = given
+    if (cnp.PyArray_TYPE(a) != number or cnp.PyArray_NDIM(a) != 1 or not PyArray_ISCARRAY_RO(a)
+            or cnp.PyArray_DIM(a, 0) != n):
+        return None
+    return a
+
+
+cdef bint is_plain(object given):
+    # an array whose rows along the last axis kernels take as they are, and not empty
+    cdef int number
+    if not cnp.PyArray_CheckExact(given):
+        return False
+    number = cnp.PyArray_TYPE(<cnp.ndarray> given)
+    return ((number == cnp.NPY_FLOAT32 or number == cnp.NPY_FLOAT64) and cnp.PyArray_NDIM(<cnp.ndarray> given) > 0
+            and PyArray_ISCARRAY_RO(<cnp.ndarray> given) and cnp.PyArray_SIZE(<cnp.ndarray> given) > 0)
+
+
+cdef cnp.ndarray stats_like(cnp.ndarray x, int nstat):
+    # memory for so many values of each row
+    cdef int nd = cnp.PyArray_NDIM(x), lead = nstat > 1, i
+    cdef cnp.npy_intp dims[cnp.NPY_MAXDIMS + 1]
+    dims[0] = nstat
+    for i in range(nd - 1):
+        dims[lead + i] = cnp.PyArray_DIM(x, i)
+    return PyArray_SimpleNew(nd - 1 + lead, dims, cnp.PyArray_TYPE(x))
+
+
+cdef bint are_stats(object given, cnp.ndarray x, int nstat):
+    cdef cnp.ndarray a
+    cdef int nd = cnp.PyArray_NDIM(x), lead = nstat > 1
+    if not cnp.PyArray_CheckExact(given):
+        return False
+    a = given
+    return (cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(x) and PyArray_ISCARRAY_RO(a) and cnp.PyArray_NDIM(a) == nd - 1 + lead
+            and (not lead or cnp.PyArray_DIM(a, 0) == nstat)
+            and PyArray_CompareLists(cnp.PyArray_DIMS(a) + lead, cnp.PyArray_DIMS(x), nd - 1))
+
+
+def plain_norm(Function function, object x, tuple columns, object out, int nstat, bint keep, double eps):
+    """A norm over the last axis of contiguous arrays of one dtype: y, or with `keep` (y, statistics of its rows).
+
+    `columns` are weight and, if the norm has one, bias, or None. The result is None where arrays are not so plain.
+    """
+    cdef cnp.ndarray first, y
+    cdef list given = []
+    if not is_plain(x):
+        return None
+    first = x
+    for column, neutral in zip(columns, (1.0, -0.0)):
+        column = column_of(column, first, neutral)
+        if column is None:
+            return None
+        given.append(column)
+    if out is None:
+        y = PyArray_SimpleNew(cnp.PyArray_NDIM(first), cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
+    else:
+        if not same_layout(out, first, cnp.PyArray_TYPE(first)) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
+            return None
+        y = out
+        if overlaps(y, first):
+            return None
+        for column in given:
+            if shares(y, <cnp.ndarray> column):
+                return None
+    stats = stats_like(first, nstat) if keep else None
+    norm_forward(function, first, tuple(given), y, stats, nstat, eps)
+    return (y, stats) if keep else y
+
+
+def norm_forward(Function function, cnp.ndarray x, tuple columns, cnp.ndarray y, object stats, int nstat, double eps):
+    """Runs a norm: `x` and `y` of one shape, not empty, `columns` and, if wanted, `stats` with `nstat` values of each row;
+    all contiguous, of one of the computing dtypes."""
+    cdef fastact_job job
+    cdef fastact_slot *slot = &function.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
+    cdef int j
+    cdef char *at
+    memset(&job, 0, sizeof(job))
+    job.slot = slot
+    job.resolved = resolved_of(slot)
+    if job.resolved.nstage == 0:
+        rows = (None,) * nstat if stats is None else (stats,) if nstat == 1 else tuple(stats)
+        (<object> <PyObject *> job.resolved.python)(x, *columns, y, *rows, eps)
+        return
+    job.n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
+    job.rows = cnp.PyArray_SIZE(x) // job.n
+    job.narg = len(columns) + 2 + nstat
+    job.scalars = &eps
+    job.scratch_arg = -1
+    job.direct, job.form = True, FASTACT_WHOLE
+    job.stream = cnp.PyArray_NBYTES(y) >= fastact_stream_setting()[0] and not shares(y, x)
+    job.data[0], job.row_step[0], job.step[0] = cnp.PyArray_BYTES(x), job.n * slot.size, slot.size
+    for j in range(len(columns)):
+        job.data[1 + j] = cnp.PyArray_BYTES(<cnp.ndarray> columns[j])
+    j = 1 + len(columns)
+    job.data[j], job.row_step[j], job.step[j] = cnp.PyArray_BYTES(y), job.n * slot.size, slot.size
+    if stats is not None:
+        at = cnp.PyArray_BYTES(<cnp.ndarray> stats)
+        for j in range(j + 1, job.narg):
+            job.data[j], job.row_step[j] = at, slot.size
+            at += job.rows * slot.size
+    with nogil:
+        fastact_plan_threads(&job)
+        run_rows(&job)
+
+
+def plain_norm_backward(Function function, object dy, object x, object stats, object weight, object out, int nstat,
+                        bint bias):
+    """The gradients of a norm over the last axis of contiguous arrays of one dtype: (dx, dweight, dbias), None for those
+    that are not wanted; None where arrays are not so plain."""
+    cdef cnp.ndarray first, dx, column
+    cdef cnp.npy_intp n
+    if not is_plain(x):
+        return None
+    first = x
+    if not same_layout(dy, first, cnp.PyArray_TYPE(first)) or not are_stats(stats, first, nstat):
+        return None
+    column = column_of(weight, first, 1.0)
+    if column is None:
+        return None
+    if out is None:
+        dx = PyArray_SimpleNew(cnp.PyArray_NDIM(first), cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
+    else:
+        if not same_layout(out, first, cnp.PyArray_TYPE(first)) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
+            return None
+        dx = out
+        if (overlaps(dx, first) or overlaps(dx, <cnp.ndarray> dy) or shares(dx, column)
+                or shares(dx, <cnp.ndarray> stats)):
+            return None
+    n = cnp.PyArray_DIM(column, 0)
+    sums = tuple([PyArray_SimpleNew(1, &n, cnp.PyArray_TYPE(first)) for _ in range(2 if nstat > 1 else 1)])
+    norm_backward(function, dy, first, column, stats, nstat, dx, sums)
+    return dx, None if weight is None else sums[0], sums[1] if bias else None
+
+
+def norm_backward(Function function, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray stats, int nstat,
+                  cnp.ndarray dx, tuple sums):
+    """Runs the gradient of a norm: arrays as for `norm_forward`, `sums` for the gradients of weight and bias."""
+    cdef fastact_norm f
+    cdef fastact_slot *slot = &function.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
+    cdef int j, s
+    cdef Py_ssize_t row
+    memset(&f, 0, sizeof(f))
+    f.job.slot = slot
+    f.job.resolved = resolved_of(slot)
+    if f.job.resolved.nstage == 0:
+        rows = (stats,) if nstat == 1 else tuple(stats)
+        (<object> <PyObject *> f.job.resolved.python)(dy, x, weight, *rows, dx, *sums)
+        return
+    f.job.n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
+    f.job.rows = cnp.PyArray_SIZE(x) // f.job.n
+    f.nsum = len(sums)
+    f.job.narg = 4 + nstat + f.nsum
+    f.job.stream = cnp.PyArray_NBYTES(dx) >= fastact_stream_setting()[0] and not shares(dx, x) and not shares(dx, dy)
+    row = f.job.n * slot.size
+    f.job.data[0], f.job.row_step[0], f.job.step[0] = cnp.PyArray_BYTES(dy), row, slot.size
+    f.job.data[1], f.job.row_step[1], f.job.step[1] = cnp.PyArray_BYTES(x), row, slot.size
+    f.job.data[2] = cnp.PyArray_BYTES(weight)
+    for j in range(nstat):
+        f.job.data[3 + j] = cnp.PyArray_BYTES(stats) + j * f.job.rows * slot.size
+        f.job.row_step[3 + j] = slot.size
+    j = 3 + nstat
+    f.job.data[j], f.job.row_step[j], f.job.step[j] = cnp.PyArray_BYTES(dx), row, slot.size
+    for s in range(f.nsum):
+        f.sums[s] = cnp.PyArray_BYTES(<cnp.ndarray> sums[s])
+    with nogil:
+        fastact_run_norm(&f)
+    if f.job.failed:
+        no_memory()
 
 
 # ---- fma as a ufunc, for the reference backend

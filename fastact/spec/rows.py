@@ -21,8 +21,9 @@ class RowKernel:
     loop : str
         The function of ``fastact.loops``.
     signature : str
-        Inputs ``->`` outputs, each ``name`` or ``name:role``. Beside the roles of kinds there is ``row``, m[i], one
-        value for each row. Names in brackets may be absent (a null pointer).
+        Inputs ``->`` outputs, each ``name`` or ``name:role``. Beside the roles of kinds there are ``row``, m[i], one
+        value for each row, and ``pair``, sums over the rows of a block for each column, which the kernel adds to: n
+        sums, then n errors of them (docs/design.md, 'Sums'). Names in brackets may be absent (a null pointer).
     sign : int
         ``SIGN`` in the loop: -1 for softmin.
     scalars : tuple of str
@@ -81,4 +82,12 @@ ROWS: dict[str, RowKernel] = {
     "sigmoid_cross_entropy": RowKernel(
         "sigmoid_cross_entropy", "x targets [weights] [pos_weights] -> sums:row [dx] [losses]", scalars=("factor",)
     ),
+    "layer_norm": RowKernel(
+        "layer_norm", "x weight:col bias:col -> y [mean:row] [low:row] [rstd:row]", scalars=("eps",)
+    ),
+    "layer_norm_backward": RowKernel(
+        "layer_norm_backward", "dy x weight:col mean:row low:row rstd:row -> dx dweight:pair dbias:pair"
+    ),
+    "rms_norm": RowKernel("rms_norm", "x weight:col -> y [rstd:row]", scalars=("eps",)),
+    "rms_norm_backward": RowKernel("rms_norm_backward", "dy x weight:col rstd:row -> dx dweight:pair"),
 }

@@ -30,6 +30,7 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "stream": ((ADDRESS, VEC), NONE, "row_stream"),
     "splat": ((FLOAT,), VEC, "splat"),
     "splat4": ((FLOAT,), QUAD, "splat4"),
+    "number": ((INT,), VEC, "number"),
     "load_value": ((ADDRESS,), VEC, "load_value"),
     "load_param": ((ADDRESS,), VEC, "load_param"),
     "gather4": ((QUAD,), VEC, "gather4"),

@@ -319,6 +319,7 @@ FASTACT_HALF(upper, FASTACT_UPPER)
 
 #define FASTACT_ROWS(T, element)                                                                                     \
     FASTACT_INLINE vec_##T splat_##T(double s) { return MAP_vec_##T(SPLAT, lit_##T(s)); }                             \
+    FASTACT_INLINE vec_##T number_##T(int64_t i) { return splat_##T((double)i); }                                       \
     FASTACT_INLINE quad_##T splat4_##T(double s) { return MAP_quad_##T(SPLAT, lit_##T(s)); }                          \
     FASTACT_INLINE quad_##T widen_##T(vec_##T w) { return MAP_quad_##T(WIDEN, w, VPARTS_##T); }                       \
     FASTACT_INLINE vec_##T row_load_##T(intptr_t p) {                                                                 \

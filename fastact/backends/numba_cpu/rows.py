@@ -137,6 +137,9 @@ class Vectors:
     def splat4(self, scalar: Float) -> Quad:
         return [self.splat(scalar)] * PARTS
 
+    def number(self, i: Int) -> Vec:
+        return self.splat(self.builder.sitofp(i, self.type.element))
+
     def load_int(self, p: Address) -> Int:
         return simd.load_int(self.builder, p)
 

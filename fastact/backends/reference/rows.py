@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastact.backends import reference
+from fastact.backends.reference import sums as sums_over_rows
 from fastact.loops import VECTOR, sums
 from fastact.maths.grammar import bind_rows
 from fastact.spec.call import SEGMENT
@@ -245,3 +246,66 @@ class Rows:
                 losses.reshape(-1)[...] = value
             if dx is not None:
                 dx.reshape(-1)[...] = self.call("sigmoid_loss_grad", *args) * self.constant(factor)
+
+    def total_of_rows(self, terms: Any) -> Any:
+        """The sum over all rows, for each column."""
+        return sums_over_rows.total(*sums_over_rows.column_sums(terms))
+
+    def layer_norm(
+        self, x: Any, weight: Any, bias: Any, y: Any, mean: Any, low: Any, rstd: Any, eps: float
+    ) -> None:
+        n = x.shape[-1]
+        count = self.constant(n)
+        rows, out = x.reshape(-1, n), y.reshape(-1, n)
+        with np.errstate(all="ignore"):
+            first = rows[:, :1]
+            guess = self.call("mean_from", first, self.total(rows - first), count)
+            d = rows - guess
+            rest = self.total(d)
+            r = self.call("spread_scale", self.total(d * d), rest, count, self.constant(eps))
+            m, lost = self.call("two_sum", guess, rest / count)
+            h = self.call("normalised", rows, m, r, -(lost * r))
+            out[...] = self.call("affine", h, weight, bias)
+        for to, value in ((mean, m), (low, lost), (rstd, r)):
+            if to is not None:
+                to.reshape(-1)[...] = value[:, 0]
+
+    def rms_norm(self, x: Any, weight: Any, y: Any, rstd: Any, eps: float) -> None:
+        n = x.shape[-1]
+        rows = x.reshape(-1, n)
+        with np.errstate(all="ignore"):
+            squares = self.total(rows * rows)
+            r = self.call("square_scale", squares, self.constant(n), self.constant(eps))
+            if rstd is not None:
+                rstd.reshape(-1)[...] = r[:, 0]
+            y.reshape(-1, n)[...] = rows * r * weight
+
+    def layer_norm_backward(
+        self, dy: Any, x: Any, weight: Any, mean: Any, low: Any, rstd: Any, dx: Any, dweight: Any, dbias: Any
+    ) -> None:
+        n = x.shape[-1]
+        m, lost, r = (a.reshape(-1, 1) for a in (mean, low, rstd))
+        rows, terms = x.reshape(-1, n), dy.reshape(-1, n)
+        with np.errstate(all="ignore"):
+            h = self.call("normalised", rows, m, r, -(lost * r))
+            self.norm_gradients(terms, h, weight, r, True, dx.reshape(-1, n), dweight, dbias)
+
+    def rms_norm_backward(self, dy: Any, x: Any, weight: Any, rstd: Any, dx: Any, dweight: Any) -> None:
+        n = x.shape[-1]
+        r = rstd.reshape(-1, 1)
+        with np.errstate(all="ignore"):
+            h = x.reshape(-1, n) * r
+            self.norm_gradients(dy.reshape(-1, n), h, weight, r, False, dx.reshape(-1, n), dweight, None)
+
+    def norm_gradients(
+        self, dy: Any, h: Any, weight: Any, r: Any, centre: bool, dx: Any, dweight: Any, dbias: Any
+    ) -> None:
+        count = self.constant(dy.shape[-1])
+        g = dy * weight
+        a = self.total(g) / count * r if centre else np.zeros_like(r)
+        b = self.total(g * h) / count * r
+        # dx may take the place of dy
+        dweight[...] = self.total_of_rows(dy * h)
+        if dbias is not None:
+            dbias[...] = self.total_of_rows(dy)
+        dx[...] = self.call("norm_grad", g, h, r, a, b)
