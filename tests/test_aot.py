@@ -569,7 +569,7 @@ def poisoned(*shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.scalars])
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.embedded and not row.scalars])
 def test_embedded_rows(embed, name, dtype):
     spec = row_kernel_of(name, dtype)
     function, expected = call(embed, spec.name, dtype), reference.kernel(spec)
@@ -610,6 +610,23 @@ def test_embedded_losses(embed, n, value_only, dtype):
     for given in ([None, None], [weights, None], [None, targets], [weights, targets]):
         check("sigmoid_cross_entropy", [x, targets, *given], [(rows,), dx, None])
     check("sigmoid_cross_entropy", [x, targets, None, None], [(rows,), dx, (rows, n)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [3, 67, 1100])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_embedded_norms(embed, name, n, dtype):
+    spec, rng = row_kernel_of(name, dtype), np.random.default_rng(n)
+    columns = [rng.random(n).astype(dtype) for _ in spec.inputs[1:]]
+    x = np.concatenate([rows_of(n, dtype, seed) for seed in range(5)])[:19]
+    for keep in (True, False):
+        shapes = [x.shape, *((19,) if keep else None for _ in spec.outputs[1:])]
+        want = [None if shape is None else np.full(shape, np.nan, dtype) for shape in shapes]
+        reference.kernel(spec)(x, *columns, *want, 1e-5)
+        made = [(None, None) if shape is None else poisoned(*shape, dtype=dtype) for shape in shapes]
+        call(embed, spec.name, dtype)([x, *columns, *(out for _, out in made)], 19, n, 1e-5)
+        for expected, (whole, out) in zip(want, made):
+            assert expected is None or (same(out, expected) and whole[0] == whole[-1] == 7.0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

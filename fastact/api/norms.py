@@ -41,9 +41,7 @@ class Norm:
         """The kernels behind a kind."""
         return row_kernels_of(self._kernels[kind], compute_dtype(dtype)) if kind in self._kernels else []
 
-    def _run(
-        self, x: Any, columns: tuple[Any, ...], axis: Any, eps: Any, offset: Any, out: Any, keep: bool
-    ) -> Any:
+    def _run(self, x: Any, columns: tuple[Any, ...], axis: Any, eps: Any, offset: Any, out: Any, keep: bool) -> Any:
         if axis == -1 and type(eps) is float and offset is None and 1e-30 < eps < 1e30:
             done = _driver.plain_norm(self._function("forward"), x, columns, out, self.nstat, keep, eps)
             if done is not None:
@@ -69,19 +67,17 @@ class Norm:
         self, dy: Any, x: Any, stats: Any, columns: tuple[Any, ...], axis: Any, offset: Any, out: Any
     ) -> tuple[Any, Any, Any]:
         if axis == -1 and offset is None:
-            function, bias = self._function("backward"), len(columns) > 1 and columns[1] is not None
-            if not bias or getattr(columns[1], "shape", None) == getattr(columns[0], "shape", None):
-                done = _driver.plain_norm_backward(function, dy, x, stats, columns[0], out, self.nstat, bias)
-                if done is not None and (not bias or columns[1].dtype == done[0].dtype):
-                    return done
-        return _Call(self, {"dy": dy, "x": x}, columns, axis, offset, out, stats).backward()
+            done = _driver.plain_norm_backward(self._function("backward"), dy, x, stats, columns, out, self.nstat)
+            if done is not None:
+                return done
+        return _Call(self, {"dy": dy, "x": x}, columns, axis, offset, out).backward(stats)
 
     def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "forward") -> dispatch.Plan:
         method: Any = getattr(self, kind) if kind == "backward" else self
         given = inspect.signature(method).bind_partial(*args, **kwargs).arguments
         dtype, elements, rows = "float32", 0, 0
         if "x" in given:
-            arrays = {name: given[name] for name in ("dy", "x") if name in given}
+            arrays: dict[str, Any] = {name: given[name] for name in ("dy", "x") if name in given}
             columns = tuple(given.get(name) for name in self.columns)
             call = _Call(self, arrays, columns, given.get("axis", -1), None, None)
             dtype, elements, rows = call.dtype.name, call.x.size, call.count
@@ -98,12 +94,11 @@ class _Call:
     """One call that is not plain: everything is checked here, before anything is written."""
 
     def __init__(
-        self, norm: Norm, arrays: dict[str, Any], columns: tuple[Any, ...], axis: Any, offset: Any, out: Any,
-        stats: Any = None,
-    ) -> None:  # fmt: skip
+        self, norm: Norm, arrays: dict[str, Any], columns: tuple[Any, ...], axis: Any, offset: Any, out: Any
+    ) -> None:
         name = self.name = norm.name if "dy" not in arrays else f"{norm.name}.backward"
         self.norm, self.out = norm, out
-        refuse_masked(name, (*arrays.values(), *columns, stats, out), FILLED)
+        refuse_masked(name, (*arrays.values(), *columns, out), FILLED)
         given = {what: np.asarray(a) for what, a in arrays.items()}
         given |= {what: np.asarray(a) for what, a in zip(norm.columns, columns) if a is not None}
         for what, a in given.items():
@@ -130,11 +125,9 @@ class _Call:
             self.columns.append(column)
         if offset is not None:
             self._add(offset)
-        self.dy = given.get("dy")
-        if self.dy is not None:
-            if self.dy.shape != x.shape:
-                raise ValueError(f"{name}: dy has shape {self.dy.shape}, x {x.shape}")
-            self._take(stats)
+        self.dy = given.get("dy", x)
+        if self.dy.shape != x.shape:
+            raise ValueError(f"{name}: dy has shape {self.dy.shape}, x {x.shape}")
         if out is not None:
             check_out(name, out, x.shape, self.dtype)
 
@@ -149,8 +142,9 @@ class _Call:
             with np.errstate(all="ignore"):
                 self.columns[0] = self.columns[0] + self.compute.type(offset)
 
-    def _take(self, stats: Any) -> None:
+    def _stats(self, stats: Any) -> Array:
         nstat = self.norm.nstat
+        refuse_masked(self.name, (stats,), FILLED)
         stats = np.asarray(stats)
         dtypes_of(f"{self.name}: stats", stats)
         shape = (nstat, *self.rows_shape) if nstat > 1 else self.rows_shape
@@ -158,7 +152,7 @@ class _Call:
             raise TypeError(f"{self.name}: stats must be of floats, not {stats.dtype}")
         if stats.shape != shape:
             raise ValueError(f"{self.name}: stats have shape {stats.shape}, x of {self.x.shape} needs {shape}")
-        self.stats = _contiguous(stats, self.compute)
+        return _contiguous(stats, self.compute)
 
     def _rows(self, a: Array) -> Array:
         return _contiguous(np.moveaxis(a, self.axis, -1), self.compute)
@@ -205,14 +199,15 @@ class _Call:
             _driver.norm_forward(function, rows, tuple(self._filled()), y, stats, nstat, eps)
         return self._delivered(y), stats
 
-    def backward(self) -> tuple[Array, Array | None, Array | None]:
-        rows, dy = self._rows(self.x), self._rows(self.dy)  # type: ignore[arg-type]
-        dx = self._result(rows, dy, self.stats)
+    def backward(self, stats: Any) -> tuple[Array, Array | None, Array | None]:
+        stats = self._stats(stats)
+        rows, dy = self._rows(self.x), self._rows(self.dy)
+        dx = self._result(rows, dy, stats)
         sums = tuple(np.zeros(self.length, self.compute) for _ in self.columns)
         if rows.size:
             function = self.norm._function("backward")
             weight = self._filled()[0]
-            _driver.norm_backward(function, dy, rows, weight, self.stats, self.norm.nstat, dx, sums)
+            _driver.norm_backward(function, dy, rows, weight, stats, self.norm.nstat, dx, sums)
         result = self._delivered(dx)
         with np.errstate(all="ignore"):
             given = [None if c is None else s.astype(self.dtype, copy=False) for c, s in zip(self.columns, sums)]
@@ -249,24 +244,24 @@ class LayerNorm(Norm):
     Returns
     -------
     ndarray
-        Of x's shape. A row of one value is `bias`. A row with NaN or an infinity, or whose variance is beyond the range of
-        the dtype it is computed in, is NaN. ``layer_norm.forward(...)`` gives ``(y, stats)``, and
+        Of x's shape. A row of one value is `bias`. A row with NaN or an infinity, or whose variance is beyond the range
+        of the dtype it is computed in, is NaN. ``layer_norm.forward(...)`` gives ``(y, stats)``, and
         ``layer_norm.backward(dy, x, stats, weight, bias)`` the gradients ``(dx, dweight, dbias)``.
 
     Raises
     ------
     TypeError
-        If an array is masked, complex or of objects, strings or dates, `weight` or `bias` is of integers, or a number is
-        none; nothing is written.
+        If an array is masked, complex or of objects, strings or dates, `weight` or `bias` is of integers, or a number
+        is none; nothing is written.
     AxisError, ValueError
         If the axis is out of range, `weight` or `bias` is not as long as it, `eps` is not positive and finite, or `out`
         cannot be written; nothing is.
 
     Notes
     -----
-    Ba, Kiros and Hinton, Layer Normalization, arXiv:1607.06450. Two passes over each row: the mean, kept in two parts, then
-    the squares of differences from it; so data of mean 10,000 and variance 1 lose no digits. float16 and bfloat16 are
-    computed in float32.
+    Ba, Kiros and Hinton, Layer Normalization, arXiv:1607.06450. Two passes over each row: the mean, kept in two parts,
+    then the squares of differences from it; so data of mean 10,000 and variance 1 lose no digits. float16 and bfloat16
+    are computed in float32.
 
     Examples
     --------
@@ -303,8 +298,8 @@ class LayerNorm(Norm):
         y : ndarray
             As the norm itself gives it.
         stats : ndarray
-            Of shape ``(3, rows)``, where `rows` is the shape of x without the axis: the mean of each row, what it lost by
-            rounding, and 1/sqrt(var + eps). In the dtype that is computed in, float32 or float64.
+            Of shape ``(3, rows)``, where `rows` is the shape of x without the axis: the mean of each row, what it
+            lost by rounding, and 1/sqrt(var + eps). In the dtype that is computed in, float32 or float64.
 
         Raises
         ------
@@ -388,9 +383,9 @@ class RMSNorm(Norm):
     Returns
     -------
     ndarray
-        Of x's shape. A row with NaN or an infinity, or whose mean square is beyond the range of the dtype it is computed
-        in, is NaN. ``rms_norm.forward(...)`` gives ``(y, stats)``, and ``rms_norm.backward(dy, x, stats, weight)`` the
-        gradients ``(dx, dweight, None)``.
+        Of x's shape. A row with NaN or an infinity, or whose mean square is beyond the range of the dtype it is
+        computed in, is NaN. ``rms_norm.forward(...)`` gives ``(y, stats)``, and
+        ``rms_norm.backward(dy, x, stats, weight)`` the gradients ``(dx, dweight, None)``.
 
     Raises
     ------
@@ -398,12 +393,13 @@ class RMSNorm(Norm):
         If an array is masked, complex or of objects, strings or dates, `weight` is of integers, or a number is none;
         nothing is written.
     AxisError, ValueError
-        If the axis is out of range, `weight` is not as long as it, `eps` is not positive and finite, there is an `offset`
-        and no `weight`, or `out` cannot be written; nothing is.
+        If the axis is out of range, `weight` is not as long as it, `eps` is not positive and finite, there is an
+        `offset` and no `weight`, or `out` cannot be written; nothing is.
 
     Notes
     -----
-    Zhang and Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019. float16 and bfloat16 are computed in float32.
+    Zhang and Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019. float16 and bfloat16 are computed in
+    float32.
 
     Examples
     --------
@@ -440,8 +436,8 @@ class RMSNorm(Norm):
         y : ndarray
             As the norm itself gives it.
         stats : ndarray
-            1/sqrt(mean(x²) + eps) of each row, of x's shape without the axis, in the dtype that is computed in, float32 or
-            float64.
+            1/sqrt(mean(x²) + eps) of each row, of x's shape without the axis, in the dtype that is computed in, float32
+            or float64.
 
         Raises
         ------

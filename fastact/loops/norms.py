@@ -174,57 +174,131 @@ def put_vector(p: Address, v: Vec, count: Int, whole: Int, past: Int) -> None:
 def layer_norm(call: Address) -> None:
     """x, weight, bias -> y, and of each row its mean, what that lost by rounding, 1/std (0: not wanted).
     The scalar is eps."""
+    if load_int(call + COLS) * SIZE <= TOGETHER:
+        norm_of_short_rows(call, 1)
+    else:
+        norm_of_rows(call, 1)
+
+
+def rms_norm(call: Address) -> None:
+    """x, weight -> y, and of each row 1/rms (0: not wanted). The scalar is eps."""
+    if load_int(call + COLS) * SIZE <= TOGETHER:
+        norm_of_short_rows(call, 0)
+    else:
+        norm_of_rows(call, 0)
+
+
+def norm_of_rows(call: Address, centre: Int) -> None:
     rows: Int = load_int(call + ROWS)
     n: Int = load_int(call + COLS)
     x: Address = data(call, 0)
-    y: Address = data(call, 3)
-    means: Address = data(call, 4)
-    lows: Address = data(call, 5)
-    scales: Address = data(call, 6)
+    w: Address = data(call, 1)
+    b: Address = data(call, 2) if centre else w
+    # the argument y; statistics come after it
+    result: Int = 3 if centre else 2
+    y: Address = data(call, result)
+    stats: Address = data(call, result + 1)
     past: Int = load_int(call + FLAGS) & STREAM
     eps: Vec = load_param(load_int(call + SCALARS))
     count: Vec = number(n)
     far: Int = ahead_of(n)
     row: Int = 0
     while row < rows:
-        # differences from an element: those of a row of one value are 0, those of values far from 0 have all their digits
         first: Vec = load_value(x)
-        guess: Vec = mean_from(first, total__deviation(x, x, n, first, first), count)
-        rest, squares = two_totals(x, x, x, n, guess, guess, guess, 0, far)
-        r: Vec = spread_scale(squares, rest, count, eps)
-        m, low = two_sum(guess, quotient(rest, count))
-        if scales:
-            store_value(means + row * row_step(call, 4), m)
-            store_value(lows + row * row_step(call, 5), low)
-            store_value(scales + row * row_step(call, 6), r)
-        norm_row(x, data(call, 1), data(call, 2), y, n, m, r, negative_product(low, r), 1, past)
+        at: Int = row * SIZE
+        if centre:
+            # differences from an element: those of a row of one value are 0, those of values far from 0 have all their
+            # digits
+            guess: Vec = mean_from(first, total__deviation(x, x, n, first, first), count)
+            rest, squares = two_totals(x, x, x, n, guess, guess, guess, 0, far)
+            r: Vec = spread_scale(squares, rest, count, eps)
+            m, low = two_sum(guess, quotient(rest, count))
+            if stats:
+                store_value(stats + at, m)
+                store_value(data(call, 5) + at, low)
+                store_value(data(call, 6) + at, r)
+            norm_row(x, w, b, y, n, m, r, negative_product(low, r), 1, past)
+        else:
+            r = square_scale(total__product(x, x, n, eps, eps), count, eps)
+            if stats:
+                store_value(stats + at, r)
+            norm_row(x, w, b, y, n, r, r, r, 0, past)
         x += row_step(call, 0)
-        y += row_step(call, 3)
+        y += row_step(call, result)
         row += 1
     if past:
         fence()
 
 
-def rms_norm(call: Address) -> None:
-    """x, weight -> y, and of each row 1/rms (0: not wanted). The scalar is eps."""
+def norm_of_short_rows(call: Address, centre: Int) -> None:
+    # the same for LANES rows at a time: what they have one of each is computed for all of them at once
     rows: Int = load_int(call + ROWS)
     n: Int = load_int(call + COLS)
     x: Address = data(call, 0)
     w: Address = data(call, 1)
-    y: Address = data(call, 2)
-    scales: Address = data(call, 3)
+    b: Address = data(call, 2) if centre else w
+    result: Int = 3 if centre else 2
+    y: Address = data(call, result)
+    stats: Address = data(call, result + 1)
     past: Int = load_int(call + FLAGS) & STREAM
     eps: Vec = load_param(load_int(call + SCALARS))
     count: Vec = number(n)
+    far: Int = ahead_of(LANES * n)
+    work: Address = stack()
+    values: Address = work + VALUES
     row: Int = 0
     while row < rows:
-        r: Vec = square_scale(total__product(x, x, n, eps, eps), count, eps)
-        if scales:
-            store_value(scales + row * row_step(call, 3), r)
-        norm_row(x, w, w, y, n, r, r, r, 0, past)
-        x += row_step(call, 0)
-        y += row_step(call, 2)
-        row += 1
+        some: Int = least(LANES, rows - row)
+        at: Int = row * SIZE
+        m: Vec = eps
+        r: Vec = eps
+        shift: Vec = eps
+        i: Int = 0
+        while i < some:
+            p: Address = x + i * row_step(call, 0)
+            if centre:
+                m = load_value(p)
+                store_value(values + i * SIZE, m)
+                store(work + i * VECTOR, total_lanes__deviation(p, p, n, m, m, SIZE, 0))
+            else:
+                store(work + i * VECTOR, total_lanes__product(p, p, n, eps, eps, SIZE, 0))
+            i += 1
+        s: Vec = across_sum(work)
+        if centre:
+            guess: Vec = mean_from(load(values), s, count)
+            store(values, guess)
+            i = 0
+            while i < some:
+                m = load_value(values + i * SIZE)
+                p = x + i * row_step(call, 0)
+                d, squares = two_of_segment(p, p, p, n, m, m, m, 0, far)
+                store(work + i * VECTOR, d)
+                store(work + LOW + i * VECTOR, squares)
+                i += 1
+            rest: Vec = across_sum(work)
+            r = spread_scale(across_sum(work + LOW), rest, count, eps)
+            m, low = two_sum(guess, quotient(rest, count))
+            shift = negative_product(low, r)
+            if stats:
+                store_some(stats + at, m, some)
+                store_some(data(call, 5) + at, low, some)
+                store_some(data(call, 6) + at, r, some)
+        else:
+            r = square_scale(s, count, eps)
+            if stats:
+                store_some(stats + at, r, some)
+        store(values, m)
+        store(values + VECTOR, r)
+        store(values + 2 * VECTOR, shift)
+        i = 0
+        while i < some:
+            p = values + i * SIZE
+            r = load_value(p + VECTOR)
+            norm_row(x, w, b, y, n, load_value(p), r, load_value(p + 2 * VECTOR), centre, past)
+            x += row_step(call, 0)
+            y += row_step(call, result)
+            i += 1
+        row += some
     if past:
         fence()
 

@@ -90,7 +90,7 @@ def norm_forward(
     eps: float,
 ) -> None: ...
 def plain_norm_backward(
-    function: Function, dy: Any, x: Any, stats: Any, weight: Any, out: Any, nstat: int, bias: bool
+    function: Function, dy: Any, x: Any, stats: Any, columns: tuple[Any, ...], out: Any, nstat: int
 ) -> tuple[Any, Any, Any] | None: ...
 def norm_backward(
     function: Function,

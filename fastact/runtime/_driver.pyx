@@ -1108,8 +1108,7 @@ def norm_forward(Function function, cnp.ndarray x, tuple columns, cnp.ndarray y,
         run_rows(&job)
 
 
-def plain_norm_backward(Function function, object dy, object x, object stats, object weight, object out, int nstat,
-                        bint bias):
+def plain_norm_backward(Function function, object dy, object x, object stats, tuple columns, object out, int nstat):
     """The gradients of a norm over the last axis of contiguous arrays of one dtype: (dx, dweight, dbias), None for those
     that are not wanted; None where arrays are not so plain."""
     cdef cnp.ndarray first, dx, column
@@ -1119,8 +1118,9 @@ def plain_norm_backward(Function function, object dy, object x, object stats, ob
     first = x
     if not same_layout(dy, first, cnp.PyArray_TYPE(first)) or not are_stats(stats, first, nstat):
         return None
+    weight, bias = columns[0], columns[1] if len(columns) > 1 else None
     column = column_of(weight, first, 1.0)
-    if column is None:
+    if column is None or (bias is not None and column_of(bias, first, 0.0) is None):
         return None
     if out is None:
         dx = PyArray_SimpleNew(cnp.PyArray_NDIM(first), cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
@@ -1134,7 +1134,7 @@ def plain_norm_backward(Function function, object dy, object x, object stats, ob
     n = cnp.PyArray_DIM(column, 0)
     sums = tuple([PyArray_SimpleNew(1, &n, cnp.PyArray_TYPE(first)) for _ in range(2 if nstat > 1 else 1)])
     norm_backward(function, dy, first, column, stats, nstat, dx, sums)
-    return dx, None if weight is None else sums[0], sums[1] if bias else None
+    return dx, None if weight is None else sums[0], sums[1] if bias is not None else None
 
 
 def norm_backward(Function function, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray stats, int nstat,

@@ -15,8 +15,8 @@ How it is measured, and why so:
 - Backward: a library may start from x or from y, whichever is faster for it; training has both.
 - Large arrays: a streaming copy (forward) or triad (backward), the best of several implementations, races in the same
   rounds; ``stream_share`` is its time over ours.
-- Fused functions, such as ``gelu.biased``, run forward and as a step: the value, then every gradient. What memory
-  bounds them to is the time of a copy by the number of arrays that must be read or written, over two.
+- Fused functions, such as ``gelu.biased``, and norms run forward and as a step: the value, then every gradient. What
+  memory bounds them to is the time of a copy by the number of arrays that must be read or written, over two.
 - Every form's result is compared with the textbook value before it is timed.
 """
 
@@ -47,7 +47,9 @@ import numpy as np
 
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
+from fastact.tools import norms
 from fastact.tools.fused import FUSIONS
+from fastact.tools.norms import NormCell, forms_of, norm_cell
 from fastact.tools.peers import PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
 from fastact.tools.truth import TRUTH
 
@@ -91,7 +93,7 @@ def is_fused(op: str) -> bool:
 
 def kinds_of(op: str, kinds: Sequence[str] = ALL_KINDS) -> list[str]:
     """Those of `kinds` that the function has."""
-    return [kind for kind in kinds if kind in (FUSED_KINDS if is_fused(op) else KINDS)]
+    return [kind for kind in kinds if kind in (FUSED_KINDS if is_fused(op) or op in norms.OPS else KINDS)]
 
 
 class FastAct(Peer):
@@ -268,12 +270,17 @@ def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype: np.dtype) -> Iterator[Cell]:
     for n in sizes:
-        flat = [aligned((n,), dtype, i) for i in range(8 if any(map(is_fused, ops)) else 5)]
+        many = any(is_fused(op) or op in norms.OPS for op in ops)
+        flat = [aligned((n,), dtype, i) for i in range(8 if many else 5)]
         rng = np.random.default_rng(0)
         # both tails and the middle, as before normalisation
         flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
         flat[1][:] = rng.standard_normal(n, dtype=dtype)
         for op in ops:
+            if op in norms.OPS:
+                for kind in kinds_of(op, kinds):
+                    yield norm_cell(op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
+                continue
             if is_fused(op):
                 for kind in kinds_of(op, kinds):
                     yield fused_cell(op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
@@ -318,7 +325,7 @@ def fused_truth(cell: FusedCell) -> tuple[np.ndarray, ...]:
 
 def wrong(result: Any, cell: Cell) -> str | None:
     """What is wrong with a form's result, or None: a peer that computes something else is no peer."""
-    if isinstance(cell, FusedCell):
+    if isinstance(cell, (FusedCell, NormCell)):
         results = result if isinstance(result, (tuple, list)) else (result,)
         if len(results) != len(cell.expected):
             return f"{len(results)} results"
@@ -532,7 +539,9 @@ def measure(
         peers, result["missing"] = load_peers(against, threads)
         libraries = [FastAct(threads), *peers]
         result["versions"] = {library.name: library.version() for library in libraries}
-        result["small_calls"] = {} if all(map(is_fused, ops)) else small_calls(libraries, kind_of)
+        result["small_calls"] = (
+            {} if all(is_fused(op) or op in norms.OPS for op in ops) else small_calls(libraries, kind_of)
+        )
         libraries += [Composed(threads), Stream(threads, peers)]
         result["cells"] = []
         for cell in cells(ops, kinds, sizes, kind_of):
@@ -549,7 +558,7 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
     timed: dict[tuple[str, str], Timed] = {}
     rejected: dict[str, str] = {}
     for library in libraries:
-        for name, call in library.forms(cell).items():
+        for name, call in forms_of(library, cell).items():
             for memory in cell.results:
                 memory[...] = np.nan
             mode = partial(library.mode, name)
@@ -574,7 +583,7 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         rejected |= {f"{library.name} {form}": reason for form, reason in library.refused.items()}
         library.finish()
     stream = found.pop("stream", None)
-    if stream and isinstance(cell, FusedCell):
+    if stream and isinstance(cell, (FusedCell, NormCell)):
         stream["floor"] = stream["seconds"] * cell.streams / 2
     rivals = {name: mine["seconds"] for name, mine in found.items() if name not in ("fastact", "composed")}
     best = min(rivals, key=lambda name: rivals[name], default=None)
@@ -721,7 +730,7 @@ def plot(result: dict[str, Any], path: str) -> None:
 
 
 def _op(text: str) -> str:
-    if text in ROWS:
+    if text in ROWS or text in norms.OPS:
         return text
     name, dot, fusion = text.partition(".")
     if dot and fusion not in FUSIONS:
@@ -777,13 +786,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=_op,
         metavar="OP",
-        help=f"activations (default: {', '.join(OPS)}), fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}",
+        help=f"activations (default: {', '.join(OPS)}), fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
+        f"norms: {', '.join(norms.OPS)}",
     )
     parser.add_argument(
         "--kinds",
         type=_list_of(str, ALL_KINDS),
         default=ALL_KINDS,
-        help="forward,backward and, of fused functions, forward,step (default: all)",
+        help="forward,backward and, of fused functions and norms, forward,step (default: all)",
     )
     parser.add_argument(
         "--against",

@@ -885,7 +885,25 @@ class TensorFlow(Peer):
         return step
 
 
-PEERS: dict[str, type[Peer]] = {p.name: p for p in (NumPy, Torch, JAX, ONNXRuntime, TensorFlow, SciPy, TorchCompile)}
+class Numba(Peer):
+    """Loops as a careful user of Numba writes them by hand; of norms alone (``fastact/tools/norms.py``)."""
+
+    name = "numba"
+    needs = ("numba",)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import numba
+
+        numba.set_num_threads(threads)
+
+    def forms(self, cell: Cell) -> dict[str, Form]:
+        return {}
+
+
+PEERS: dict[str, type[Peer]] = {
+    p.name: p for p in (NumPy, Torch, JAX, ONNXRuntime, TensorFlow, SciPy, TorchCompile, Numba)
+}
 
 
 def node(op: str, **attrs: Any) -> tuple[str, list[tuple]]:

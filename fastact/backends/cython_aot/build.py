@@ -95,7 +95,7 @@ def render_all(folder: Path) -> None:
         )
         functions = [render.Embedded(spec) for spec in maps if spec.op.name in table.OPS and spec.kind in kinds.KINDS]
         functions = [f for f in functions if f.spec.dtype == f.spec.compute]
-        functions += [render.Embedded(spec) for spec in over_rows if not spec.form]
+        functions += [render.Embedded(spec) for spec in over_rows if not spec.form and rows.ROWS[spec.name].embedded]
         fused = render.fused(table.OPS.values())
         module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, parsed, row_formulas))
         _write(

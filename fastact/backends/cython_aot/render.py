@@ -371,7 +371,7 @@ class Embedded:
             step = {"map": f"n * {size} if {name} else 0", "row": "8" if name == "labels" else size, "col": "0"}
             lines.append(f"call.data[{i}] = <char *>{name}")
             lines.append(f"call.row_step[{i}] = {step[argument.role]}")
-        if self.scalars:
+        if "dx" in names and self.scalars:
             lines += ["if not dx:", "    call.flags = FASTACT_VALUE_ONLY"]
             if spec.loop == "cross_entropy":
                 places = f"{names.index('loss')}, {names.index('dx')}"

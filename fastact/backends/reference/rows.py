@@ -251,9 +251,7 @@ class Rows:
         """The sum over all rows, for each column."""
         return sums_over_rows.total(*sums_over_rows.column_sums(terms))
 
-    def layer_norm(
-        self, x: Any, weight: Any, bias: Any, y: Any, mean: Any, low: Any, rstd: Any, eps: float
-    ) -> None:
+    def layer_norm(self, x: Any, weight: Any, bias: Any, y: Any, mean: Any, low: Any, rstd: Any, eps: float) -> None:
         n = x.shape[-1]
         count = self.constant(n)
         rows, out = x.reshape(-1, n), y.reshape(-1, n)
