@@ -1,7 +1,9 @@
 """layer_norm and rms_norm: accuracy, gradients, bits, axes, layouts, dtypes, special values, errors."""
 
+import doctest
 import itertools
 import pickle
+from pathlib import Path
 
 import norms_oracle as truth
 import numpy as np
@@ -11,6 +13,7 @@ from ulp import BFLOAT16, misaligned, poisoned
 
 import fastact as fa
 from fastact.runtime import _driver
+from fastact.tools import bench
 
 FLOATS = (np.float32, np.float64)
 COMPILED = [name for name in BACKENDS if name != "reference"]
@@ -418,3 +421,19 @@ def test_explain_warmup_pickle(name):
     assert pickle.loads(pickle.dumps(f)) is f
     assert repr(f) == f"<fastact.{name}>"
     assert fa.explain(name) == fa.explain(f)
+
+
+def test_the_documentation():
+    page = Path(__file__).parent.parent / "docs" / "norms.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False)
+    assert failed == 0
+    assert tried > 5
+
+
+def test_benchmark_cells():
+    result = bench.measure(["layer_norm", "rms_norm"], ["forward", "step"], ["numpy", "torch"], [4096], rounds=1)
+    found = {(row["op"], row["kind"]): row for row in result["cells"]}
+    assert set(found) == set(itertools.product(("layer_norm", "rms_norm"), ("forward", "step")))
+    for row in found.values():
+        assert row["rejected"] == {}
+        assert "numpy" in row["libraries"]

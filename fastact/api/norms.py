@@ -6,6 +6,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 from fastact.spec.messages import shown
 
 Array = NDArray[Any]
+
+# rows whose sums of gradients are taken by one thread
+BLOCK = 64
 
 
 class Norm:
@@ -81,7 +85,10 @@ class Norm:
             columns = tuple(given.get(name) for name in self.columns)
             call = _Call(self, arrays, columns, given.get("axis", -1), None, None)
             dtype, elements, rows = call.dtype.name, call.x.size, call.count
-        return row_plan(f"{self.name} {kind}", self._kernels[kind], dtype, elements, rows, "x" in given)
+        plan = row_plan(f"{self.name} {kind}", self._kernels[kind], dtype, elements, rows, "x" in given)
+        if kind == "backward" and rows <= BLOCK:
+            plan = replace(plan, alone=f"up to {BLOCK} rows are one block of the sums")
+        return plan
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

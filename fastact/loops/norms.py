@@ -20,7 +20,7 @@ def block_of_two(
     dy: Address, x: Address, w: Address, n: Int, m: Vec, r: Vec, shift: Vec, grad: Int, far: Int
 ) -> tuple[Vec, Vec]:
     # sums added plainly, lane by lane: of g = dy·w and of g times the normalised x with `grad`, else of the differences
-    # d from m and of d². What is `far` bytes away is prefetched
+    # d from m and of d². What of x is `far` bytes away is prefetched
     s: Quad = splat4(0.0)
     t: Quad = splat4(0.0)
     i: Int = 0
@@ -32,10 +32,6 @@ def block_of_two(
         prefetch(x + far + at + 3 * VECTOR)
         v: Quad = load4(x + at, VECTOR)
         if grad:
-            prefetch(dy + far + at)
-            prefetch(dy + far + at + VECTOR)
-            prefetch(dy + far + at + 2 * VECTOR)
-            prefetch(dy + far + at + 3 * VECTOR)
             g: Quad = scale(load4(dy + at, VECTOR), load4(w + at, VECTOR))
             s = plus(s, g)
             t = plus(t, scale(g, normalised(v, m, r, shift)))
@@ -232,8 +228,8 @@ def norm_of_rows(call: Address, centre: Int) -> None:
 
 def norm_of_short_rows(call: Address, centre: Int) -> None:
     # the same for LANES rows at a time: what they have one of each is computed for all of them at once
-    rows: Int = load_int(call + ROWS)
     n: Int = load_int(call + COLS)
+    rows: Int = load_int(call + ROWS) if n else 0
     x: Address = data(call, 0)
     w: Address = data(call, 1)
     b: Address = data(call, 2) if centre else w
@@ -404,8 +400,9 @@ def gradient_of_columns(
     values: Address, n: Int, count: Int, whole: Int, some: Int, centre: Int, past: Int
 ) -> None:  # fmt: skip
     # a vector of columns of up to QUAD_ROWS rows
+    far: Int = QUAD_ROWS * ddy
     v: Vec = vector_at(w, count, whole)
-    a0, b0 = gradient_of_vector(dy, x, v, dx, values, count, whole, centre, past)
+    a0, b0 = gradient_of_vector(dy, x, v, dx, values, count, whole, centre, past, far)
     a1: Vec = splat(0.0)
     b1: Vec = splat(0.0)
     a2: Vec = splat(0.0)
@@ -413,14 +410,16 @@ def gradient_of_columns(
     a3: Vec = splat(0.0)
     b3: Vec = splat(0.0)
     if some > 1:
-        a1, b1 = gradient_of_vector(dy + ddy, x + dxx, v, dx + ddx, values + ROW_VALUES, count, whole, centre, past)
+        a1, b1 = gradient_of_vector(
+            dy + ddy, x + dxx, v, dx + ddx, values + ROW_VALUES, count, whole, centre, past, far
+        )
     if some > 2:
         a2, b2 = gradient_of_vector(
-            dy + 2 * ddy, x + 2 * dxx, v, dx + 2 * ddx, values + 2 * ROW_VALUES, count, whole, centre, past
+            dy + 2 * ddy, x + 2 * dxx, v, dx + 2 * ddx, values + 2 * ROW_VALUES, count, whole, centre, past, far
         )
     if some > 3:
         a3, b3 = gradient_of_vector(
-            dy + 3 * ddy, x + 3 * dxx, v, dx + 3 * ddx, values + 3 * ROW_VALUES, count, whole, centre, past
+            dy + 3 * ddy, x + 3 * dxx, v, dx + 3 * ddx, values + 3 * ROW_VALUES, count, whole, centre, past, far
         )
     add_to_pair(dw, n * SIZE, gathered(a0, a1, a2, a3), count, whole)
     if centre:
@@ -428,9 +427,13 @@ def gradient_of_columns(
 
 
 def gradient_of_vector(
-    dy: Address, x: Address, w: Vec, dx: Address, values: Address, count: Int, whole: Int, centre: Int, past: Int
-) -> tuple[Vec, Vec]:
-    # dx, and the terms of the gradients of weight and bias
+    dy: Address, x: Address, w: Vec, dx: Address, values: Address, count: Int, whole: Int, centre: Int, past: Int,
+    far: Int
+) -> tuple[Vec, Vec]:  # fmt: skip
+    # dx, and the terms of the gradients of weight and bias. What of dy is `far` bytes away is prefetched, x while sums
+    # were taken, so that memory is never idle (2^24 float32 in rows of 1024, one core of an Emerald Rapids: 12.4 ms;
+    # with both while sums are taken 13.9, with neither 16)
+    prefetch(dy + far)
     v: Vec = vector_at(dy, count, whole)
     h: Vec = vector_at(x, count, whole)
     r: Vec = load(values + VECTOR)
