@@ -221,6 +221,37 @@ def test_rows_backward(name, dtype, level):
 
 @each_level
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_norms(name, dtype, level):
+    """Values, statistics and gradients, one block of rows: its sums are pairs."""
+    address, rows = module(level).address, 13
+    spec, back = row_kernel_of(name, dtype), row_kernel_of(f"{name}_backward", dtype)
+    for n in (1, 2, 7, 16, 17, 63, 100, 512, 513, 1000, 70_000):
+        rng = np.random.default_rng(n)
+        x, dy = (rng.normal(3, 2, (rows, n)).astype(dtype) for _ in range(2))
+        x[1, n // 2], x[2], dy[3, 0] = np.nan, 0.1, np.inf
+        columns = [rng.random(n).astype(dtype) for _ in spec.inputs[1:]]
+        want, got = (
+            [np.full((rows, n), np.nan, dtype), *np.full((len(spec.outputs) - 1, rows), np.nan, dtype)]
+            for _ in range(2)
+        )
+        reference.kernel(spec)(x, *columns, *want, 1e-5)
+        given = [dy, x, columns[0], *want[1:]]
+        want_dx, sums = np.full((rows, n), np.nan, dtype), [np.full(n, np.nan, dtype) for _ in back.outputs[1:]]
+        reference.kernel(back)(*given, want_dx, *sums)
+        for flags in (0, 1):
+            launch_rows(address(name, dtype), [x, *columns, *got], rows, n, 1e-5, flags)
+            assert all(same(a, b) for a, b in zip(got, want)), (n, flags)
+            dx, pairs = aligned(rows * n, np.dtype(dtype)).reshape(rows, n), [np.zeros((2, n), dtype) for _ in sums]
+            launch_rows(address(back.name, dtype), [*given, dx, *pairs], rows, n, flags=flags)
+            assert same(dx, want_dx), (n, flags)
+            with np.errstate(all="ignore"):
+                for (high, low), total in zip(pairs, sums):
+                    assert same(np.where(np.isfinite(high), high + low, high), total), (n, flags)
+
+
+@each_level
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_losses(dtype, level):
     def buffers():
         return np.full(4, np.nan, dtype), np.full((4, n), np.nan, dtype), np.full((4, n), np.nan, dtype)
