@@ -110,7 +110,7 @@ def test_explain_tells_of_the_kernel_that_the_call_runs(monkeypatch):
         fa.explain(fa.gelu, x, approximate="tanh")
         assert asked.pop() == ("gelu_tanh_forward", "float32")
         fa.explain(fa.softmax_cross_entropy, x, [0, 1], label_smoothing=0.1)
-        assert asked.pop() == ("cross_entropy_of_shares", "float32")
+        assert asked.pop() == ("cross_entropy", "float32")
 
 
 def test_explain_tells_of_rows(threads):

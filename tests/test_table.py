@@ -34,6 +34,7 @@ OTHERS = {
     ),
     *("use_backend", "warmup"),
     *("softmax", "log_softmax", "softmin", "sparsemax", "logsumexp", "softmax_cross_entropy", "sigmoid_cross_entropy"),
+    *("mse_loss", "l1_loss", "huber_loss", "kl_div"),
 }
 
 

@@ -364,7 +364,11 @@ class Embedded:
     def over_rows(self, index: int) -> list[str]:
         """Arguments that are absent are null pointers, which stay so from row to row."""
         spec, size = self.spec, f"<Py_ssize_t>sizeof({DTYPES[self.spec.dtype].element})"
-        lines = ["call.rows = rows", "call.n = n", *(f"call.scalars = &{name}" for name in self.scalars)]
+        lines = ["call.rows = rows", "call.n = n"]
+        if self.scalars:
+            lines.insert(0, f"cdef double[{len(self.scalars)}] scalars")
+            lines += [f"scalars[{i}] = {name}" for i, name in enumerate(self.scalars)]
+            lines.append("call.scalars = scalars")
         names = [a.name for a in (*spec.inputs, *spec.outputs)]
         for i, argument in enumerate((*spec.inputs, *spec.outputs)):
             name = argument.name
