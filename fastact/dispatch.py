@@ -11,18 +11,20 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastact import backends
 from fastact.runtime import _driver
-from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of
+from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of, rule_kernel_of
 from fastact.spec.kinds import ALL, FUSED, KINDS, outputs_of
 from fastact.spec.rows import ROWS
 from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
+    from fastact.spec.optimisers import Rule
     from fastact.spec.table import Op
 
 # not a kernel backend of this release, but a name that users may ask for
@@ -331,6 +333,14 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
     nin, nout = len(ALL[kind].inputs), len(outputs_of(op, kind))
     name = f"{op.name}_{kind}"
     return register(_driver.Function(name, "", nin, len(op.params), nout, resolver, _lock, "fused", like=program.like))
+
+
+@cache
+def make_rule(rule: Rule) -> _driver.Function:
+    """A step of an optimiser, its kernels found when first needed; for `_driver.Lists`."""
+    resolver = _resolver(lambda dtype: rule_kernel_of(rule, compute_dtype(dtype)))
+    numbers = len(rule.inputs), len(rule.params), len(rule.outputs)
+    return register(_driver.Function(rule.name, "", *numbers, resolver, _lock, "list"))
 
 
 def register(function: _driver.Function) -> _driver.Function:

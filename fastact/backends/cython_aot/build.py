@@ -71,7 +71,7 @@ def render_all(folder: Path) -> None:
     with _source_package():
         # first: what is edited while this runs then counts as changed
         built_from = importlib.import_module("fastact.backends.cython_aot.render").source_hash(PACKAGE)
-        render, render_rows, grammar, kernel, kinds, rows, table = (
+        render, render_rows, grammar, kernel, kinds, optimisers, rows, table = (
             importlib.import_module(f"fastact.{name}")
             for name in (
                 "backends.cython_aot.render",
@@ -79,6 +79,7 @@ def render_all(folder: Path) -> None:
                 "maths.grammar",
                 "spec.kernel",
                 "spec.kinds",
+                "spec.optimisers",
                 "spec.rows",
                 "spec.table",
             )
@@ -86,6 +87,7 @@ def render_all(folder: Path) -> None:
         ops = [(op, kind) for op in table.kernel_rows() for kind in kinds.kernels_of(op)]
         maps = [kernel.kernel_of(op, kind, dtype) for op, kind in ops for dtype in kernel.DTYPES]
         over_rows = [kernel.row_kernel_of(name, dtype) for name in rows.ROWS for dtype in ("float32", "float64")]
+        steps = [kernel.rule_kernel_of(rule, dtype) for rule in optimisers.rules() for dtype in ("float32", "float64")]
         loops = render_rows.parse(PACKAGE / "loops" / "rows.py")
         formulas, row_formulas = (
             {compute: read(dtype) for compute, dtype in (("f32", "float32"), ("f64", "float64"))}
@@ -94,7 +96,7 @@ def render_all(folder: Path) -> None:
         functions = [render.Embedded(spec) for spec in maps if spec.op.name in table.OPS and spec.kind in kinds.KINDS]
         functions = [f for f in functions if f.spec.dtype == f.spec.compute] + list(map(render.Embedded, over_rows))
         fused = render.fused(table.OPS.values())
-        module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, loops, row_formulas))
+        module = render.render_module([*maps, *steps], formulas, render_rows.render_rows(over_rows, loops, row_formulas))
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )

@@ -71,10 +71,7 @@ def kernel(spec: KernelSpec) -> Callable[..., Any]:
         from fastact.backends.reference.rows import Rows
 
         return getattr(Rows(spec.dtype, spec.sign), spec.loop)
-    from fastact.spec.kinds import body
-
-    assert spec.op is not None
-    formula = body(bind(primitives(spec.compute), spec.compute), spec.op, spec.kind)
+    formula = spec.body(bind(primitives(spec.compute), spec.compute))
 
     def run(*arrays: Any) -> tuple[Any, ...]:
         with np.errstate(all="ignore"):
