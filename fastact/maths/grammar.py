@@ -290,7 +290,10 @@ def bind(implementations: Mapping[str, Callable[..., Any]], dtype: str) -> dict[
         Name to function, the primitives included.
     """
     env: dict[str, Any] = {"__builtins__": {}, "__name__": __name__, **implementations}
-    for module in (elementary(dtype), *(import_module(f"fastact.maths.{name}") for name in ("activations", "optimisers"))):
+    for module in (
+        elementary(dtype),
+        *(import_module(f"fastact.maths.{name}") for name in ("activations", "optimisers")),
+    ):
         for name, function in _functions(module).items():
             env[name] = FunctionType(function.__code__, env, name)
     return env

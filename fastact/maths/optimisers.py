@@ -1,7 +1,7 @@
 """One step of each optimiser on one element, once, for every dtype and backend.
 
-The grammar is that of docs/design.md. ``name(p, g, *state, factor, *numbers)`` takes a parameter, its gradient, what the
-optimiser keeps of it, the factor of the gradient (un-scaling and clipping) and numbers for the whole step, which
+The grammar is that of docs/design.md. ``name(p, g, *state, factor, *numbers)`` takes a parameter, its gradient, what
+the optimiser keeps of it, the factor of the gradient (un-scaling and clipping) and numbers for the whole step, which
 ``fastact/spec/optimisers.py`` derives from learning rate, betas and the number of the step. It returns the new
 parameter, then the new state. `rest` is 1 - beta, rounded by itself.
 """
@@ -27,8 +27,9 @@ def average(m, g, beta, rest):
 
 
 def average_of_squares(v, g, beta, rest):
-    """beta·v + rest·g²; an infinite v stays"""
-    return fma(beta, v, rest * g * g)
+    """beta·v + rest·g² with what the rounding of rest·g lost; an infinite v stays"""
+    h = rest * g
+    return fma(beta, v, fma(h, g, fma(rest, g, -h) * g))
 
 
 def sign(x):
@@ -36,11 +37,20 @@ def sign(x):
     return where(x > 0.0, 1.0, where(x < 0.0, -1.0, x))
 
 
-def sgd(p, g, factor, weight_decay, lr):
-    """p - lr·g
+def grown(u, g, beta, inner):
+    """max(beta·u, abs(g) + inner), NaN where either is"""
+    before = beta * u
+    now = fabs(g) + inner
+    return where(now < before, before, where(before == before, now, before))
 
-    Robbins and Monro, Annals of Mathematical Statistics 22, 1951.
-    """
+
+def scaled(p, factor):
+    """factor·p"""
+    return factor * p
+
+
+def sgd(p, g, factor, weight_decay, lr):
+    """p - lr·g"""
     return fma(-lr, decayed(g, p, factor, weight_decay), p)
 
 
@@ -77,12 +87,10 @@ def nadam(p, g, m, v, factor, weight_decay, beta1, rest1, beta2, rest2, rate_g, 
 
 
 def adamax(p, g, m, u, factor, weight_decay, beta1, rest1, beta2, rate, inner, eps):
-    """m as adam, u = max(beta2·u, abs(g) + inner); p - rate·m/(u + eps). NaN where either side is"""
+    """m as adam, u = max(beta2·u, abs(g) + inner); p - rate·m/(u + eps)"""
     g = decayed(g, p, factor, weight_decay)
     m = average(m, g, beta1, rest1)
-    before = beta2 * u
-    now = fabs(g) + inner
-    u = where(now < before, before, where(before == before, now, before))
+    u = grown(u, g, beta2, inner)
     return fma(-rate, m / (u + eps), p), m, u
 
 

@@ -37,7 +37,7 @@ cdef class Lists:
     Parameters
     ----------
     function : Function
-        Its inputs are a parameter, its gradient, its state; its outputs the new parameter and the new state.
+        Its inputs are a parameter, its gradient (if it takes one), its state; its outputs the new parameter and state.
     dtype : str
         Of the parameters as users hold them.
     params : tuple of ndarray
@@ -53,6 +53,7 @@ cdef class Lists:
     cdef fastact_slot *slot
     cdef readonly tuple params, columns, copies
     cdef Py_ssize_t arrays, elements
+    cdef int nin, apart_at  # the place of the gradient, or -1
     cdef int narrow, wide  # type numbers of gradients
     cdef char **data  # arrays × (columns and gradient)
     cdef char **copy_data
@@ -63,7 +64,7 @@ cdef class Lists:
 
     def __cinit__(self, Function function, str dtype, tuple params, tuple columns, copies):
         cdef Py_ssize_t k, n = len(params), size, granule
-        cdef int j, nin = len(columns) + 1
+        cdef int j, at, nin = function.slots[0].nin
         cdef cnp.ndarray a
         self.function, self.params, self.columns, self.copies = function, params, columns, copies
         self.slot = &function.slots[DTYPES.index(dtype)]
@@ -71,6 +72,7 @@ cdef class Lists:
             kind_of(type(params[0].dtype))
             function.add_bfloat16()
         self.arrays, self.elements, granule = n, 0, self.slot.granule
+        self.nin, self.apart_at = nin, 1 if nin > len(columns) else -1
         self.narrow = cnp.PyArray_TYPE(<cnp.ndarray> params[0])
         self.wide = cnp.NPY_FLOAT64 if self.slot.compute == 8 else cnp.NPY_FLOAT32
         self.data = <char **> malloc(n * nin * sizeof(char *))
@@ -85,9 +87,9 @@ cdef class Lists:
             size = cnp.PyArray_SIZE(a)
             self.start[k], self.length[k] = self.elements, size
             self.elements += (size + granule - 1) // granule * granule
-            self.data[k * nin] = cnp.PyArray_BYTES(a)
-            for j in range(1, nin - 1):
-                self.data[k * nin + 1 + j] = cnp.PyArray_BYTES(<cnp.ndarray> columns[j][k])
+            for j in range(len(columns)):
+                at = j + 1 if 0 < self.apart_at <= j else j
+                self.data[k * nin + at] = cnp.PyArray_BYTES(<cnp.ndarray> columns[j][k])
             self.copy_data[k] = NULL if copies is None else cnp.PyArray_BYTES(<cnp.ndarray> copies[k])
         self.start[n] = self.elements
         all_written = [a for column in (*columns, copies or ()) for a in column if a.size]
@@ -144,31 +146,32 @@ cdef class Lists:
         return norm_of(grads)
 
     def run(self, grads, tuple numbers):
-        """Update everything from gradients that are plain, with these numbers for the kernel."""
+        """Update everything from gradients that are plain (None where the function takes none), with these numbers for
+        the kernel."""
         cdef fastact_list l
         cdef char blocks[BLOCKS]
         cdef double values[FASTACT_ARGS]
         cdef float narrow[FASTACT_ARGS]
         cdef char **data
-        cdef int j, nin = len(self.columns) + 1
+        cdef int j, nin = self.nin
         cdef Py_ssize_t k
         cdef bint wide
-        if not self.plain(grads) or len(numbers) != self.slot.nparam:
+        if (self.apart_at > 0 and not self.plain(grads)) or len(numbers) != self.slot.nparam:
             raise ValueError("gradients or numbers do not fit")
         memset(&l, 0, sizeof(l))
         l.job.resolved = resolved_of(self.slot)
         if l.job.resolved.nstage == 0:
             self.run_in_python(<object> <PyObject *> l.job.resolved.python, grads, numbers)
             return
-        wide = cnp.PyArray_TYPE(<cnp.ndarray> grads[0]) == self.wide
+        wide = self.apart_at > 0 and cnp.PyArray_TYPE(<cnp.ndarray> grads[0]) == self.wide
         l.job.slot = self.slot
         l.job.narg = nin + self.slot.nparam + self.slot.nout
-        l.arrays, l.apart = self.arrays, 1
+        l.arrays, l.apart = self.arrays, self.apart_at
         l.start, l.length = self.start, self.length
         l.copies = NULL if self.copies is None else self.copy_data
         for j in range(nin):
             # in float32 and float64 everything has the computing dtype
-            fastact_list_own(&l, j, j > 1 or (wide if j == 1 else self.copies is not None))
+            fastact_list_own(&l, j, wide if j == self.apart_at else j > 0 or self.copies is not None)
         for j in range(self.slot.nparam):
             values[j] = numbers[j]
             narrow[j] = <float> values[j]
@@ -180,7 +183,8 @@ cdef class Lists:
         for k in range(self.arrays):
             for j in range(nin):
                 data[k * nin + j] = self.data[k * nin + j]
-            data[k * nin + 1] = cnp.PyArray_BYTES(<cnp.ndarray> grads[k])
+            if self.apart_at > 0:
+                data[k * nin + self.apart_at] = cnp.PyArray_BYTES(<cnp.ndarray> grads[k])
         l.data = data
         if self.elements < HOLD_GIL:
             fastact_run_list(&l, <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1)))
@@ -195,7 +199,8 @@ cdef class Lists:
         with np.errstate(all="ignore"):
             for k in range(self.arrays):
                 arrays = [column[k] for column in self.columns]
-                results = function(arrays[0], grads[k], *arrays[1:], *values)
+                given = (grads[k],) if self.apart_at > 0 else ()
+                results = function(arrays[0], *given, *arrays[1:], *values)
                 for array, result in zip(arrays, results):
                     array[...] = result
                 if self.copies is not None:

@@ -106,7 +106,8 @@ class KernelSpec:
     def body(self, env: Mapping[str, Callable[..., Any]]) -> Callable[..., tuple[Any, ...]]:
         """Of a ``map``: inputs and parameters to a tuple of outputs, over the bound formulas `env`."""
         if self.rule is not None:
-            return env[self.rule.name]
+            formula = env[self.rule.name]
+            return formula if len(self.outputs) > 1 else lambda *args: (formula(*args),)
         assert self.op is not None
         return kinds.body(env, self.op, self.kind)
 

@@ -1,6 +1,6 @@
 """One row per optimiser: its hyperparameters, and which formula a step runs with which numbers.
 
-Everything else follows from here: classes and functions of `fastact.optim`, kernels of every backend, docstrings, tests.
+Everything else follows from here: classes and functions of `fastact.optim`, kernels of every backend, docstrings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from fastact.maths import optimisers as f
 from fastact.spec.kinds import Argument
-from fastact.spec.table import FINITE, NONNEGATIVE, Domain
+from fastact.spec.table import NONNEGATIVE, POSITIVE, Domain
 
 SHARE = Domain("in [0, 1)", low=0.0, high_in=False, high=1.0)
 NOT_NEGATIVE_AND_NOT_NAN = Domain("nonnegative", low=0.0)
@@ -25,12 +25,16 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Hyper:
-    """A hyperparameter: its default, of whose type its values are (float, bool, or a pair of floats), and its domain."""
+    """A hyperparameter: its default, of whose type its values are (float, bool, or a pair of floats), and its domain.
+
+    `by_name`: it is given by keyword alone.
+    """
 
     name: str
     default: Value
     meaning: str
     domain: Domain = NONNEGATIVE
+    by_name: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +102,8 @@ class Row:
         Pairs of a state and the hyperparameter that it begins with; others begin with 0.
     keras_eps : float, optional
         The default of `eps` with ``keras=True``.
+    in_torch : bool
+        Whether conventions and defaults are PyTorch's.
     """
 
     name: str
@@ -108,6 +114,7 @@ class Row:
     counts: bool = False
     fill: tuple[tuple[str, str], ...] = ()
     keras_eps: float | None = None
+    in_torch: bool = True
 
     @property
     def function(self) -> str:
@@ -158,11 +165,12 @@ def _nadam(h: Values, step: int) -> tuple[float, ...]:
 
 
 def _placed(h: Values) -> tuple[float, float]:
-    """Keras adds epsilon inside, PyTorch outside."""
+    """Epsilon inside and outside the root: Keras adds it inside, PyTorch outside."""
     return (h["eps"], 0.0) if h["keras"] else (0.0, h["eps"])
 
 
 def _adamax(h: Values, step: int) -> tuple[float, ...]:
+    # PyTorch adds epsilon to abs(g), Keras to u
     outside, inside = _placed(h)
     return (h["weight_decay"], *_shares(h)[:3], h["lr"] / _corrected(h, step)[0], inside, outside)
 
@@ -188,7 +196,9 @@ def _eps(default: float) -> Hyper:
 
 
 _PENALTY = Hyper("weight_decay", 0.0, "This times the parameter is added to its gradient.")
-_KERAS = Hyper("keras", False, "Whether epsilon is added where Keras adds it, and is by default Keras' 1e-7.")
+_KERAS = Hyper(
+    "keras", False, "Whether epsilon is added where Keras adds it, and is by default Keras' 1e-7.", by_name=True
+)
 _MOMENTUM = Hyper("momentum", 0.0, "The share of past steps in the next.")
 
 
@@ -200,40 +210,43 @@ ROWS: dict[str, Row] = {
     row.name: row
     for row in (
         Row("SGD", "p - lr·g; with momentum b = momentum·b + g, p - lr·b; with nesterov p - lr·(g + momentum·b)",
-            "Robbins and Monro, Annals of Mathematical Statistics 22, 1951. Momentum: Sutskever, Martens, Dahl and Hinton, "
-            "ICML 2013.",
+            "Robbins and Monro, Annals of Mathematical Statistics 22, 1951. Momentum: Sutskever, Martens, Dahl and "
+            "Hinton, ICML 2013.",
             (_lr(1e-3), _MOMENTUM, Hyper("nesterov", False, "Nesterov's momentum; needs momentum."), _PENALTY),
             (Rule(f.sgd, lambda h, step: (h["weight_decay"], h["lr"]), lambda h: h["momentum"] == 0.0),
              Rule(f.sgd_momentum,
                   lambda h, step: (h["weight_decay"], h["lr"], h["momentum"], float(h["nesterov"]))))),
         Row("Adam", "m = β1·m + (1-β1)·g, v = β2·v + (1-β2)·g²; p - lr·m̂/(√v̂ + eps), m̂ = m/(1-β1^t), v̂ = v/(1-β2^t)",
-            "Kingma and Ba, Adam: A Method for Stochastic Optimization, ICLR 2015. Keras adds epsilon to √v instead of √v̂ (the "
-            "paper's epsilon hat).",
+            "Kingma and Ba, Adam: A Method for Stochastic Optimization, ICLR 2015. Keras adds epsilon to √v instead of "
+            "√v̂ (the paper's epsilon hat).",
             (_lr(1e-3), _betas(0.9, 0.999), _eps(1e-8), _PENALTY, _KERAS),
             (Rule(f.adam, _adam(lambda h: h["weight_decay"])),), counts=True, keras_eps=1e-7),
         Row("AdamW", "as Adam, from p - lr·weight_decay·p",
-            "Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019. Keras adds epsilon to √v instead of √v̂.",
+            "Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019. Keras adds epsilon to √v instead "
+            "of √v̂.",
             (_lr(1e-3), _betas(0.9, 0.999), _eps(1e-8), _decoupled(0.01), _KERAS),
             (Rule(f.adamw, _adam(lambda h: h["lr"] * h["weight_decay"])),), counts=True, keras_eps=1e-7),
-        Row("RMSprop", "v = alpha·v + (1-alpha)·g²; p - lr·g/(√v + eps); with momentum b = momentum·b + g/(√v + eps), p - lr·b",
-            "Tieleman and Hinton, Coursera: Neural Networks for Machine Learning, lecture 6.5, 2012. Keras has √(v + eps) in the "
-            "denominator; its rho is alpha, 0.9 by default.",
-            (_lr(1e-2), Hyper("alpha", 0.99, "The share of the past in the running average.", SHARE), _eps(1e-8), _PENALTY,
-             _MOMENTUM, _KERAS),
+        Row("RMSprop",
+            "v = alpha·v + (1-alpha)·g²; p - lr·g/(√v + eps); with momentum b = momentum·b + g/(√v + eps), p - lr·b",
+            "Tieleman and Hinton, Coursera: Neural Networks for Machine Learning, lecture 6.5, 2012. Keras has "
+            "√(v + eps) in the denominator; its rho is alpha, 0.9 by default.",
+            (_lr(1e-2), Hyper("alpha", 0.99, "The share of the past in the running average.", SHARE), _eps(1e-8),
+             _PENALTY, _MOMENTUM, _KERAS),
             (Rule(f.rmsprop, _rmsprop, lambda h: h["momentum"] == 0.0),
              Rule(f.rmsprop_momentum, lambda h, step: (*_rmsprop(h, step), h["momentum"]))), keras_eps=1e-7),
         Row("Adagrad", "s = s + g²; p - lr/(1 + (t-1)·lr_decay)·g/(√s + eps)",
-            "Duchi, Hazan and Singer, Journal of Machine Learning Research 12, 2011. Keras has √(s + eps) in the denominator; its "
-            "initial value is 0.1.",
+            "Duchi, Hazan and Singer, Journal of Machine Learning Research 12, 2011. Keras has √(s + eps) in the "
+            "denominator; its initial value is 0.1.",
             (_lr(1e-2), Hyper("lr_decay", 0.0, "How the learning rate decays with the number t of the step."), _PENALTY,
              Hyper("initial_accumulator_value", 0.0, "What s begins with."), _eps(1e-10), _KERAS),
             (Rule(f.adagrad, _adagrad),), counts=True, fill=(("s", "initial_accumulator_value"),), keras_eps=1e-7),
         Row("Lion", "c = β1·m + (1-β1)·g, m = β2·m + (1-β2)·g; p - lr·(sign(c) + weight_decay·p)",
             "Chen and others, Symbolic Discovery of Optimization Algorithms, NeurIPS 2023.",
             (_lr(1e-4), _betas(0.9, 0.99), _decoupled(0.0)),
-            (Rule(f.lion, lambda h, step: (h["lr"] * h["weight_decay"], *_shares(h), h["lr"])),)),
+            (Rule(f.lion, lambda h, step: (h["lr"] * h["weight_decay"], *_shares(h), h["lr"])),), in_torch=False),
         Row("Adamax", "m = β1·m + (1-β1)·g, u = max(β2·u, |g| + eps); p - lr/(1-β1^t)·m/u",
-            "Kingma and Ba, Adam: A Method for Stochastic Optimization, ICLR 2015. Keras has max(β2·u, |g|) and m/(u + eps).",
+            "Kingma and Ba, Adam: A Method for Stochastic Optimization, ICLR 2015. Keras has max(β2·u, |g|) and "
+            "m/(u + eps).",
             (_lr(2e-3), _betas(0.9, 0.999), _eps(1e-8), _PENALTY, _KERAS),
             (Rule(f.adamax, _adamax),), counts=True, keras_eps=1e-7),
         Row("NAdam", "m, v, v̂ as Adam, μ(t) = β1·(1 - 0.96^(t·momentum_decay)/2), M(t) = μ(1)···μ(t); "
@@ -248,10 +261,14 @@ ROWS: dict[str, Row] = {
 # arguments of a step; un-scaling divides by `scale`
 STEP_DOMAINS: dict[str, Domain] = {
     "max_norm": NOT_NEGATIVE_AND_NOT_NAN,
-    "scale": Domain("positive and finite", low=0.0, low_in=False, high_in=False),
+    "scale": POSITIVE,
 }
+
+
+# what clipping does to gradients themselves
+SCALED = Rule(f.scaled, lambda h, step: ())
 
 
 def rules() -> list[Rule]:
     """All rules, which kernels are made for."""
-    return [rule for row in ROWS.values() for rule in row.rules]
+    return [SCALED, *(rule for row in ROWS.values() for rule in row.rules)]

@@ -96,7 +96,9 @@ def render_all(folder: Path) -> None:
         functions = [render.Embedded(spec) for spec in maps if spec.op.name in table.OPS and spec.kind in kinds.KINDS]
         functions = [f for f in functions if f.spec.dtype == f.spec.compute] + list(map(render.Embedded, over_rows))
         fused = render.fused(table.OPS.values())
-        module = render.render_module([*maps, *steps], formulas, render_rows.render_rows(over_rows, loops, row_formulas))
+        module = render.render_module(
+            [*maps, *steps], formulas, render_rows.render_rows(over_rows, loops, row_formulas)
+        )
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )

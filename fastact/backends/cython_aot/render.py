@@ -137,7 +137,7 @@ def statements(spec: KernelSpec, called: list[str] | None = None) -> list[str]:
     env = _Calls(DTYPES[spec.dtype].compute, [] if called is None else called)
     names = [f"v_{name}" for name in (*(a.name for a in spec.inputs), *spec.params)]
     outputs = [f"v_{a.name}" for a in spec.outputs]
-    if spec.rule is not None:
+    if spec.rule is not None and len(outputs) > 1:
         # one formula for all
         return [env[spec.rule.name](*map(Term, (*names, *(f"&{name}" for name in outputs)))).code]
     return [f"{name} = {term.code}" for name, term in zip(outputs, spec.body(env)(*map(Term, names)), strict=True)]
