@@ -353,10 +353,11 @@ def register(function: _driver.Function) -> _driver.Function:
 def _function(name: str) -> Any:
     from fastact.api.activation import activations
     from fastact.api.functions import FUNCTIONS
+    from fastact.api.optimisers import UPDATES
     from fastact.spec.table import resolve
 
-    found = resolve(name, FUNCTIONS)
-    return FUNCTIONS.get(found) or activations[found]
+    found = resolve(name, (*FUNCTIONS, *UPDATES))
+    return FUNCTIONS.get(found) or UPDATES.get(found) or activations[found]
 
 
 def _some(given: str | Iterable[str] | None, known: Iterable[str], what: str) -> list[str]:
@@ -378,10 +379,10 @@ def warmup(
     Parameters
     ----------
     names : str or iterable of str, optional
-        Activations, functions over an axis and losses; by default all.
+        Activations, functions over an axis, losses and optimisers; by default all.
     kinds : str or iterable of str, optional
         Of 'forward', 'backward', 'backward_from_output', 'value_and_grad', by default all of these that a function has,
-        and 'biased', 'biased_backward', 'gated', 'gated_backward'.
+        and 'biased', 'biased_backward', 'gated', 'gated_backward'. A step of an optimiser is of kind 'forward'.
     dtypes : str or iterable of str
         Of 'float32', 'float64', 'float16', 'bfloat16'. Functions over an axis compute the last two in float32.
 
@@ -407,9 +408,10 @@ def warmup(
     """
     from fastact.api.activation import activations
     from fastact.api.functions import FUNCTIONS
+    from fastact.api.optimisers import UPDATES
 
     if names is None:
-        functions = [*activations.values(), *FUNCTIONS.values()]
+        functions = [*activations.values(), *FUNCTIONS.values(), *UPDATES.values()]
     else:
         functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
     kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED], "kind")
@@ -512,8 +514,8 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
 
     Parameters
     ----------
-    function : activation, function over an axis, loss, one of their methods, or a name
-        ``fa.elu``, ``fa.softmax.backward``, ``"elu"``, ``"softmax.backward"``.
+    function : activation, function over an axis, loss, one of their methods, optimiser, or a name
+        ``fa.elu``, ``fa.softmax.backward``, ``"elu"``, ``"softmax.backward"``, ``fa.optim.Adam(params)``, ``"Adam"``.
     *arrays : array_like
         As for the call.
     **kwargs
@@ -583,7 +585,9 @@ def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Pla
     if owner is not None and hasattr(owner, "_plan") and function.__name__ == "value_and_grad":
         return owner._plan(arrays, kwargs, "value_and_grad")
     if not hasattr(function, "_plan"):
-        raise TypeError(f"explain takes an activation, a row function or one of their methods, not {function!r}")
+        raise TypeError(
+            f"explain takes an activation, a row function, one of their methods or an optimiser, not {function!r}"
+        )
     return function._plan(arrays, kwargs)
 
 
