@@ -24,7 +24,7 @@ def of_class(cls: type[Optimiser]) -> str:
         "    What is updated in place: float16, bfloat16, float32 or float64, all of one dtype, sharing no memory.",
         *(line for h in row.hypers for line in _hyper(h, row)),
         "master : bool, default False",
-        "    For float16 and bfloat16: keep a float32 copy of each parameter. It is updated; the parameter is it, rounded.",
+        "    For float16 and bfloat16: keep a float32 copy of each parameter, of which the parameter is the rounding.",
     ]
     lines += _section("Parameters", described)
     lines += _section(

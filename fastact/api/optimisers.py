@@ -268,11 +268,16 @@ class Optimiser(metaclass=_Documented):
         self.state = {
             name: [np.full(p.shape, fill.get(name, 0.0), compute) for p in self.params] for name in self._rule.state
         }
-        columns = [("params[{}]", self.params), *((f"{name}[{{}}]", a) for name, a in self.state.items())]
         if master:
             self.state["master"] = [np.array(p, compute, order="C") for p in self.params]
-            columns = [("master[{}]", self.state["master"]), *columns[1:], columns[0]]
-        self._lists = _Lists(row.name, self._rule, self._dtype, columns, master=bool(master))
+        self._build()
+
+    def _build(self) -> None:
+        columns = [("params[{}]", self.params), *((f"{name}[{{}}]", self.state[name]) for name in self._rule.state)]
+        master = self.state.get("master")
+        if master is not None:
+            columns = [("master[{}]", master), *columns[1:], columns[0]]
+        self._lists = _Lists(self._row.name, self._rule, self._dtype, columns, master=master is not None)
 
     @property
     def steps(self) -> int:

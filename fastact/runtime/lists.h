@@ -71,6 +71,7 @@ static void fastact_run_list(fastact_list *list, char *filled)
     const fastact_slot *slot = job->slot;
     const int nin = slot->nin, first_out = nin + slot->nparam;
     const ptrdiff_t n = list->start[list->arrays];
+    ptrdiff_t tasks;
     int threads;
     if (n == 0)
         return;
@@ -95,8 +96,9 @@ static void fastact_run_list(fastact_list *list, char *filled)
         filled += VECTOR;
     }
     threads = fastact_threads_for(n, job->resolved->parallel_min);
-    job->task = fastact_least(fastact_over(n, threads), job->resolved->chunk);
-    job->task = fastact_over(job->task, slot->granule) * slot->granule;
+    /* as many tasks for each thread, all alike */
+    tasks = fastact_over(fastact_over(n, job->resolved->chunk), threads) * threads;
+    job->task = fastact_over(fastact_over(n, tasks), slot->granule) * slot->granule;
     fastact_parallel_for(fastact_list_task, list, fastact_over(n, job->task), threads);
 }
 
