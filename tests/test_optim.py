@@ -661,6 +661,8 @@ def test_every_hyperparameter_has_its_domain(name):
 def test_other_errors():
     with pytest.raises(TypeError, match="Adam: got an unexpected keyword argument 'beta1'"):
         fa.optim.Adam(params(), beta1=0.9)
+    with pytest.raises(TypeError, match="use one of SGD, Adam"):
+        fa.optim.Optimiser(params())
     with pytest.raises(ValueError, match="nesterov needs momentum"):
         fa.optim.SGD(params(), 0.1, nesterov=True)
     with pytest.raises(ValueError, match="master copies are for float16 and bfloat16"):
@@ -773,6 +775,13 @@ def test_explain_and_warmup():
 @each_name
 def test_pickle(name):
     assert pickle.loads(pickle.dumps(function(name))) is function(name)
+    optimiser = of(name)(arrays([(5,), (2, 2)], F32))
+    optimiser.step(arrays([(5,), (2, 2)], F32, seed=1))
+    other = pickle.loads(pickle.dumps(optimiser))
+    for each in (optimiser, other):
+        each.step(arrays([(5,), (2, 2)], F32, seed=2))
+    identical(everything(other), everything(optimiser))
+    assert (type(other), repr(other), other.steps) == (type(optimiser), repr(optimiser), 2)
 
 
 def test_kernel_has_no_gradient():

@@ -250,6 +250,8 @@ class Optimiser(metaclass=_Documented):
     state: dict[str, list[Array]]
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        if "_row" not in vars(type(self)):
+            raise TypeError(f"{type(self).__name__} is what optimisers have in common; use one of {', '.join(ROWS)}")
         row = self._row
         try:
             given = self.__signature__.bind(params, *args, **kwargs).arguments
@@ -412,6 +414,14 @@ class Optimiser(metaclass=_Documented):
         for key, a in arrays.items():
             np.copyto(a, state[key])
         self._values, self._count = values, count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_lists", "_rule")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._rule = self._row.rule(self._values)
+        self._build()
 
     def _keeps_rule(self, values: Mapping[str, Any]) -> None:
         if self._row.rule(values) is not self._rule:

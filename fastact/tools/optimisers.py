@@ -107,7 +107,7 @@ def numpy(library: Peer, cell: UpdateCell) -> dict[str, Form]:
     # every step with out=; in blocks they stay in the L2 cache
     scratch = np.empty((2, max(p.size for p, *_ in cell.parts)), cell.x.dtype)
 
-    def step(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, count: int) -> None:
+    def update(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, count: int) -> None:
         t, d = (s[: p.size].reshape(p.shape) for s in scratch)
         first, second = 1 - BETAS[0] ** count, 1 - BETAS[1] ** count
         m *= BETAS[0]
@@ -126,8 +126,8 @@ def numpy(library: Peer, cell: UpdateCell) -> dict[str, Form]:
 
     def over(parts: list[Any]) -> Form:
         def steps(count: int) -> None:
-            for part in parts:
-                step(*part, count)
+            for p, g, m, v in parts:
+                update(p, g, m, v, count)
 
         return counted(steps)
 
