@@ -791,9 +791,27 @@ def test_kernel_has_no_gradient():
 
 
 def test_thousands_of_arrays():
-    p = [np.full(1 + i % 3, 2.0) for i in range(5000)]
-    fa.optim.SGD(p, lr=1.0).step([np.ones(a.shape) for a in p], max_norm=math.inf)
-    assert all(np.all(a == 1) for a in p)
+    p = [np.full((1 + i % 3, 2), 2.0) for i in range(5000)]
+    optimiser = fa.optim.SGD(p, lr=1.0)
+    optimiser.step([np.ones(a.shape) for a in p], max_norm=math.inf)
+    optimiser.step([np.ones(a.shape, order="F") for a in p])
+    assert all(np.all(a == 0) for a in p)
+    with pytest.raises(ValueError, match=r"grads\[4999\] shares memory with params\[7\]"):
+        optimiser.step([*(np.ones(a.shape, order="F") for a in p[:-1]), p[7]])
+
+
+def test_a_class_of_ones_own():
+    class Mine(fa.optim.SGD):
+        """Twice as fast."""
+
+        def step(self, grads, **keywords):
+            return super().step(grads, lr=2 * self.lr, **keywords)
+
+    p = np.ones(3)
+    Mine([p], lr=0.25).step([np.ones(3)])
+    assert p.tolist() == [0.5] * 3
+    assert Mine.__doc__ == "Twice as fast."
+    assert fa.optim.Optimiser.__doc__.startswith("What the optimisers have in common")
 
 
 def test_the_docs_run():

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import inspect
 import numbers
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import numpy as np
@@ -192,13 +194,15 @@ class _Lists:
     def _apart(self, label: str, grads: Sequence[Array]) -> None:
         written = [(lab.format(i), a) for lab, column in self.columns for i, a in enumerate(column) if a.size]
         bounds = sorted((*np.lib.array_utils.byte_bounds(a), i) for i, (_, a) in enumerate(written))
+        tops = list(accumulate((end for _, end, _ in bounds), max))
         for i, g in enumerate(grads):
             low, high = np.lib.array_utils.byte_bounds(g)
-            for begin, end, j in bounds:
-                if begin >= high:
-                    break
-                if end > low and _share(g, written[j][1]):
-                    raise ValueError(f"{self.name}: {label.format(i)} shares memory with {written[j][0]}")
+            k = bisect_left(bounds, (high,)) - 1
+            while k >= 0 and tops[k] > low:
+                what, array = written[bounds[k][2]]
+                if _share(g, array):
+                    raise ValueError(f"{self.name}: {label.format(i)} shares memory with {what}")
+                k -= 1
 
     def run(self, grads: Sequence[Array] | None, numbers: tuple[float, ...]) -> None:
         """One call of the driver over all arrays."""
@@ -228,21 +232,21 @@ class _Documented(type):
     """Classes whose docstring is made when somebody asks."""
 
     @property
-    def __doc__(cls) -> str:  # type: ignore[override]
+    def __doc__(cls) -> str | None:  # type: ignore[override]
         if "_row" not in vars(cls):
-            return inspect.cleandoc(cls._about) if hasattr(cls, "_about") else ""
+            # a class that somebody wrote
+            return vars(cls).get("__doc__")
         from fastact.api.docstrings_optimisers import of_class
 
         return of_class(cls)  # type: ignore[arg-type]
 
 
 class Optimiser(metaclass=_Documented):
-    """What the optimisers have in common."""
-
-    _about = """What the optimisers have in common: `step`, `state_dict`, `load_state_dict`.
+    """What the optimisers have in common: `step`, `state_dict`, `load_state_dict`.
 
     Its subclasses are made from the table of ``fastact/spec/optimisers.py``.
     """
+
     _row: ClassVar[Row]
     __signature__: ClassVar[inspect.Signature]
 
@@ -250,7 +254,7 @@ class Optimiser(metaclass=_Documented):
     state: dict[str, list[Array]]
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        if "_row" not in vars(type(self)):
+        if not hasattr(self, "_row"):
             raise TypeError(f"{type(self).__name__} is what optimisers have in common; use one of {', '.join(ROWS)}")
         row = self._row
         try:
