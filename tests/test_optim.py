@@ -306,21 +306,31 @@ def test_pytorch(name, case):
             np.testing.assert_allclose(a, other.detach().numpy(), **close)
 
 
-def test_keras_run():
-    """Where Keras adds epsilon, against Keras itself."""
+KERAS = [
+    ("SGD", "SGD", {"lr": 0.01, "momentum": 0.9}, {"momentum": 0.9}),
+    ("Adam", "Adam", {"keras": True}, {}),
+    ("AdamW", "AdamW", {"keras": True, "weight_decay": 0.004}, {}),
+    ("RMSprop", "RMSprop", {"keras": True, "lr": 1e-3, "alpha": 0.9}, {}),
+    ("Adagrad", "Adagrad", {"keras": True, "lr": 1e-3, "initial_accumulator_value": 0.1}, {}),
+    ("Adamax", "Adamax", {"keras": True, "lr": 1e-3}, {}),
+    ("NAdam", "Nadam", {"lr": 1e-3, "momentum_decay": 1.0, "eps": 1e-7}, {}),
+    ("Lion", "Lion", {"lr": 1e-3}, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "theirs", "case", "options"), KERAS, ids=[k[1] for k in KERAS])
+def test_keras(name, theirs, case, options):
+    """Keras' defaults, and where it adds epsilon: gradients so small that this decides."""
     keras = pytest.importorskip("keras")
     p = np.random.default_rng(4).standard_normal(20).astype(F32)
-    for name, case, theirs in [
-        ("Adam", {"keras": True}, keras.optimizers.Adam()),
-        ("RMSprop", {"keras": True, "lr": 1e-3, "alpha": 0.9}, keras.optimizers.RMSprop()),
-    ]:
-        variable, mine = keras.Variable(p), p.copy()
-        ours = of(name)([mine], **case)
-        for t in range(20):
-            g = np.random.default_rng(t).standard_normal(20).astype(F32)
-            theirs.apply_gradients([(g, variable)])
-            ours.step([g])
-        np.testing.assert_allclose(mine, np.asarray(variable), rtol=1e-5, atol=1e-6)
+    small = 10.0 ** np.random.default_rng(5).integers(-8, 1, 20)
+    variable, mine = keras.Variable(p), p.copy()
+    optimiser, ours = getattr(keras.optimizers, theirs)(**options), of(name)([mine], **case)
+    for t in range(20):
+        g = (small * np.random.default_rng(t).standard_normal(20)).astype(F32)
+        optimiser.apply_gradients([(keras.ops.convert_to_tensor(g), variable)])
+        ours.step([g])
+    np.testing.assert_allclose(mine - p, keras.ops.convert_to_numpy(variable) - p, rtol=2e-4, atol=5e-7)
 
 
 # ---- the same bits

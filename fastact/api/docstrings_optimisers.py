@@ -92,7 +92,7 @@ def of_function(update: Update) -> str:
     if row.counts:
         described += ["step : int", "    The number of this step, from 1."]
     for h in update._hypers.values():
-        described += _hyper(h, row)
+        described += _hyper(h, row, required=h.name == "lr")
     lines += _section("Parameters", described)
     lines += _section("Returns", ["ndarray", "    `p`."])
     lines += _section(
@@ -133,14 +133,14 @@ def _type(h: Hyper) -> str:
     return {bool: "bool", tuple: "pair of floats"}.get(type(h.default), "float")
 
 
-def _hyper(h: Hyper, row: Row) -> list[str]:
+def _hyper(h: Hyper, row: Row, *, required: bool = False) -> list[str]:
     text = h.meaning
     if not isinstance(h.default, bool):
         text += f" {h.domain.text[0].upper()}{h.domain.text[1:]}."
     if h.name == "eps" and row.keras_eps is not None:
         text += f" With keras=True {row.keras_eps:g} by default."
     default = h.default if not isinstance(h.default, float) else f"{h.default:g}"
-    return [f"{h.name} : {_type(h)}, default {default}", f"    {text}"]
+    return [f"{h.name} : {_type(h)}" + ("" if required else f", default {default}"), f"    {text}"]
 
 
 def _kept(row: Row) -> str:

@@ -156,6 +156,8 @@ cdef class Lists:
         cdef int j, nin = self.nin
         cdef Py_ssize_t k
         cdef bint wide
+        # held while the GIL is not: another thread may change the list
+        grads = None if grads is None else tuple(grads)
         if (self.apart_at > 0 and not self.plain(grads)) or len(numbers) != self.slot.nparam:
             raise ValueError("gradients or numbers do not fit")
         memset(&l, 0, sizeof(l))
@@ -215,6 +217,7 @@ def norm_of(arrays):
     cdef double found
     cdef char **data
     cdef Py_ssize_t *length
+    arrays = tuple(arrays)  # held while the GIL is not
     if not n:
         return 0.0
     norm.arrays, norm.dtype = n, DTYPES.index(kind_of(type(arrays[0].dtype)))
