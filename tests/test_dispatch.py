@@ -8,6 +8,7 @@ import pytest
 import fastact as fa
 from fastact.api.functions import FUNCTIONS
 from fastact.backends import READY
+from fastact.spec import optimisers
 from fastact.spec.kernel import row_kernels_of
 from fastact.spec.kinds import kernels_of
 from fastact.spec.rows import ROWS
@@ -217,7 +218,8 @@ def test_warmup_where_nothing_is_compiled(backend_name):
         pytest.skip(fa.dispatch.reasons()[backend_name])
     with fa.use_backend(backend_name):
         over_rows = sum(len(row.forms) for row in ROWS.values())
-        assert fa.warmup() == over_rows + sum(len(kernels_of(op)) for op in kernel_rows())
+        steps = sum(len(row.rules) for row in optimisers.ROWS.values())
+        assert fa.warmup() == over_rows + sum(len(kernels_of(op)) for op in kernel_rows()) + steps
 
 
 @pytest.mark.parametrize("backend_name", fa.backends.ORDER)

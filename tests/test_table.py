@@ -30,6 +30,7 @@ OTHERS = {
         "get_include",
         "get_num_threads",
         "info",
+        "optim",
         "set_num_threads",
     ),
     *("use_backend", "warmup"),

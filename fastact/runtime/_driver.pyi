@@ -48,6 +48,24 @@ class Function:
         self, dtype: str, arrays: tuple[Any, ...], roles: str, outer: int, channel: int, inner: int
     ) -> list[NDArray[Any]]: ...
 
+class Lists:
+    params: tuple[NDArray[Any], ...]
+    columns: tuple[tuple[NDArray[Any], ...], ...]
+    copies: tuple[NDArray[Any], ...] | None
+    def __init__(
+        self,
+        function: Function,
+        dtype: str,
+        params: tuple[NDArray[Any], ...],
+        columns: tuple[tuple[NDArray[Any], ...], ...],
+        copies: tuple[NDArray[Any], ...] | None,
+    ) -> None: ...
+    def plain(self, grads: Any) -> bool: ...
+    def norm(self, grads: Sequence[NDArray[Any]]) -> float: ...
+    def run(self, grads: Sequence[NDArray[Any]] | None, numbers: tuple[float, ...]) -> None: ...
+
+def norm_of(arrays: Sequence[NDArray[Any]]) -> float: ...
+
 class Callable:
     function: Function
     names: tuple[str, ...]

@@ -446,9 +446,9 @@ cdef class Function:
         elements. The form is that of a kernel over rows, a number of driver.h.
     lock : context manager
         Held while a kernel is looked for.
-    loop : {"map", "rows", "fused"}
+    loop : {"map", "rows", "fused", "list"}
         Each element by itself: a ufunc. Whole rows along an axis: gufuncs, `masked` with a mask after the inputs; none for
-        ``nin=0``. Fused: none, see `run_fused`.
+        ``nin=0``. Fused and list: none, see `run_fused` and `Lists`.
     reduces : bool
         Whether a row gives one value.
     fill_in, fill : float
@@ -980,6 +980,9 @@ def mean_by_label(Function function, object logits, object labels, object out, b
     function.run_rows((x, y, None, loss, dx), rows, n, (1.0 / rows, 0.0, 0.0), 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
     mean = pairwise(loss) / rows
     return (np.float32(mean) if number == cnp.NPY_FLOAT32 else np.float64(mean)), dx
+
+
+include "lists.pxi"
 
 
 # ---- fma as a ufunc, for the reference backend
