@@ -197,9 +197,9 @@ class SoftmaxCrossEntropy(Loss):
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
         label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean",
     ) -> Any:  # fmt: skip
-        plain = axis == -1 and weight is None and ignore_index is None and label_smoothing == 0.0 and z_loss == 0.0
-        if plain and reduction == "mean":
-            done = _driver.mean_by_label(self._function("cross_entropy"), logits, labels, None, False)
+        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction):
+            function = self._function("cross_entropy")
+            done = _driver.mean_by_label(function, logits, labels, None, False, label_smoothing, z_loss)
             if done is not None:
                 return done[0]
         given = axis, weight, ignore_index, label_smoothing, z_loss, reduction
@@ -238,13 +238,27 @@ class SoftmaxCrossEntropy(Loss):
         >>> print(loss.round(6), dlogits, dlogits is logits)
         0.287682 [[ 0.25 -0.25]] True
         """
-        plain = axis == -1 and weight is None and ignore_index is None and label_smoothing == 0.0 and z_loss == 0.0
-        if plain and reduction == "mean":
-            done = _driver.mean_by_label(self._function("cross_entropy"), logits, labels, out, True)
+        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction):
+            function = self._function("cross_entropy")
+            done = _driver.mean_by_label(function, logits, labels, out, True, label_smoothing, z_loss)
             if done is not None:
                 return done
         given = axis, weight, ignore_index, label_smoothing, z_loss, reduction
         return self._general(logits, labels, *given, out, True)
+
+    @staticmethod
+    def _plain(axis: Any, weight: Any, ignore_index: Any, smoothing: Any, z_loss: Any, reduction: Any) -> bool:
+        # numbers as the general way would take them
+        return (
+            axis == -1
+            and weight is None
+            and ignore_index is None
+            and type(smoothing) is float
+            and 0.0 <= smoothing <= 1.0
+            and type(z_loss) is float
+            and 0.0 <= z_loss < math.inf
+            and reduction == "mean"
+        )
 
     # neither overflow nor underflow in what is rounded to the result's dtype is news
     @np.errstate(all="ignore")

@@ -942,9 +942,10 @@ def pairwise(cnp.ndarray x):
     return pairwise_sum(cnp.PyArray_BYTES(x), cnp.PyArray_ITEMSIZE(x), cnp.PyArray_SIZE(x))
 
 
-def mean_by_label(Function function, object logits, object labels, object out, bint grad):
+def mean_by_label(Function function, object logits, object labels, object out, bint grad, double smoothing, double z):
     """(mean loss, gradient or None) of rows with a label each, for contiguous logits and int64 labels, all in range; None
-    for anything else. The arguments of `function` are logits, labels, weights of classes, losses and the gradient."""
+    for anything else. The arguments of `function` are logits, labels, weights of classes, losses and the gradient, its
+    numbers the factor of the gradient and those given here."""
     cdef cnp.ndarray x, y, loss
     cdef Py_ssize_t n, rows, i
     cdef int number, nd, j
@@ -977,7 +978,7 @@ def mean_by_label(Function function, object logits, object labels, object out, b
     if grad:
         dx = out if out is not None else cnp.PyArray_EMPTY(nd, cnp.PyArray_DIMS(x), number, 0)
     loss = cnp.PyArray_EMPTY(nd - 1, cnp.PyArray_DIMS(x), number, 0)
-    function.run_rows((x, y, None, loss, dx), rows, n, (1.0 / rows, 0.0, 0.0), 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
+    function.run_rows((x, y, None, loss, dx), rows, n, (1.0 / rows, smoothing, z), 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
     mean = pairwise(loss) / rows
     return (np.float32(mean) if number == cnp.NPY_FLOAT32 else np.float64(mean)), dx
 

@@ -27,7 +27,7 @@
 #define FASTACT_STAGES 8
 #define FASTACT_TEMPS 4
 #define FASTACT_OUTS 3
-#define SIDE_BLOCK 64    /* rows side by side, at least, of a task: whole lines, and a few beside each other */
+#define SIDE_BLOCK 64    /* rows side by side, at least, of a task, where there are many: whole lines, some beside each other */
 #define ROW_BLOCK 64     /* rows that are packed at once: four lines of float32 */
 #define PACKED (512 << 10) /* bytes of scratch for them: they stay in the L2 cache */
 
@@ -694,7 +694,8 @@ static void fastact_run_rows(fastact_job *job)
     if (job->threads > 1) {
         job->task = fastact_least(fastact_over(job->resolved->chunk, n), fastact_over(job->rows, job->threads));
         if (!job->direct) {
-            ptrdiff_t block = job->form == FASTACT_SIDE ? SIDE_BLOCK : fastact_packed_block(job);
+            const ptrdiff_t lanes = VECTOR / job->slot->compute, few = job->rows < 2 * SIDE_BLOCK * job->threads;
+            const ptrdiff_t block = job->form != FASTACT_SIDE ? fastact_packed_block(job) : few ? lanes : SIDE_BLOCK;
             job->task = fastact_over(job->task, block) * block;
         }
     }
