@@ -30,7 +30,7 @@ cnp.import_ufunc()
 
 cdef extern from "fused.h" nogil:
     enum: FASTACT_ARGS, FASTACT_STAGES, FASTACT_TEMPS, FASTACT_MAP, FASTACT_ROWS, FASTACT_STREAM, FASTACT_VALUE_ONLY
-    enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM
+    enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM, FASTACT_RANDOM
     enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR
     ctypedef void (*fastact_kernel)(const fastact_call *) noexcept
     ctypedef struct fastact_call:
@@ -58,6 +58,7 @@ cdef extern from "fused.h" nogil:
         int dtype, loop, nin, nparam, nout
         Py_ssize_t size, compute, granule
         unsigned char like[1]
+        int random
         bint reduces
         double fill_in, fill
     ctypedef struct fastact_job:
@@ -74,6 +75,7 @@ cdef extern from "fused.h" nogil:
         int64_t flags
         int scratch_arg
         bint direct, stream, failed
+        uint64_t seed, offset
     ctypedef struct fastact_fused:
         fastact_job job
         int role[1]
@@ -86,12 +88,21 @@ cdef extern from "fused.h" nogil:
     void fastact_plan_rows(fastact_job *job)
     void fastact_run_rows(fastact_job *job)
     void fastact_run_fused(fastact_fused *f, char **repeated)
+    void fastact_run_apart(fastact_fused *f)
     Py_ssize_t fastact_side_by_side(Py_ssize_t columns)
     int fastact_combine(const fastact_fused *f, int s, char *to)
     void fastact_add_f32(const fastact_call *)
     void fastact_add_f64(const fastact_call *)
     void fastact_mul_f32(const fastact_call *)
     void fastact_mul_f64(const fastact_call *)
+    void fastact_keep_f32(const fastact_call *)
+    void fastact_keep_f64(const fastact_call *)
+    void fastact_numbers_f32(const fastact_call *)
+    void fastact_numbers_f64(const fastact_call *)
+    void fastact_dropout_f32(const fastact_call *)
+    void fastact_dropout_f64(const fastact_call *)
+    int fastact_philox_level
+    void fastact_philox_init(int most)
     void fastact_fill(char *block, const char *value, Py_ssize_t size)
     void fastact_pool_set_spin(long ns)
     int fastact_pool_workers()
@@ -177,10 +188,13 @@ cdef enum:
 
 fastact_driver_init()
 
-# the arithmetic between stages: address by (operation, dtype)
+# the arithmetic between stages, and what makes random numbers: address by (operation, dtype)
 ARITHMETIC = {
     ("add", "float32"): <uintptr_t> &fastact_add_f32, ("add", "float64"): <uintptr_t> &fastact_add_f64,
     ("mul", "float32"): <uintptr_t> &fastact_mul_f32, ("mul", "float64"): <uintptr_t> &fastact_mul_f64,
+    ("keep", "float32"): <uintptr_t> &fastact_keep_f32, ("keep", "float64"): <uintptr_t> &fastact_keep_f64,
+    ("numbers", "float32"): <uintptr_t> &fastact_numbers_f32, ("numbers", "float64"): <uintptr_t> &fastact_numbers_f64,
+    ("dropout", "float32"): <uintptr_t> &fastact_dropout_f32, ("dropout", "float64"): <uintptr_t> &fastact_dropout_f64,
 }
 
 
@@ -445,6 +459,8 @@ cdef class Function:
         for one a column, ``i`` for an integer a row.
     like : tuple of int
         For each argument of a fused function: 1 + the output whose values it sums, else 0.
+    random : int
+        Of a fused function: 1 + the argument that its first stage makes, of random numbers, else 0.
     """
 
     cdef readonly object ufunc, masked
@@ -457,7 +473,7 @@ cdef class Function:
     cdef object __weakref__
 
     def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver, lock, str loop="map", *,
-                  bint reduces=False, double fill_in=0.0, double fill=0.0, str roles="", tuple like=()):
+                  bint reduces=False, double fill_in=0.0, double fill=0.0, str roles="", tuple like=(), int random=0):
         cdef int i, j, narg = nin + nparam + nout
         if narg > FASTACT_ARGS:
             raise ValueError(f"{name}: {narg} arguments, and {FASTACT_ARGS} are the most")
@@ -478,6 +494,7 @@ cdef class Function:
             self.slots[i].size = size
             self.slots[i].compute = size if loop == "map" or size == 8 else 4
             self.slots[i].granule = 8 if size == 8 else 16
+            self.slots[i].random = random
             self.slots[i].reduces = reduces
             self.slots[i].fill_in, self.slots[i].fill = fill_in, fill
             for j in range(len(like)):
@@ -702,13 +719,14 @@ cdef class Function:
 
     # ---- fused
 
-    def plain_fused(self, tuple arrays, tuple params, str roles, object axis, object out):
+    def plain_fused(self, tuple arrays, tuple params, str roles, object axis, object out, tuple random=None):
         """A fused function of contiguous arrays of one shape and dtype, with parameters that are numbers.
 
-        `roles` are those of inputs and outputs (see `run_fused`); an input ``c`` lies along the axis. None where arrays are
-        not so plain, or anything is wrong.
+        `roles` and `random` are those of inputs and outputs (see `run_fused`); an input ``c`` lies along the axis. None where
+        arrays are not so plain, or anything is wrong.
         """
         cdef fastact_fused f
+        cdef double scalars[2]
         cdef fastact_slot *slot
         cdef cnp.ndarray first, a
         cdef int nin = len(arrays), nparam = len(params), nout = len(roles) - nin, number, nd, i, j, at = -1
@@ -742,6 +760,9 @@ cdef class Function:
         if f.job.resolved.nstage == 0:
             return None
         f.job.narg = nin + nparam + nout
+        if random is not None:
+            scalars[0], scalars[1], f.job.seed, f.job.offset = random
+            f.job.scalars = scalars
         f.outer = f.channel = 1
         f.inner = cnp.PyArray_SIZE(first)
         if at >= 0:
@@ -752,6 +773,9 @@ cdef class Function:
                 f.inner *= cnp.PyArray_DIM(first, i)
         bytes = cnp.PyArray_SIZE(first) * slot.size
         for j in range(nin):
+            if roles[j] == "r":
+                f.role[j], f.job.data[j] = FASTACT_RANDOM, blocks
+                continue
             if roles[j] == "a":
                 if not same_layout(arrays[j], first, number):
                     return None
@@ -808,7 +832,8 @@ cdef class Function:
         run_fused(&f, [a for a, role in zip(results, roles[nin:]) if role == "s"])
         return results[0] if nout == 1 else tuple(results)
 
-    def run_fused(self, str dtype, tuple arrays, str roles, Py_ssize_t outer, Py_ssize_t channel, Py_ssize_t inner):
+    def run_fused(self, str dtype, tuple arrays, str roles, Py_ssize_t outer, Py_ssize_t channel, Py_ssize_t inner,
+                  tuple random=None):
         """Run the stages over arrays of shape (outer, channel, inner).
 
         Parameters
@@ -819,7 +844,9 @@ cdef class Function:
             Inputs, parameters, outputs, contiguous. None for a sum.
         roles : str
             For each: ``a`` an array of that shape and dtype, ``c`` `channel` values and ``v`` one value of the computing
-            dtype, ``s`` a sum over outer and inner.
+            dtype, ``s`` a sum over outer and inner, ``r`` random numbers.
+        random : tuple, optional
+            Of random numbers: two scalars of their kernel, seed, offset.
 
         Returns
         -------
@@ -827,6 +854,7 @@ cdef class Function:
             The sums: `channel` values of the computing dtype each.
         """
         cdef fastact_fused f
+        cdef double scalars[2]
         cdef char blocks[BLOCKS]
         cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
         cdef fastact_slot *slot = &self.slots[DTYPES.index(dtype)]
@@ -837,10 +865,17 @@ cdef class Function:
         f.job.resolved = resolved_of(slot)
         f.job.narg = len(arrays)
         f.outer, f.channel, f.inner = outer, channel, inner
+        if random is not None:
+            scalars[0], scalars[1], f.job.seed, f.job.offset = random
+            f.job.scalars = scalars
         for j in range(f.job.narg):
             role = roles[j]
             f.role[j] = FASTACT_ARRAY if role == "a" else FASTACT_CHANNEL if role == "c" else (
-                FASTACT_VALUE if role == "v" else FASTACT_SUM)
+                FASTACT_VALUE if role == "v" else FASTACT_SUM if role == "s" else FASTACT_RANDOM)
+            if role == "r":
+                # tiles hold them; this is nobody's array
+                f.job.data[j] = blocks
+                continue
             if role == "s":
                 sums.append(np.empty(channel, np.float64 if slot.compute == 8 else np.float32))
                 continue
@@ -851,6 +886,34 @@ cdef class Function:
                 block += VECTOR
         run_fused(&f, sums)
         return sums
+
+    def run_apart(self, str dtype, tuple arrays, str roles, Py_ssize_t rows, Py_ssize_t n):
+        """Run the stages over `rows` rows of `n` elements, contiguous each.
+
+        `arrays` are views of that shape (role ``a``), or hold one value of the computing dtype (``v``).
+        """
+        cdef fastact_fused f
+        cdef char blocks[BLOCKS]
+        cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+        cdef fastact_slot *slot = &self.slots[DTYPES.index(dtype)]
+        cdef int j
+        memset(&f, 0, sizeof(f))
+        f.job.slot = slot
+        f.job.resolved = resolved_of(slot)
+        f.job.narg = len(arrays)
+        f.outer, f.channel, f.inner = rows, n, 1
+        for j in range(f.job.narg):
+            f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
+            if roles[j] == "v":
+                f.role[j] = FASTACT_VALUE
+                fastact_fill(block, f.job.data[j], slot.compute)
+                f.job.data[j] = block
+                block += VECTOR
+            else:
+                f.role[j] = FASTACT_ARRAY
+                f.job.row_step[j] = cnp.PyArray_STRIDE(<cnp.ndarray> arrays[j], 0)
+        with nogil:
+            fastact_run_apart(&f)
 
 
 cdef int run_fused(fastact_fused *f, list sums) except -1:
@@ -996,9 +1059,12 @@ fma = cnp.PyUFunc_FromFuncAndData(
 
 # ---- settings
 
-def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None):
+RANDOM_ISA = ("generic", "avx2", "avx512")
+
+
+def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None, random_isa=None):
     """Set the number of threads, the bytes of output from which on stores go past the cache, how many times as much work
-    pays for waking a worker, and the workers' patience."""
+    pays for waking a worker, the workers' patience, and the instruction set of random numbers, at most "avx512"."""
     if threads is not None:
         fastact_threads_setting()[0] = threads
     if stream_min is not None:
@@ -1007,10 +1073,12 @@ def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None
         fastact_asleep_setting()[0] = max(1, asleep_factor)
     if spin_ns is not None:
         fastact_pool_set_spin(spin_ns)
+    if random_isa is not None:
+        fastact_philox_init(RANDOM_ISA.index(random_isa))
 
 
 def status():
-    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, threading, openmp."""
+    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, threading, openmp, random_isa."""
     return {
         "threads": fastact_threads_setting()[0],
         "threads_now": fastact_threads_now(),
@@ -1018,6 +1086,7 @@ def status():
         "workers": fastact_pool_workers(),
         "threading": "pool of POSIX threads" if FASTACT_THREADS else "none (built without POSIX threads)",
         "openmp": bool(FASTACT_OPENMP),
+        "random_isa": RANDOM_ISA[fastact_philox_level],
     }
 
 
