@@ -77,6 +77,14 @@ class _Elementwise:
         return [a if a.flags.aligned else a.copy() for a in arrays], found, memory
 
     def _run(self, given: Mapping[str, Any], random: Random, out: Any) -> Any:
+        if self.function_takes_numbers and random[1] == 0:
+            inputs: tuple[Any, ...] = ()  # see `_Leaky._compute`
+        else:
+            inputs = (*given.values(), None) if self.function_takes_numbers else tuple(given.values())
+        if inputs:
+            done = self.function.plain_fused(inputs, (), self.roles, None, out, random)
+            if done is not None:
+                return done
         arrays, dtype, memory = self._arrays(given)
         if type(out) is tuple:
             if len(out) != 1:
@@ -105,15 +113,16 @@ class _Elementwise:
 
     def _compute(self, dtype: str, arrays: list[Array], result: Array, random: Random) -> None:
         inputs = (*arrays, *((None,) if self.function_takes_numbers else ()))
-        roles = "a" * len(arrays) + "r" * self.function_takes_numbers + "a"
         python = self.function.python(dtype)
         if python is None:
-            self.function.run_fused(dtype, (*inputs, result), roles, 1, 1, result.size, random)
+            self.function.run_fused(dtype, (*inputs, result), self.roles, 1, 1, result.size, random)
         else:
             python(arrays, result, random)
 
     # whether a kernel of an activation takes the numbers
     function_takes_numbers = False
+    # of inputs, numbers and the result
+    roles = "aa"
 
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
         """The kernels of other modules behind a kind: the driver has those of random numbers itself."""
@@ -349,6 +358,7 @@ class RReLUBackward(_Leaky):
     """``fa.rrelu.backward``."""
 
     kind = "backward"
+    roles = "aara"
 
     def __call__(
         self, dy: Any, x: Any, lower: Any = 1 / 8, upper: Any = 1 / 3, *, training: Any, seed: Any = None,
@@ -398,6 +408,7 @@ class RReLU(_Leaky):
     """``fa.rrelu``."""
 
     kind = "forward"
+    roles = "ara"
 
     def __init__(self) -> None:
         super().__init__("rrelu")

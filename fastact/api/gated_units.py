@@ -128,6 +128,10 @@ class _Method:
         fused.__name__ = fused.__qualname__ = self.name
         return fused
 
+    @cached_property
+    def _plain(self) -> tuple[_driver.Function, tuple[float, ...]]:
+        return self._apart.function(self.op), tuple(p.default for p in self.op.params if p.default is not None)
+
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
         """The kernels behind a kind."""
         fused = {"forward": "gated", "backward": "gated_backward"}.get(kind)
@@ -135,6 +139,12 @@ class _Method:
 
     def _packed(self, dy: Any, x: Any, axis: Any, halves: str | None, out: Any) -> Any:
         """Of one array: halves are read, and written, where they are."""
+        if halves is None or type(halves) is str and halves in HALVES:
+            gate_first = (halves or self.unit.halves) == "gate_first"
+            function, numbers = self._plain
+            done = function.plain_packed(dy, x, gate_first, axis, numbers, out)
+            if done is not None:
+                return done
         call = _Packed(self, dy, x, axis, halves)
         return call.run(out)
 

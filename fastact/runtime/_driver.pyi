@@ -55,6 +55,9 @@ class Function:
         inner: int,
         random: tuple[float, float, int, int] | None = None,
     ) -> list[NDArray[Any]]: ...
+    def plain_packed(
+        self, dy: Any, packed: Any, gate_first: bool, axis: Any, params: tuple[float, ...], out: Any
+    ) -> NDArray[Any] | None: ...
     def run_apart(self, dtype: str, arrays: tuple[Any, ...], roles: str, rows: int, n: int) -> None: ...
 
 class Callable:

@@ -887,6 +887,86 @@ cdef class Function:
         run_fused(&f, sums)
         return sums
 
+    def plain_packed(self, object dy, object packed, bint gate_first, object axis, tuple params, object out):
+        """A gated function of one contiguous array that holds gate and up, with parameters that are numbers; its gradients
+        where `dy` is given. None where arrays are not so plain, or anything is wrong."""
+        cdef fastact_fused f
+        cdef fastact_slot *slot
+        cdef cnp.ndarray x, y, other
+        cdef cnp.npy_intp dims[64]
+        cdef int number, nd, i, j, at, nin = 2 if dy is None else 3
+        cdef double value
+        cdef float narrow
+        cdef char blocks[BLOCKS]
+        cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+        if not cnp.PyArray_CheckExact(packed) or type(axis) is not int:
+            return None
+        x = packed
+        number, nd = cnp.PyArray_TYPE(x), cnp.PyArray_NDIM(x)
+        if (number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64) or not PyArray_ISCARRAY_RO(x) or not -nd <= axis < nd:
+            return None
+        at = axis if axis >= 0 else axis + nd
+        if cnp.PyArray_DIM(x, at) % 2 or cnp.PyArray_SIZE(x) == 0 or nd > 64:
+            return None
+        slot = &self.slots[0 if number == cnp.NPY_FLOAT32 else 1]
+        memset(&f, 0, sizeof(f))
+        f.job.slot = slot
+        f.job.resolved = resolved_of(slot)
+        if f.job.resolved.nstage == 0:
+            return None
+        f.outer = f.inner = 1
+        for i in range(nd):
+            dims[i] = cnp.PyArray_DIM(x, i)
+            if i < at:
+                f.outer *= dims[i]
+        dims[at] //= 2
+        f.channel = cnp.PyArray_SIZE(x) // f.outer // 2
+        if dy is not None:
+            if not cnp.PyArray_CheckExact(dy):
+                return None
+            other = dy
+            if (cnp.PyArray_TYPE(other) != number or cnp.PyArray_NDIM(other) != nd or not PyArray_ISCARRAY_RO(other)
+                    or not PyArray_CompareLists(cnp.PyArray_DIMS(other), dims, nd)):
+                return None
+            f.job.data[0] = cnp.PyArray_BYTES(other)
+            f.job.row_step[0] = f.channel * slot.size
+            dims[at] *= 2
+        if out is None:
+            y = PyArray_SimpleNew(nd, dims, number)
+        else:
+            if not cnp.PyArray_CheckExact(out):
+                return None
+            y = out
+            if (cnp.PyArray_TYPE(y) != number or cnp.PyArray_NDIM(y) != nd or not PyArray_ISCARRAY(y)
+                    or not PyArray_CompareLists(cnp.PyArray_DIMS(y), dims, nd)):
+                return None
+            if shares(y, x if dy is None else <cnp.ndarray> dy) or overlaps(y, x):
+                return None
+        for j in range(2):
+            i = nin - 2 + (j if gate_first else 1 - j)
+            f.job.data[i] = cnp.PyArray_BYTES(x) + j * f.channel * slot.size
+            f.job.row_step[i] = 2 * f.channel * slot.size
+        for j in range(len(params)):
+            value = params[j]
+            narrow = <float> value
+            fastact_fill(block, <char *> &narrow if slot.size == 4 else <char *> &value, slot.size)
+            f.role[nin + j] = FASTACT_VALUE
+            f.job.data[nin + j] = block
+            block += VECTOR
+        nin += len(params)
+        f.job.narg = nin + (1 if dy is None else 2)
+        f.job.data[nin], f.job.row_step[nin] = cnp.PyArray_BYTES(y), f.channel * slot.size
+        if dy is not None:
+            for j in range(2):
+                i = nin + (j if gate_first else 1 - j)
+                f.job.data[i] = cnp.PyArray_BYTES(y) + j * f.channel * slot.size
+                f.job.row_step[i] = 2 * f.channel * slot.size
+        with nogil:
+            fastact_run_apart(&f)
+        if f.job.failed:
+            no_memory()
+        return y
+
     def run_apart(self, str dtype, tuple arrays, str roles, Py_ssize_t rows, Py_ssize_t n):
         """Run the stages over `rows` rows of `n` elements, contiguous each.
 
@@ -914,6 +994,8 @@ cdef class Function:
                 f.job.row_step[j] = cnp.PyArray_STRIDE(<cnp.ndarray> arrays[j], 0)
         with nogil:
             fastact_run_apart(&f)
+        if f.job.failed:
+            no_memory()
 
 
 cdef int run_fused(fastact_fused *f, list sums) except -1:

@@ -345,6 +345,8 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
 
 /* ---- rows that lie apart: halves of an array, say. Nothing lies along an axis, and there are no sums. */
 
+#define FORESEEN 12 /* lines at the beginning of a row */
+#define NARROW 1024 /* bytes of a row, below which too many stores past the cache are parts of lines */
 #define ENDS 64 /* pieces of rows that are taken together */
 
 /* What of rows is less than a vector: too short for a kernel, or before the outputs are aligned. Together in one tile. */
@@ -356,6 +358,23 @@ typedef struct {
     char *to[ENDS][FASTACT_OUTS];
     char *tile; /* TILE elements of each argument */
 } fastact_ends;
+
+/* less than two vectors of elements of 4 or 8 bytes: a call of memcpy takes longer */
+static inline void fastact_copy_end(char *to, const char *from, ptrdiff_t bytes, bool stream)
+{
+    ptrdiff_t i = 0;
+#if defined(__SSE2__)
+    if (stream && !((uintptr_t)to & 15))
+        for (; i + 16 <= bytes; i += 16)
+            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+#else
+    (void)stream;
+#endif
+    for (; i + 16 <= bytes; i += 16)
+        memcpy(to + i, from + i, 16);
+    for (; i < bytes; i += 4)
+        memcpy(to + i, from + i, 4);
+}
 
 static void fastact_finish_ends(fastact_ends *e)
 {
@@ -372,12 +391,13 @@ static void fastact_finish_ends(fastact_ends *e)
             memset(args[j] + e->n * slot->compute, 0, (size_t)((padded - e->n) * slot->compute));
     }
     fastact_run_stages(job, args, padded, 0, 0);
-    for (int j = first_out; j < job->narg; j++) {
-        const char *from = args[j];
-        for (int i = 0; i < e->pieces; i++) {
-            memcpy(e->to[i][j - first_out], from, (size_t)(e->count[i] * slot->compute));
-            from += e->count[i] * slot->compute;
+    for (ptrdiff_t i = 0, at = 0; i < e->pieces; i++) {
+        const ptrdiff_t bytes = e->count[i] * slot->compute;
+        for (int j = first_out; j < job->narg; j++) {
+            /* the end of a row and the beginning of the next are one line, if they leave together */
+            fastact_copy_end(e->to[i][j - first_out], args[j] + at, bytes, job->stream);
         }
+        at += bytes;
     }
     e->pieces = 0;
     e->n = 0;
@@ -396,10 +416,23 @@ static void fastact_add_end(fastact_ends *e, char *const *at, ptrdiff_t n)
         if (j >= first_out)
             e->to[e->pieces][j - first_out] = at[j];
         else if (!job->one[j])
-            memcpy(e->tile + (j * TILE + e->n) * compute, at[j], (size_t)(n * compute));
+            fastact_copy_end(e->tile + (j * TILE + e->n) * compute, at[j], n * compute, false);
     }
     e->count[e->pieces++] = n;
     e->n += n;
+}
+
+/* The hardware's prefetchers start anew in every row: the first lines of a later one are asked for beforehand. */
+static inline void fastact_foresee(const fastact_job *job, char *const *at, ptrdiff_t ahead)
+{
+#if defined(__GNUC__)
+    for (int j = 0; j < job->narg; j++)
+        if (!job->one[j] && (j < job->slot->nin || !job->stream))
+            for (int line = 0; line < FORESEEN; line++)
+                __builtin_prefetch(at[j] + ahead * job->row_step[j] + line * VECTOR);
+#else
+    (void)job, (void)at, (void)ahead;
+#endif
 }
 
 /* f->block rows and f->columns of their columns */
@@ -410,6 +443,7 @@ static void fastact_apart_task(void *context, ptrdiff_t index)
     const ptrdiff_t size = job->slot->size, granule = job->slot->granule, strips = fastact_over(f->channel, f->columns);
     const ptrdiff_t first = index % strips * f->columns, n = fastact_least(f->columns, f->channel - first);
     const ptrdiff_t low = index / strips * f->block, high = fastact_least(low + f->block, f->outer);
+    const ptrdiff_t ahead = fastact_over(FORESEEN * VECTOR, n * size);
     const bool one = job->resolved->nstage == 1;
     char tile[(FASTACT_ARGS + FASTACT_TEMPS) * TILE * 8 + VECTOR], *at[FASTACT_ARGS], *args[FASTACT_ARGS];
     fastact_ends ends;
@@ -426,6 +460,8 @@ static void fastact_apart_task(void *context, ptrdiff_t index)
             fastact_span(job, at, NULL, n, 0);
             continue;
         }
+        if (r + ahead < high)
+            fastact_foresee(job, at, ahead);
         if (job->stream && one) {
             head = fastact_head(job, at);
             flags = head >= 0 ? FASTACT_STREAM : 0;
@@ -453,6 +489,7 @@ static void fastact_run_apart(fastact_fused *f)
     const ptrdiff_t elements = f->outer * f->channel, chunk = job->resolved->chunk;
     const int threads = fastact_threads_for(elements, job->resolved->parallel_min);
     job->mask = NULL;
+    job->failed = false;
     for (int j = 0; j < job->narg; j++) {
         job->one[j] = f->role[j] == FASTACT_VALUE;
         job->own[j] = false;
@@ -460,7 +497,7 @@ static void fastact_run_apart(fastact_fused *f)
     }
     job->hold = fastact_reads_late(job);
     job->direct = job->slot->size == job->slot->compute && !job->hold;
-    job->stream = job->direct && fastact_fused_streams(f, elements);
+    job->stream = job->direct && f->channel * job->slot->size >= NARROW && fastact_fused_streams(f, elements);
     f->columns = fastact_least(chunk, f->channel);
     f->block = fastact_least(f->outer, chunk / f->columns);
     if (threads > 1)
