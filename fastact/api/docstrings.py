@@ -241,8 +241,7 @@ def of_step(step: FusedStep) -> str:
         "axis : int",
         "    The axis of the bias.",
         f"out : {'tuple' if backward else 'ndarray'}, optional",
-        f"    {'Arrays or None, in the order of the results' if backward else 'For the result'}; also in the place of an "
-        "input.",
+        f"    {'Arrays or None, in the order of results' if backward else 'For the result'}; also in an input's place.",
     ]
     lines += _section("Parameters", parameters + _parameters(step.activation))
     if backward:
@@ -250,14 +249,17 @@ def of_step(step: FusedStep) -> str:
         returns += ["    The gradient by bias, summed over all other axes; None without a bias."]
         if op.param_grad is not None:
             (learnt,) = (p.name for p in op.params)
-            returns += [f"d{learnt} : ndarray", f"    The gradient by {learnt}, summed over all that share a value of it."]
+            shared = f"    The gradient by {learnt}, summed over all that share a value of it."
+            returns += [f"d{learnt} : ndarray", shared]
     else:
         returns = ["y : ndarray", "    The value."]
     lines += _section("Returns", returns)
-    wrong = "an array is masked, complex or of objects, strings or dates, ``dropout`` is no number, ``seed`` is missing or no "
-    wrong += "integer, or ``out`` cannot hold the result"
-    unfit = "shapes do not fit, ``axis`` is out of range, ``dropout``, ``seed`` or a parameter is outside its domain, or "
-    unfit += "``out`` cannot be written"
+    wrong = (
+        "an array is masked, complex or of objects, strings or dates, ``dropout`` is no number, ``seed`` is missing "
+    )
+    wrong += "or no integer, or ``out`` cannot hold the result"
+    unfit = "shapes do not fit, ``axis`` is out of range, ``dropout``, ``seed`` or a parameter is outside its domain, "
+    unfit += "or ``out`` cannot be written"
     errors = ["TypeError", *_wrapped(f"If {wrong}."), "AxisError, ValueError", *_wrapped(f"If {unfit}; nothing is.")]
     lines += _section("Raises", errors)
     notes = ["The residual's gradient is dy."] if backward else []
@@ -268,7 +270,7 @@ def of_step(step: FusedStep) -> str:
 
 
 def _step_examples(step: FusedStep, backward: bool) -> list[str]:
-    required = {p.name: 0.5 for p in step.op.params if p.default is None}
+    required: dict[str, Any] = {p.name: 0.5 for p in step.op.params if p.default is None}
     names = [*step.names[:-1], "bias"]
     values = [eval(VALUES[name], {"np": np}) for name in names]
     given = "".join(f", {name}=0.5" for name in required)

@@ -1,4 +1,4 @@
-"""Dropout, and rrelu: what depends on random numbers. They are made from a seed and the element's index, never stored."""
+"""Dropout, and rrelu: what depends on random numbers, made from a seed and an element's index, never stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Random = tuple[float, float, int, int]
 def number(what: str, value: Any) -> float:
     """A real number as a float; `TypeError` for anything else."""
     array = np.asarray(value)
-    if array.ndim or array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+    if array.ndim or (array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16"):
         raise TypeError(f"{what} must be a number, not {shown(value)}")
     return float(array)
 
@@ -219,7 +219,7 @@ class DropoutBackward(_Dropped):
         --------
         >>> import numpy as np, fastact as fa
         >>> fa.dropout.backward(np.ones(8), 0.5, seed=1)
-        array([0., 0., 2., 0., 2., 2., 0., 2.])
+        array([0., 2., 2., 2., 2., 2., 0., 2.])
         """
         return self._run({"dy": dy}, factors(self.name, p, seed, offset), out)
 
@@ -265,15 +265,16 @@ class Dropout(_Dropped):
         -----
         Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15 (2014).
         Element i, in C order, is kept where its number is at least p. It is word i mod 4 of the block of counter
-        ``offset + i // 4`` of Philox 4x32-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011) under
-        the key `seed`, its upper 24 bits times 2^-24. So it is the same on every backend and for any number of threads
-        and any layout, and the gradient needs no mask. A NaN, and an infinity that is dropped, gives NaN, as in PyTorch.
+        ``offset + i // 4`` of Philox 4x32-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011)
+        under the key `seed`, its upper 24 bits times 2^-24. So it is the same on every backend and for any number of
+        threads and any layout, and the gradient needs no mask. What is dropped is multiplied with 0, as in PyTorch: a
+        NaN or an infinity gives NaN.
 
         Examples
         --------
         >>> import numpy as np, fastact as fa
         >>> fa.dropout(np.arange(8.0), 0.5, seed=1)
-        array([ 0.,  0.,  4.,  0.,  8., 10.,  0., 14.])
+        array([ 0.,  2.,  4.,  6.,  8., 10.,  0., 14.])
         """
         return self._run({"x": x}, factors(self.name, p, seed, offset), out)
 
@@ -429,8 +430,8 @@ class RReLU(_Leaky):
         x : array_like
             Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
         lower, upper : float
-            The slopes' range: in training each is lower + (upper - lower)·u of a random number u in [0, 1), else all are
-            (lower + upper)/2.
+            The slopes' range: in training each is lower + (upper - lower)·u of a random number u in [0, 1), else all
+            are (lower + upper)/2.
         training : bool
             Whether slopes are random.
         seed : int
@@ -456,8 +457,8 @@ class RReLU(_Leaky):
 
         Notes
         -----
-        Xu et al., Empirical Evaluation of Rectified Activations in Convolutional Network, arXiv:1505.00853; defaults and
-        the mean slope as in PyTorch. The random number of an element is that of `dropout`.
+        Xu et al., Empirical Evaluation of Rectified Activations in Convolutional Network, arXiv:1505.00853; defaults
+        and the mean slope as in PyTorch. The random number of an element is that of `dropout`.
 
         Examples
         --------

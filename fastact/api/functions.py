@@ -8,10 +8,8 @@ from fastact.api.losses import Loss, sigmoid_cross_entropy, softmax_cross_entrop
 from fastact.api.over_axis import RowMethod, log_softmax, logsumexp, softmax, softmin, sparsemax
 
 FUNCTIONS: dict[str, RowMethod | Loss | GatedUnit | Dropout | RReLU] = {
-    f.name: f
-    for f in (
-        *(softmax, log_softmax, softmin, sparsemax, logsumexp, softmax_cross_entropy, sigmoid_cross_entropy),
-        *GATED_UNITS.values(),
-        *(dropout, rrelu),
-    )
+    **{f.name: f for f in (softmax, log_softmax, softmin, sparsemax, logsumexp)},
+    **{f.name: f for f in (softmax_cross_entropy, sigmoid_cross_entropy)},
+    **GATED_UNITS,
+    **{f.name: f for f in (dropout, rrelu)},
 }

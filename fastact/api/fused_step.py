@@ -74,6 +74,9 @@ class FusedStep:
         for name, value in zip(self.names[:-1], found):
             if value is None:
                 raise TypeError(f"{self.__name__}: {name} must be given")
+        for name in params:
+            if all(name != p.name for p in self.op.params):
+                raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
         required = sum(p.default is None for p in self.op.params)
         if len(rest) > required:
             takes = n + required
@@ -122,7 +125,8 @@ class FusedStep:
         outs = call._outs(out)
         dy, x = (np.asarray(a).astype(call.compute) for a in given)
         dy = _dropped(np.broadcast_to(dy, call.shape), random)
-        found = self.activation.backward(dy, x, **{k: np.asarray(v, call.compute) for k, v in call.values.items()})
+        params: dict[str, Any] = {k: np.asarray(v, call.compute) for k, v in call.values.items()}
+        found = self.activation.backward(dy, x, **params)
         return tuple(call._delivered(given, result) for given, result in zip(outs, found))
 
     def _call(
@@ -134,7 +138,8 @@ class FusedStep:
         x = call.maps["x"].shape
         if call.shape != x:
             what = next(name for name, a in call.maps.items() if np.broadcast_shapes(a.shape, x) != x)
-            raise ValueError(f"{fused.__name__}: {what} of shape {call.maps[what].shape} does not broadcast to x of {x}")
+            own = call.maps[what].shape
+            raise ValueError(f"{fused.__name__}: {what} of shape {own} does not broadcast to x of {x}")
         return call
 
     def __call__(
@@ -183,9 +188,8 @@ class FusedStep:
             given = tuple(a for a in (*found, residual) if a is not None)
         step = getattr(chosen, self.method)
         if kind in ("forward", "backward"):
-            plan = getattr(chosen, kind)._plan((*given, *rest), params) if kind == "backward" else chosen._plan(
-                (*given, *rest), params
-            )  # fmt: skip
+            plain: Any = chosen.backward if kind == "backward" else chosen
+            plan = plain._plan((*given, *rest), params)
         else:
             plan = step.of_kind(kind)._plan((*given, *rest), {**params, "axis": axis})
         return replace(plan, call=f"{chosen.op.name} {self.method}")
@@ -216,8 +220,9 @@ class FusedStepBackward(FusedStep):
     names = ("dy", "x", "bias")
 
     def __call__(  # type: ignore[override]
-        self, *arrays: Any, dropout: Any = 0.0, seed: Any = None, axis: int | None = None, out: Any = None, **params: Any
-    ) -> Any:
+        self, *arrays: Any, dropout: Any = 0.0, seed: Any = None, axis: int | None = None, out: Any = None,
+        **params: Any,
+    ) -> Any:  # fmt: skip
         """(dx, dbias or None); of an activation with a learnt parameter also its gradient."""
         chosen = self._variant(params)
         offset = params.pop(self.offset_name, 0)

@@ -139,7 +139,7 @@ class _Method:
 
     def _packed(self, dy: Any, x: Any, axis: Any, halves: str | None, out: Any) -> Any:
         """Of one array: halves are read, and written, where they are."""
-        if halves is None or type(halves) is str and halves in HALVES:
+        if halves is None or (type(halves) is str and halves in HALVES):
             gate_first = (halves or self.unit.halves) == "gate_first"
             function, numbers = self._plain
             done = function.plain_packed(dy, x, gate_first, axis, numbers, out)

@@ -42,7 +42,12 @@ class Function:
         self, arrays: tuple[Any, ...], rows: int, n: int, factor: float, flags: int, scratch: int = -1
     ) -> int: ...
     def plain_fused(
-        self, arrays: tuple[Any, ...], params: tuple[float, ...], roles: str, axis: int | None, out: Any,
+        self,
+        arrays: tuple[Any, ...],
+        params: tuple[float, ...],
+        roles: str,
+        axis: int | None,
+        out: Any,
         random: tuple[float, float, int, int] | None = None,
     ) -> Any: ...
     def run_fused(

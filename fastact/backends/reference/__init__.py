@@ -101,9 +101,8 @@ def fused(op: Op, kind: str, dtype: str) -> Callable[..., list[Any]]:
     def run(arrays: Any, roles: str, outer: int, channel: int, inner: int, random: Any = None) -> list[Any]:
         shapes: dict[str, tuple[int, ...]] = {"a": (outer, channel, inner), "c": (1, channel, 1), "v": ()}
         shapes["r"] = shapes["a"]
-        arrays = [
-            keep(random, outer * channel * inner, compute) if r == "r" else a for a, r in zip(arrays, roles, strict=True)
-        ]
+        size = outer * channel * inner
+        arrays = [keep(random, size, compute) if r == "r" else a for a, r in zip(arrays, roles, strict=True)]
         inputs = [a.reshape(shapes[r]).astype(compute, copy=False) for a, r in zip(arrays[:nin], roles)]
         sums = []
         with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""Random numbers by their index, in NumPy: Philox 4x32-10 of Salmon et al., Parallel random numbers: as easy as 1, 2, 3."""
+"""Random numbers by their index, in NumPy: Philox 4x32-10 (Salmon et al., Parallel Random Numbers, SC 2011)."""
 
 from __future__ import annotations
 
