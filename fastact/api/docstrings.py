@@ -224,7 +224,8 @@ def of_step(step: FusedStep) -> str:
     op, backward = step.op, step.method == "fused_backward"
     head = [*step.names[:-1], "bias=None", "*", *([] if backward else ["residual=None"]), "dropout=0.0", "seed=None"]
     head += [f"{step.offset_name}=0", "axis=-1", "out=None", *_named(step.activation)]
-    lines = [f"{step.__name__}({', '.join(head)})", "", STEP[step.method], "", f"f(x) = {op.formula}", ""]
+    signature = textwrap.wrap(f"{step.__name__}({', '.join(head)})", 120, subsequent_indent="    ")
+    lines = [*signature, "", STEP[step.method], "", f"f(x) = {op.formula}", ""]
     parameters = _described(step.names[:-1])
     parameters += ["bias : array_like, optional", f"    {MEANING['bias']}"]
     if "bias" not in step.by_name:
