@@ -48,7 +48,7 @@ def factors(name: str, p: Any, seed: Any, offset: Any, what: str = "p", offset_n
     return (float(math.ceil(math.ldexp(p, 24))), 1 / (1 - p), *stream(name, seed, offset, offset_name))
 
 
-class _Elementwise:
+class RandomFunction:
     """A function of arrays of one shape and of random numbers, one for each element."""
 
     def __init__(self, name: str) -> None:
@@ -158,7 +158,7 @@ def _limits(dtype: str) -> tuple[int, int]:
     return dispatch.limits(kernel_of(OPS["gelu"], "forward", dtype))
 
 
-class _Dropped(_Elementwise):
+class _Dropped(RandomFunction):
     @cached_property
     def function(self) -> _driver.Function:
         """What runs it: the kernel of the driver, whichever backend serves others."""
@@ -279,7 +279,7 @@ class Dropout(_Dropped):
     __doc__ = __call__.__doc__
 
 
-class _Leaky(_Elementwise):
+class _Leaky(RandomFunction):
     """A kind of prelu whose weights are random numbers."""
 
     kind: str

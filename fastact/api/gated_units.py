@@ -104,7 +104,7 @@ Examples
 {examples}"""
 
 
-class _Method:
+class GatedMethod:
     """The value of a gated unit, or its gradients."""
 
     kind: str
@@ -205,7 +205,7 @@ def _unit(name: str) -> GatedUnit:
     return GATED_UNITS[name]
 
 
-class GatedBackward(_Method):
+class GatedBackward(GatedMethod):
     """The gradients of a gated unit."""
 
     kind = "gated_backward"
@@ -226,7 +226,7 @@ class GatedBackward(_Method):
         return self._documentation(BACKWARD, (both, f"{name}.backward(np.ones((1, 2)), x)"))
 
 
-class GatedUnit(_Method):
+class GatedUnit(GatedMethod):
     """A gated unit: ``fa.swiglu(gate, up)`` is silu(gate)·up, ``fa.swiglu(x)`` the same of the halves of x."""
 
     kind = "gated"
@@ -251,7 +251,7 @@ class GatedUnit(_Method):
 class _Packed:
     """A call with one array: rows of both halves. Everything is checked before anything is written."""
 
-    def __init__(self, method: _Method, dy: Any, x: Any, axis: Any, halves: str | None) -> None:
+    def __init__(self, method: GatedMethod, dy: Any, x: Any, axis: Any, halves: str | None) -> None:
         name = self.name = method.name
         self.method = method
         given = [x] if method.kind == "gated" else [dy, x]

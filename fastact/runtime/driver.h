@@ -281,7 +281,7 @@ static ptrdiff_t fastact_head(const fastact_job *job, char *const *at)
 static inline void fastact_moved(const fastact_job *job, char **args, char *const *at, ptrdiff_t by)
 {
     for (int j = 0; j < job->narg; j++)
-        args[j] = job->one[j] ? at[j] : at[j] + by * job->slot->compute;
+        args[j] = job->one[j] || j == job->slot->random - 1 ? at[j] : at[j] + by * job->slot->compute;
 }
 
 /* n elements of one row through all stages, piece by piece. Results wait in the cache where they go past it, or are summed
