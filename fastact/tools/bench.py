@@ -823,7 +823,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=_op,
         metavar="OP",
-        help=f"activations (default: {', '.join(OPS)}), fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}",
+        help=f"activations or {DROPOUT} (default: {', '.join(OPS)}), "
+        f"fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}",
     )
     parser.add_argument(
         "--kinds",
