@@ -7,6 +7,7 @@ import pytest
 
 import fastact as fa
 from fastact.api.functions import FUNCTIONS
+from fastact.api.gated_units import GATED_UNITS
 from fastact.backends import READY
 from fastact.spec.kinds import kernels_of
 from fastact.spec.rows import ROWS
@@ -204,8 +205,10 @@ def test_warmup_of_functions_over_an_axis():
 
 def test_every_row_kernel_belongs_to_a_function():
     kinds = ("forward", "backward", "value_and_grad")
-    known = {spec.name for f in FUNCTIONS.values() for kind in kinds for spec in f.kernels(kind, "float32")}
-    assert known == set(ROWS)
+    specs = {spec for f in FUNCTIONS.values() for kind in kinds for spec in f.kernels(kind, "float32")}
+    assert {spec.name for spec in specs if spec.loop != "map"} == set(ROWS)
+    gated = {f"{f.op.name}_{kind}" for f in GATED_UNITS.values() for kind in ("gated", "gated_backward")}
+    assert {spec.name for spec in specs if spec.loop == "map"} == gated | {"prelu_forward", "prelu_backward"}
 
 
 @pytest.mark.parametrize("backend_name", ["cython", "reference"])
@@ -213,7 +216,7 @@ def test_warmup_where_nothing_is_compiled(backend_name):
     if backend_name not in present():
         pytest.skip(fa.dispatch.reasons()[backend_name])
     with fa.use_backend(backend_name):
-        assert fa.warmup() == len(ROWS) + sum(len(kernels_of(op)) for op in kernel_rows())
+        assert fa.warmup() == len(ROWS) + 2 * len(GATED_UNITS) + sum(len(kernels_of(op)) for op in kernel_rows())
 
 
 @pytest.mark.parametrize("backend_name", fa.backends.ORDER)

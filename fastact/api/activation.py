@@ -13,6 +13,8 @@ from fastact.api.arguments import FILLED, refuse_masked
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
 from fastact.api.fused_step import KINDS_OF, FusedStep, FusedStepBackward
+from fastact.api.losses import Loss
+from fastact.api.over_axis import RowMethod
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
 from fastact.spec.kinds import ALL, FUSED, has, kinds_of
@@ -327,5 +329,7 @@ def get(name: str) -> Activation:
     """
     found = resolve(name, FUNCTIONS)
     if found in FUNCTIONS:
-        raise ValueError(f"{found} is no function of each element; it is fastact.{found}")
+        over_axis = isinstance(FUNCTIONS[found], (RowMethod, Loss))
+        what = "works over an axis, not on each element" if over_axis else "is no activation"
+        raise ValueError(f"{found} {what}; it is fastact.{found}")
     return activations[found]

@@ -7,6 +7,7 @@
 #ifndef FASTACT_PHILOX_H
 #define FASTACT_PHILOX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -64,10 +65,35 @@ static inline void fastact_philox_block(const fastact_philox_key *key, uint64_t 
     to[3] = c3;
 }
 
-static void fastact_philox_group_plain(const fastact_philox_key *key, uint64_t low, uint64_t high, uint32_t *to)
+/* What counters that differ in their first word alone have in common, folded into the first three rounds: in the first,
+ * c2 = hi(a) ^ c2_1, c3 = a; in the second, c0 = hi(b) ^ c0_2, c1 = b, c2 = c3 ^ c2_2; in the third, c2 = hi(a) ^ c2_3. */
+typedef struct {
+    uint32_t c2_1, c0_2, c2_2, c2_3;
+} fastact_philox_common;
+
+static inline fastact_philox_common fastact_philox_common_of(const fastact_philox_key *key, uint64_t low, uint64_t high)
+{
+    const uint64_t b = (uint64_t)PHILOX_M1 * (uint32_t)high;
+    const uint64_t a = (uint64_t)PHILOX_M0 * ((uint32_t)(b >> 32) ^ (uint32_t)(low >> 32) ^ key->k0[0]);
+    fastact_philox_common common;
+    common.c2_1 = (uint32_t)(high >> 32) ^ key->k1[0];
+    common.c0_2 = (uint32_t)b ^ key->k0[1];
+    common.c2_2 = (uint32_t)(a >> 32) ^ key->k1[1];
+    common.c2_3 = (uint32_t)a ^ key->k1[2];
+    return common;
+}
+
+static void fastact_philox_group_blocks(const fastact_philox_key *key, uint64_t low, uint64_t high, uint32_t *to)
 {
     for (int i = 0; i < PHILOX_GROUP; i++)
         fastact_philox_block(key, low + (uint64_t)i, high + (low + (uint64_t)i < low), to + 4 * i);
+}
+
+static inline void fastact_philox_group_plain(const fastact_philox_key *key, const fastact_philox_common *common,
+                                              uint64_t low, uint64_t high, uint32_t *to)
+{
+    (void)common;
+    fastact_philox_group_blocks(key, low, high, to);
 }
 
 #if FASTACT_X86
@@ -75,13 +101,23 @@ static void fastact_philox_group_plain(const fastact_philox_key *key, uint64_t l
  * is two products, two shifts and two exclusive ors of three. Blocks lie in an order that makes the words come out in
  * theirs. */
 __attribute__((target("avx512f"), always_inline)) static inline void
-fastact_philox_group_avx512(const fastact_philox_key *key, uint64_t low, uint64_t high, uint32_t *to)
+fastact_philox_group_avx512(const fastact_philox_key *key, const fastact_philox_common *common, uint64_t low,
+                            uint64_t high, uint32_t *to)
 {
     const __m512i m0 = _mm512_set1_epi64(PHILOX_M0), m1 = _mm512_set1_epi64(PHILOX_M1);
-    __m512i c0 = _mm512_add_epi64(_mm512_set1_epi64((long long)low), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
-    __m512i c1 = _mm512_srli_epi64(c0, 32), c2 = _mm512_set1_epi64((long long)high), c3 = _mm512_srli_epi64(c2, 32);
+    const __m512i counters = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    __m512i c3 = _mm512_mul_epu32(m0, _mm512_add_epi64(_mm512_set1_epi64((long long)low), counters)), c0, c2;
+    __m512i c1 = _mm512_mul_epu32(m1, _mm512_xor_si512(_mm512_srli_epi64(c3, 32), _mm512_set1_epi32((int)common->c2_1)));
+    (void)high;
+    c0 = _mm512_xor_si512(_mm512_srli_epi64(c1, 32), _mm512_set1_epi32((int)common->c0_2));
+    c2 = _mm512_xor_si512(c3, _mm512_set1_epi32((int)common->c2_2));
+    c3 = _mm512_mul_epu32(m0, c0);
+    c2 = _mm512_mul_epu32(m1, c2);
+    c0 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(c2, 32), c1, _mm512_set1_epi32((int)key->k0[2]), 0x96);
+    c1 = c2;
+    c2 = _mm512_xor_si512(_mm512_srli_epi64(c3, 32), _mm512_set1_epi32((int)common->c2_3));
 #pragma GCC unroll 10
-    for (int r = 0; r < PHILOX_ROUNDS; r++) {
+    for (int r = 3; r < PHILOX_ROUNDS; r++) {
         const __m512i a = _mm512_mul_epu32(m0, c0), b = _mm512_mul_epu32(m1, c2);
         c0 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(b, 32), c1, _mm512_set1_epi32((int)key->k0[r]), 0x96);
         c2 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(a, 32), c3, _mm512_set1_epi32((int)key->k1[r]), 0x96);
@@ -95,13 +131,22 @@ fastact_philox_group_avx512(const fastact_philox_key *key, uint64_t low, uint64_
 }
 
 __attribute__((target("avx2"), always_inline)) static inline void
-fastact_philox_half_avx2(const fastact_philox_key *key, uint64_t low, uint64_t high, uint32_t *to)
+fastact_philox_half_avx2(const fastact_philox_key *key, const fastact_philox_common *common, uint64_t low, uint32_t *to)
 {
     const __m256i m0 = _mm256_set1_epi64x(PHILOX_M0), m1 = _mm256_set1_epi64x(PHILOX_M1);
-    __m256i c0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)low), _mm256_setr_epi64x(0, 2, 1, 3));
-    __m256i c1 = _mm256_srli_epi64(c0, 32), c2 = _mm256_set1_epi64x((long long)high), c3 = _mm256_srli_epi64(c2, 32);
+    const __m256i counters = _mm256_setr_epi64x(0, 2, 1, 3);
+    __m256i c3 = _mm256_mul_epu32(m0, _mm256_add_epi64(_mm256_set1_epi64x((long long)low), counters)), c0, c2;
+    __m256i c1 = _mm256_mul_epu32(m1, _mm256_xor_si256(_mm256_srli_epi64(c3, 32), _mm256_set1_epi32((int)common->c2_1)));
+    c0 = _mm256_xor_si256(_mm256_srli_epi64(c1, 32), _mm256_set1_epi32((int)common->c0_2));
+    c2 = _mm256_xor_si256(c3, _mm256_set1_epi32((int)common->c2_2));
+    c3 = _mm256_mul_epu32(m0, c0);
+    c2 = _mm256_mul_epu32(m1, c2);
+    c1 = _mm256_xor_si256(c1, _mm256_set1_epi32((int)key->k0[2]));
+    c0 = _mm256_xor_si256(_mm256_srli_epi64(c2, 32), c1);
+    c1 = c2;
+    c2 = _mm256_xor_si256(_mm256_srli_epi64(c3, 32), _mm256_set1_epi32((int)common->c2_3));
 #pragma GCC unroll 10
-    for (int r = 0; r < PHILOX_ROUNDS; r++) {
+    for (int r = 3; r < PHILOX_ROUNDS; r++) {
         const __m256i a = _mm256_mul_epu32(m0, c0), b = _mm256_mul_epu32(m1, c2);
         c1 = _mm256_xor_si256(c1, _mm256_set1_epi32((int)key->k0[r]));
         c3 = _mm256_xor_si256(c3, _mm256_set1_epi32((int)key->k1[r]));
@@ -117,10 +162,12 @@ fastact_philox_half_avx2(const fastact_philox_key *key, uint64_t low, uint64_t h
 }
 
 __attribute__((target("avx2"), always_inline)) static inline void
-fastact_philox_group_avx2(const fastact_philox_key *key, uint64_t low, uint64_t high, uint32_t *to)
+fastact_philox_group_avx2(const fastact_philox_key *key, const fastact_philox_common *common, uint64_t low, uint64_t high,
+                          uint32_t *to)
 {
-    fastact_philox_half_avx2(key, low, high, to);
-    fastact_philox_half_avx2(key, low + PHILOX_GROUP / 2, high, to + 2 * PHILOX_GROUP);
+    (void)high;
+    fastact_philox_half_avx2(key, common, low, to);
+    fastact_philox_half_avx2(key, common, low + PHILOX_GROUP / 2, to + 2 * PHILOX_GROUP);
 }
 #endif
 
@@ -213,15 +260,19 @@ FASTACT_PAST("avx2", avx2_f64, double, 4, __m256d, _mm256_set1_pd, _mm256_loadu_
             fastact_philox_block(&key, low, high, words - 4);                                                          \
             high += ++low == 0;                                                                                        \
         }                                                                                                              \
+        fastact_philox_common common = fastact_philox_common_of(&key, low, high);                                      \
         for (ptrdiff_t i = 0; i < call->n; i += PHILOX_CHUNK) {                                                        \
             const ptrdiff_t n = call->n - i < PHILOX_CHUNK ? call->n - i : PHILOX_CHUNK;                               \
             for (ptrdiff_t k = 0; k < n; k += 4 * PHILOX_GROUP) {                                                      \
-                if (low > UINT64_MAX - PHILOX_GROUP)                                                                   \
-                    fastact_philox_group_plain(&key, low, high, words + k);                                            \
+                const bool overflows = (uint32_t)low > UINT32_MAX - PHILOX_GROUP;                                      \
+                if (overflows)                                                                                         \
+                    fastact_philox_group_blocks(&key, low, high, words + k);                                           \
                 else                                                                                                   \
-                    fastact_philox_group_##isa(&key, low, high, words + k);                                            \
+                    fastact_philox_group_##isa(&key, &common, low, high, words + k);                                   \
                 low += PHILOX_GROUP;                                                                                   \
                 high += low < PHILOX_GROUP;                                                                            \
+                if (overflows)                                                                                         \
+                    common = fastact_philox_common_of(&key, low, high);                                                \
             }                                                                                                          \
             USE(r, words - (skip ? 4 - skip : 0), x ? x + i : NULL, y + i, n);                                         \
             memcpy(words - 4, words + PHILOX_CHUNK - 4, 16);                                                           \
