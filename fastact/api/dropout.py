@@ -23,6 +23,8 @@ Random = tuple[float, float, int, int]
 
 def number(what: str, value: Any) -> float:
     """A real number as a float; `TypeError` for anything else."""
+    if type(value) is float:
+        return value
     array = np.asarray(value)
     if array.ndim or (array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16"):
         raise TypeError(f"{what} must be a number, not {shown(value)}")

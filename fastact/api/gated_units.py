@@ -157,7 +157,7 @@ class GatedMethod:
     def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
         kwargs = {**kwargs, **dict(zip(self._names, arrays))}
         dy, gate, up = (kwargs.get(name) for name in ("dy", "gate", "up"))
-        dtype, n = "float32", 0
+        dtype, n, narrow = "float32", 0, False
         if gate is not None and up is not None:
             given = [dy, gate, up] if "dy" in self._names else [gate, up]
             dtypes = [np.asarray(a).dtype for a in given]
@@ -168,6 +168,7 @@ class GatedMethod:
         elif gate is not None:
             call = _Packed(self, dy, gate, kwargs.get("axis", -1), kwargs.get("halves"))
             dtype, n = call.dtype, call.rows * call.n
+            narrow = call.n * itemsize(dtype) < _driver.NARROW_BYTES
         spec = kernel_of(self.op, self.kind, compute_dtype(dtype))
         written = itemsize(dtype) * n * len(spec.outputs)
         return dispatch.Plan(
@@ -176,7 +177,8 @@ class GatedMethod:
             elements=n,
             specs=(spec,),
             parallel_min=dispatch.limits(spec)[0],
-            written=written if spec.dtype == dtype else None,
+            # 16-bit results are narrowed in tiles
+            written=written if spec.dtype == dtype and not narrow else None,
             stages=tuple(s.what for s in program_of(self.op, self.kind).stages),
         )
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 DTYPES: tuple[str, ...]
 ARITHMETIC: dict[tuple[str, str], int]
 RANDOM_ISA: tuple[str, ...]
+NARROW_BYTES: int
 fma: np.ufunc
 
 class Function:

@@ -31,7 +31,7 @@ cnp.import_ufunc()
 cdef extern from "fused.h" nogil:
     enum: FASTACT_ARGS, FASTACT_STAGES, FASTACT_TEMPS, FASTACT_MAP, FASTACT_ROWS, FASTACT_STREAM, FASTACT_VALUE_ONLY
     enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM, FASTACT_RANDOM
-    enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR
+    enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR, NARROW
     ctypedef void (*fastact_kernel)(const fastact_call *) noexcept
     ctypedef struct fastact_call:
         char *data[1]
@@ -188,6 +188,8 @@ cdef enum:
 
 fastact_driver_init()
 
+# of rows that lie apart: below so many they are not stored past the cache
+NARROW_BYTES = NARROW
 # the arithmetic between stages, and what makes random numbers: address by (operation, dtype)
 ARITHMETIC = {
     ("add", "float32"): <uintptr_t> &fastact_add_f32, ("add", "float64"): <uintptr_t> &fastact_add_f64,

@@ -425,14 +425,10 @@ static void fastact_add_end(fastact_ends *e, char *const *at, ptrdiff_t n)
 /* The hardware's prefetchers start anew in every row: the first lines of a later one are asked for beforehand. */
 static inline void fastact_foresee(const fastact_job *job, char *const *at, ptrdiff_t ahead)
 {
-#if defined(__GNUC__)
     for (int j = 0; j < job->narg; j++)
         if (!job->one[j] && (j < job->slot->nin || !job->stream))
             for (int line = 0; line < FORESEEN; line++)
-                __builtin_prefetch(at[j] + ahead * job->row_step[j] + line * VECTOR);
-#else
-    (void)job, (void)at, (void)ahead;
-#endif
+                FASTACT_PREFETCH(at[j] + ahead * job->row_step[j] + line * VECTOR);
 }
 
 /* f->block rows and f->columns of their columns */

@@ -17,8 +17,10 @@
 
 #if defined(__GNUC__)
 #define FASTACT_INLINE __attribute__((always_inline)) static inline
+#define FASTACT_PREFETCH(p) __builtin_prefetch(p)
 #else
 #define FASTACT_INLINE static inline
+#define FASTACT_PREFETCH(p) ((void)(p))
 #endif
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(FASTACT_NO_CLONES)
 #define FASTACT_X86 1
@@ -31,6 +33,8 @@
 #define PHILOX_M0 0xD2511F53u
 #define PHILOX_M1 0xCD9E8D57u
 #define PHILOX_GROUP 8 /* blocks that vectors compute at once: 32 words */
+/* bytes ahead that x is asked for: so much is computed that the hardware's prefetchers keep too close */
+#define PHILOX_AHEAD 1024
 #define PHILOX_CHUNK 128 /* words that are made before they are used */
 
 /* the key of each round */
@@ -265,6 +269,10 @@ FASTACT_PAST("avx2", avx2_f64, double, 4, __m256d, _mm256_set1_pd, _mm256_loadu_
             const ptrdiff_t n = call->n - i < PHILOX_CHUNK ? call->n - i : PHILOX_CHUNK;                               \
             for (ptrdiff_t k = 0; k < n; k += 4 * PHILOX_GROUP) {                                                      \
                 const bool overflows = (uint32_t)low > UINT32_MAX - PHILOX_GROUP;                                      \
+                if (x) {                                                                                               \
+                    FASTACT_PREFETCH((const char *)(x + i + k) + PHILOX_AHEAD);                                        \
+                    FASTACT_PREFETCH((const char *)(x + i + k) + PHILOX_AHEAD + 64);                                   \
+                }                                                                                                      \
                 if (overflows)                                                                                         \
                     fastact_philox_group_blocks(&key, low, high, words + k);                                           \
                 else                                                                                                   \
