@@ -259,7 +259,8 @@ FASTACT_PAST("avx2", avx2_f64, double, 4, __m256d, _mm256_set1_pd, _mm256_loadu_
         const fastact_random r = fastact_random_of(call);                                                              \
         const ptrdiff_t skip = call->col0 % 4;                                                                         \
         uint64_t low = call->offset + (uint64_t)call->col0 / 4, high = low < call->offset;                             \
-        uint32_t memory[16 + PHILOX_CHUNK + 4 * PHILOX_GROUP] __attribute__((aligned(64))), *words = memory + 16;      \
+        uint32_t memory[32 + PHILOX_CHUNK + 4 * PHILOX_GROUP];                                                         \
+        uint32_t *words = (uint32_t *)(((uintptr_t)memory + 63) & ~(uintptr_t)63) + 16;                                \
         if (skip) {                                                                                                    \
             fastact_philox_block(&key, low, high, words - 4);                                                          \
             high += ++low == 0;                                                                                        \
