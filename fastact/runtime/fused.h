@@ -345,7 +345,7 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
 
 /* ---- rows that lie apart: halves of an array, say. Nothing lies along an axis, and there are no sums. */
 
-#define FORESEEN 12 /* lines at the beginning of a row */
+#define FORESEEN 64 /* lines of a row that are asked for beforehand, and how far, in lines */
 #define NARROW 1024 /* bytes of a row, below which too many stores past the cache are parts of lines */
 #define ENDS 64 /* pieces of rows that are taken together */
 
@@ -422,12 +422,13 @@ static void fastact_add_end(fastact_ends *e, char *const *at, ptrdiff_t n)
     e->n += n;
 }
 
-/* The hardware's prefetchers start anew in every row: the first lines of a later one are asked for beforehand. */
-static inline void fastact_foresee(const fastact_job *job, char *const *at, ptrdiff_t ahead)
+/* The hardware's prefetchers start anew in every row: the lines of a later one, of `bytes`, are asked for beforehand. */
+static inline void fastact_foresee(const fastact_job *job, char *const *at, ptrdiff_t ahead, ptrdiff_t bytes)
 {
+    const ptrdiff_t lines = fastact_least(FORESEEN, fastact_over(bytes, VECTOR));
     for (int j = 0; j < job->narg; j++)
         if (!job->one[j] && (j < job->slot->nin || !job->stream))
-            for (int line = 0; line < FORESEEN; line++)
+            for (ptrdiff_t line = 0; line < lines; line++)
                 FASTACT_PREFETCH(at[j] + ahead * job->row_step[j] + line * VECTOR);
 }
 
@@ -457,7 +458,7 @@ static void fastact_apart_task(void *context, ptrdiff_t index)
             continue;
         }
         if (r + ahead < high)
-            fastact_foresee(job, at, ahead);
+            fastact_foresee(job, at, ahead, n * size);
         if (job->stream && one) {
             head = fastact_head(job, at);
             flags = head >= 0 ? FASTACT_STREAM : 0;
