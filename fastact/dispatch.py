@@ -19,7 +19,7 @@ from fastact import backends
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of
 from fastact.spec.kinds import ALL, FUSED, KINDS, outputs_of
-from fastact.spec.rows import ROWS
+from fastact.spec.rows import FORMS, ROWS
 from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
@@ -276,14 +276,14 @@ def _having(name: str, spec: KernelSpec) -> ModuleType:
     return module
 
 
-Resolver = Callable[[str], tuple[Any, Any, int, int]]
+Resolver = Callable[[str, int], tuple[Any, Any, int, int]]
 
 
-def _resolver(spec_of: Callable[[str], KernelSpec]) -> Resolver:
-    """What a function of one kernel asks for it; by dtype."""
+def _resolver(spec_of: Callable[[str, int], KernelSpec]) -> Resolver:
+    """What a function of one kernel asks for it; by dtype and form."""
 
-    def resolve(dtype: str) -> tuple[Any, Any, int, int]:
-        spec = spec_of(dtype)
+    def resolve(dtype: str, form: int) -> tuple[Any, Any, int, int]:
+        spec = spec_of(dtype, form)
         _, found = kernel(spec)
         if isinstance(found, int):
             return [(found, tuple(range(spec.narg)))], None, *limits(spec)
@@ -296,7 +296,7 @@ def make_ufunc(op: Op, kind: str) -> _driver.Function:
     """The ufunc of a kind of an activation, its kernels found when first needed."""
     name = op.name if kind == "forward" else f"{op.name}_{kind}"
     inputs, outputs = ALL[kind].inputs, ALL[kind].outputs
-    resolver = _resolver(lambda dtype: kernel_of(op, kind, dtype))
+    resolver = _resolver(lambda dtype, _: kernel_of(op, kind, dtype))
     doc = f"{op.formula}\n\nThe ufunc of kind '{kind}'."
     return register(_driver.Function(name, doc, len(inputs), len(op.params), len(outputs), resolver, _lock))
 
@@ -304,9 +304,10 @@ def make_ufunc(op: Op, kind: str) -> _driver.Function:
 def make_rows(name: str, doc: str = "", nin: int = 0, **traits: Any) -> _driver.Function:
     """The gufuncs of a kernel over rows; with ``nin=0`` what `run_rows` takes, without a gufunc."""
     row = ROWS[name]
-    resolver = _resolver(lambda dtype: row_kernel_of(name, compute_dtype(dtype)))
+    resolver = _resolver(lambda dtype, form: row_kernel_of(name, compute_dtype(dtype), FORMS[form]))
     if not nin:
         traits["roles"] = "".join(_ROLE[a.name if a.name == "labels" else a.role] for a in (*row.inputs, *row.outputs))
+    traits |= {"phases": row.phases, "side": row.side}
     return register(_driver.Function(name, doc, nin, 0, 1 if nin else 0, resolver, _lock, "rows", **traits))
 
 
@@ -317,7 +318,7 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
     """A fused kind of an activation, its kernels found when first needed: one of its own, or stages."""
     program = program_of(op, kind)
 
-    def resolver(dtype: str) -> tuple[Any, Any, int, int]:
+    def resolver(dtype: str, form: int) -> tuple[Any, Any, int, int]:
         compute = compute_dtype(dtype)
         spec = kernel_of(op, kind, compute)
         name, _ = serving(spec)
@@ -399,8 +400,8 @@ def warmup(
     >>> import fastact as fa
     >>> fa.warmup("relu", "forward")
     1
-    >>> fa.warmup(["softmax", "softmax_cross_entropy"])  # value and gradient; of class indices and of probabilities
-    4
+    >>> fa.warmup(["softmax", "softmax_cross_entropy"])  # in all forms: whole rows, side by side, in parts
+    10
     """
     from fastact.api.activation import activations
     from fastact.api.functions import FUNCTIONS

@@ -9,6 +9,7 @@ import fastact as fa
 from fastact.api.functions import FUNCTIONS
 from fastact.api.gated_units import GATED_UNITS
 from fastact.backends import READY
+from fastact.spec.kernel import row_kernels_of
 from fastact.spec.kinds import kernels_of
 from fastact.spec.rows import ROWS
 from fastact.spec.table import kernel_rows
@@ -131,7 +132,9 @@ def test_explain_tells_of_rows(threads):
         assert "softmax_cross_entropy value_and_grad, 1048576 elements of float32 in 1024 rows" in loss
         if name != "reference":
             assert "up to 2" in fa.explain(fa.softmax, x)
-            assert "threads: 1 (a row is not divided)" in fa.explain(fa.softmax, x, axis=None)
+            assert "threads: 1 (a row is not divided up to 65536 elements)" in fa.explain(fa.softmax, x[:60], axis=None)
+            assert "up to 2" in fa.explain(fa.softmax, x, axis=None)
+            assert "threads: 1 (a row is not divided)" in fa.explain(fa.sparsemax, x, axis=None)
             assert "threads: 1 (below" in fa.explain(fa.softmax, x[:1, :8])
             assert "through the cache (4194304 bytes" in fa.explain(fa.softmax, x)
             assert "never" in loss
@@ -190,9 +193,9 @@ def test_warmup_of_functions_over_an_axis():
         pytest.skip(f"only Numba compiles: {fa.dispatch.reasons()['numba']}")
     x, labels = np.ones((2, 3), np.float32), np.array([0, 1])
     with fa.use_backend("numba"):
-        assert fa.warmup("LogSoftmax") == 2
-        assert fa.warmup(["softmax", "logsumexp"], "forward", ["float32", "float16"]) == 2
-        assert fa.warmup(["softmax_cross_entropy", "sigmoid_cross_entropy"], ["value_and_grad"]) == 3
+        assert fa.warmup("LogSoftmax") == 6
+        assert fa.warmup(["softmax", "logsumexp"], "forward", ["float32", "float16"]) == 5
+        assert fa.warmup(["softmax_cross_entropy", "sigmoid_cross_entropy"], ["value_and_grad"]) == 5
         assert fa.warmup("softmax", "value_and_grad") == 0
         before = fa.info()["kernels compiled"], fa.info()["kernels from disk"]
         fa.log_softmax.backward(x, fa.log_softmax(x))
@@ -206,7 +209,8 @@ def test_warmup_of_functions_over_an_axis():
 def test_every_row_kernel_belongs_to_a_function():
     kinds = ("forward", "backward", "value_and_grad")
     specs = {spec for f in FUNCTIONS.values() for kind in kinds for spec in f.kernels(kind, "float32")}
-    assert {spec.name for spec in specs if spec.loop != "map"} == set(ROWS)
+    rows = {spec.name for name in ROWS for spec in row_kernels_of(name, "float32")}
+    assert {spec.name for spec in specs if spec.loop != "map"} == rows
     gated = {f"{f.op.name}_{kind}" for f in GATED_UNITS.values() for kind in ("gated", "gated_backward")}
     assert {spec.name for spec in specs if spec.loop == "map"} == gated | {"prelu_forward", "prelu_backward"}
 
@@ -216,7 +220,9 @@ def test_warmup_where_nothing_is_compiled(backend_name):
     if backend_name not in present():
         pytest.skip(fa.dispatch.reasons()[backend_name])
     with fa.use_backend(backend_name):
-        assert fa.warmup() == len(ROWS) + 2 * len(GATED_UNITS) + sum(len(kernels_of(op)) for op in kernel_rows())
+        over_rows = sum(len(row.forms) for row in ROWS.values())
+        of_units = 2 * len(GATED_UNITS)
+        assert fa.warmup() == over_rows + of_units + sum(len(kernels_of(op)) for op in kernel_rows())
 
 
 @pytest.mark.parametrize("backend_name", fa.backends.ORDER)

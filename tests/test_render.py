@@ -49,7 +49,7 @@ def test_golden_rows():
 
 def golden_rows() -> str:
     formulas = grammar.parse(GOLDEN / "formulas.py", prefix="row_")
-    module = render_rows.parse(GOLDEN / "row_kernels.py")
+    module = render_rows.parse([GOLDEN / "row_kernels.py"], {})
     rows = render_rows.render_rows([row_spec("sums", 1), row_spec("negated", -1)], module, {"f32": formulas})
     roots = [formula.symbol for formula in rows.roots["f32"]]
     return "\n".join([rows.texts["f32"], *roots, *map(str, rows.table.items())]) + "\n"
@@ -63,7 +63,7 @@ def golden_rows() -> str:
         ("v: Float = 1.0", "not a type"),
         ("v: Vec = load(x) + load(x)", "Vec in the place of Int"),
         ("v: Vec = -load(x)", "business of formulas"),
-        ("v: Vec = load4(x)", "Quad in the place of Vec"),
+        ("v: Vec = load4(x, 64)", "Quad in the place of Vec"),
         ("v: Vec = load(x, n)", "load takes 1 arguments"),
         ("v: Vec = sine(x)", "sine is neither"),
         ("v: Vec = add(load(x))", "add takes 2"),
@@ -80,12 +80,12 @@ def test_refuses_in_a_row_kernel(tmp_path, line, what):
     path.write_text(f"{head}    {line}\n", encoding="utf-8")
     formulas = grammar.parse(GOLDEN / "formulas.py")
     with pytest.raises(grammar.GrammarError, match=rf"^{path}:5: ") as caught:
-        render_rows.render_rows([row_spec("kernel", 1)], render_rows.parse(path), {"f32": formulas})
+        render_rows.render_rows([row_spec("kernel", 1)], render_rows.parse([path], {}), {"f32": formulas})
     assert what in str(caught.value)
 
 
 def test_a_kernel_takes_a_call():
-    module = render_rows.parse(GOLDEN / "row_kernels.py")
+    module = render_rows.parse([GOLDEN / "row_kernels.py"], {})
     assert module.constants["SCALARS"] == call.SCALARS
     with pytest.raises(grammar.GrammarError, match="takes the address of a call"):
         render_rows.render_rows([row_spec("data", 1, loop="data")], module, {"f32": {}})

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from fastact import dispatch
 from fastact.runtime import _driver
+from fastact.spec.call import SEGMENT
 from fastact.spec.kernel import compute_dtype, itemsize, row_kernel_of
 from fastact.spec.messages import unsupported
+from fastact.spec.rows import ROWS
 
 
 def integer(what: str, value: Any, kinds: str = "an integer") -> int:
@@ -63,6 +65,8 @@ def row_plan(
 ) -> dispatch.Plan:
     """What `explain` tells of a kernel over rows."""
     spec = row_kernel_of(kernel, compute_dtype(dtype))
+    in_parts = ROWS[kernel].phases
+    divided, up_to = in_parts and elements > SEGMENT, f" up to {SEGMENT} elements" if in_parts else ""
     return dispatch.Plan(
         call=call,
         size=f"{elements} elements of {dtype}" + (f" in {rows} row{'s' * (rows != 1)}" if rows is not None else ""),
@@ -70,7 +74,7 @@ def row_plan(
         specs=(spec,),
         parallel_min=dispatch.limits(spec)[0],
         written=itemsize(dtype) * elements if streams else None,
-        alone="a row is not divided" if rows == 1 else "",
+        alone="a row is not divided" + up_to if rows == 1 and not divided else "",
     )
 
 

@@ -166,7 +166,7 @@ class _Dropped(RandomFunction):
     def function(self) -> _driver.Function:
         """What runs it: the kernel of the driver, whichever backend serves others."""
 
-        def resolver(dtype: str) -> tuple[Any, Any, int, int]:
+        def resolver(dtype: str, form: int) -> tuple[Any, Any, int, int]:
             compute = compute_dtype(dtype)
             dispatch.backend()  # an error if the one asked for is not available
             if dispatch.selected() == "reference":
@@ -292,7 +292,7 @@ class _Leaky(RandomFunction):
     def function(self) -> _driver.Function:
         """What runs it: the kernel of prelu, on weights that the driver makes."""
 
-        def resolver(dtype: str) -> tuple[Any, Any, int, int]:
+        def resolver(dtype: str, form: int) -> tuple[Any, Any, int, int]:
             compute = compute_dtype(dtype)
             (spec,) = self._specs(dtype)
             name, kernel = dispatch.kernel(spec)

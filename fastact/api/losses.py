@@ -15,7 +15,7 @@ from fastact import dispatch
 from fastact.api.arguments import FILLED, broadcast, check_out, dtypes_of, integer, refuse_masked, row_plan
 from fastact.runtime import _driver
 from fastact.spec.call import VALUE_ONLY
-from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernel_of
+from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 from fastact.spec.messages import at, first, shown
 
 # elements whose losses are summed in one vector before they go to the sum over all
@@ -58,7 +58,7 @@ class Loss:
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
         """The kernels behind a kind."""
         names = self.kernel_names if kind in ("forward", "value_and_grad") else ()
-        return [row_kernel_of(name, compute_dtype(dtype)) for name in names]
+        return [spec for name in names for spec in row_kernels_of(name, compute_dtype(dtype))]
 
     def _check_reduction(self, reduction: str) -> None:
         if reduction not in REDUCTIONS:

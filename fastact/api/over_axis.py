@@ -12,7 +12,7 @@ import numpy as np
 from fastact import dispatch
 from fastact.api.arguments import broadcast, check_out, dtypes_of, integer, refuse_masked, row_plan
 from fastact.runtime import _driver
-from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernel_of
+from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 
 Axis = int | tuple[int, ...] | None
 
@@ -35,7 +35,7 @@ class RowMethod:
 
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
         """The kernels behind a kind."""
-        return [row_kernel_of(self._kernels[kind], compute_dtype(dtype))] if kind in self._kernels else []
+        return row_kernels_of(self._kernels[kind], compute_dtype(dtype)) if kind in self._kernels else []
 
     @property
     def function(self) -> _driver.Function:

@@ -23,7 +23,7 @@ class Function:
         nin: int,
         nparam: int,
         nout: int,
-        resolver: _Callable[[str], tuple[Any, Any, int, int]],
+        resolver: _Callable[[str, int], tuple[Any, Any, int, int]],
         lock: AbstractContextManager[Any],
         loop: str = "map",
         *,
@@ -33,6 +33,8 @@ class Function:
         roles: str = "",
         like: tuple[int, ...] = (),
         random: int = 0,
+        phases: int = 0,
+        side: bool = False,
     ) -> None: ...
     def reset(self) -> None: ...
     def address(self, dtype: str) -> int: ...

@@ -30,6 +30,7 @@ cnp.import_ufunc()
 
 cdef extern from "fused.h" nogil:
     enum: FASTACT_ARGS, FASTACT_STAGES, FASTACT_TEMPS, FASTACT_MAP, FASTACT_ROWS, FASTACT_STREAM, FASTACT_VALUE_ONLY
+    enum: FASTACT_WHOLE, FASTACT_FORMS
     enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM, FASTACT_RANDOM
     enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR, NARROW
     ctypedef void (*fastact_kernel)(const fastact_call *) noexcept
@@ -59,7 +60,8 @@ cdef extern from "fused.h" nogil:
         Py_ssize_t size, compute, granule
         unsigned char like[1]
         int random
-        bint reduces
+        bint reduces, side
+        int phases, form
         double fill_in, fill
     ctypedef struct fastact_job:
         const fastact_slot *slot
@@ -76,6 +78,7 @@ cdef extern from "fused.h" nogil:
         int scratch_arg
         bint direct, stream, failed
         uint64_t seed, offset
+        int form, threads
     ctypedef struct fastact_fused:
         fastact_job job
         int role[1]
@@ -86,6 +89,7 @@ cdef extern from "fused.h" nogil:
     int fastact_threads_now()
     void fastact_run_map(fastact_job *job, char *blocks)
     void fastact_plan_rows(fastact_job *job)
+    void fastact_plan_threads(fastact_job *job)
     void fastact_run_rows(fastact_job *job)
     void fastact_run_fused(fastact_fused *f, char **repeated)
     void fastact_run_apart(fastact_fused *f)
@@ -183,6 +187,7 @@ cdef extern from *:
 
 
 cdef enum:
+    NDTYPES = 4
     MAX_KEYWORDS = 8
     HOLD_GIL = 512  # elements up to which a call keeps it, as NumPy does
 
@@ -203,7 +208,7 @@ ARITHMETIC = {
 # ---- calls
 
 cdef fastact_resolved *resolve(fastact_slot *slot) except NULL with gil:
-    return (<Function> slot.owner).resolve(slot.dtype)
+    return (<Function> slot.owner).resolve(slot)
 
 
 cdef inline fastact_resolved *resolved_of(fastact_slot *slot) except NULL nogil:
@@ -308,6 +313,12 @@ cdef int call_rows(fastact_job *job) except -1 nogil:
     if job.resolved.nstage == 0:
         return rows_in_python(job)
     fastact_plan_rows(job)
+    return run_rows(job)
+
+
+cdef int run_rows(fastact_job *job) except -1 nogil:
+    if job.form != FASTACT_WHOLE:
+        job.resolved = resolved_of(<fastact_slot *> job.slot + job.form * NDTYPES)
     fastact_run_rows(job)
     if job.failed:
         no_memory()
@@ -445,8 +456,9 @@ cdef class Function:
     nin, nparam, nout : int
         Arrays in, parameters (further inputs, usually scalars), arrays out.
     resolver : callable
-        ``resolver(dtype_name) -> (stages or None, callable or None, parallel_min, chunk)``: stages are pairs of an address
-        and the places of its arguments (driver.h), the callable serves where there are none; the last two in elements.
+        ``resolver(dtype_name, form) -> (stages or None, callable or None, parallel_min, chunk)``: stages are pairs of an
+        address and the places of its arguments (driver.h), the callable serves where there are none; the last two in
+        elements. The form is that of a kernel over rows, a number of driver.h.
     lock : context manager
         Held while a kernel is looked for.
     loop : {"map", "rows", "fused"}
@@ -463,19 +475,24 @@ cdef class Function:
         For each argument of a fused function: 1 + the output whose values it sums, else 0.
     random : int
         Of a fused function: 1 + the argument that its first stage makes, of random numbers, else 0.
+    phases : int
+        In which kernels take rows longer than a segment, 0 where they take them as a whole.
+    side : bool
+        Whether kernels take rows side by side.
     """
 
     cdef readonly object ufunc, masked
     cdef object resolver, lock
     cdef readonly str name
-    cdef fastact_slot *slots
+    cdef fastact_slot *slots  # of the dtypes; those of other forms after them
     cdef void *data[1]
     cdef bytes c_name, c_doc, roles
     cdef list dtypes, signatures
     cdef object __weakref__
 
     def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver, lock, str loop="map", *,
-                  bint reduces=False, double fill_in=0.0, double fill=0.0, str roles="", tuple like=(), int random=0):
+                  bint reduces=False, double fill_in=0.0, double fill=0.0, str roles="", tuple like=(), int random=0,
+                  int phases=0, bint side=False):
         cdef int i, j, narg = nin + nparam + nout
         if narg > FASTACT_ARGS:
             raise ValueError(f"{name}: {narg} arguments, and {FASTACT_ARGS} are the most")
@@ -485,12 +502,13 @@ cdef class Function:
         self.signatures = []
         self.dtypes = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), None]
         # never freed: NumPy keeps no reference that would tell when
-        self.slots = <fastact_slot *> calloc(len(DTYPES), sizeof(fastact_slot))
+        self.slots = <fastact_slot *> calloc(NDTYPES * FASTACT_FORMS, sizeof(fastact_slot))
         if self.slots == NULL:
             raise MemoryError
-        for i, size in enumerate((4, 8, 2, 2)):
+        for i in range(NDTYPES * FASTACT_FORMS):
+            size = (4, 8, 2, 2)[i % NDTYPES]
             self.slots[i].owner = <void *> self
-            self.slots[i].dtype = i
+            self.slots[i].dtype, self.slots[i].form = i % NDTYPES, i // NDTYPES
             self.slots[i].loop = FASTACT_MAP if loop == "map" else FASTACT_ROWS
             self.slots[i].nin, self.slots[i].nparam, self.slots[i].nout = nin, nparam, nout
             self.slots[i].size = size
@@ -498,6 +516,7 @@ cdef class Function:
             self.slots[i].granule = 8 if size == 8 else 16
             self.slots[i].random = random
             self.slots[i].reduces = reduces
+            self.slots[i].phases, self.slots[i].side = phases, side
             self.slots[i].fill_in, self.slots[i].fill = fill_in, fill
             for j in range(len(like)):
                 self.slots[i].like[j] = like[j]
@@ -559,18 +578,17 @@ cdef class Function:
                     self.add_loop(self.masked, 3, True)
         return 0
 
-    cdef fastact_resolved *resolve(self, int dtype) except NULL:
+    cdef fastact_resolved *resolve(self, fastact_slot *slot) except NULL:
         # ask for the kernels of a dtype and keep them
         # locked until they are stored, or a backend chosen meanwhile would be overwritten by the one before
         with self.lock:
-            return self.resolve_locked(dtype)
+            return self.resolve_locked(slot)
 
-    cdef fastact_resolved *resolve_locked(self, int dtype) except NULL:
-        cdef fastact_slot *slot = &self.slots[dtype]
+    cdef fastact_resolved *resolve_locked(self, fastact_slot *slot) except NULL:
         cdef fastact_resolved *found = slot.newest
         cdef fastact_resolved *new
         cdef int s, k
-        stages, python, parallel_min, chunk = self.resolver(DTYPES[dtype])
+        stages, python, parallel_min, chunk = self.resolver(DTYPES[slot.dtype], slot.form)
         if (stages is None) == (python is None) or len(stages or ()) > FASTACT_STAGES:
             raise RuntimeError(f"{self.name}: the backend gave neither kernels nor a callable")
         new = <fastact_resolved *> calloc(1, sizeof(fastact_resolved))
@@ -603,7 +621,7 @@ cdef class Function:
     def reset(self):
         """Forget the kernels: the next call asks again."""
         cdef int i
-        for i in range(len(DTYPES)):
+        for i in range(NDTYPES * FASTACT_FORMS):
             store_pointer(&self.slots[i].resolved, NULL)
 
     def address(self, str dtype):
@@ -706,17 +724,17 @@ cdef class Function:
         job.scalars = &factor
         job.flags = flags
         job.scratch_arg = scratch
-        job.direct, job.stream = True, False
+        job.direct, job.stream, job.form = True, False, FASTACT_WHOLE
         for j in range(job.narg):
             role = roles[j]
             job.data[j] = NULL if arrays[j] is None else cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
             job.row_step[j] = (
                 0 if role == c"c" or (arrays[j] is None and j != scratch) else 8 if role == c"i" else slot.size if role == c"r"
                 else 0 if j == scratch else n * slot.size)
+            job.step[j] = 0 if role != c"m" or arrays[j] is None else slot.size
         with nogil:
-            fastact_run_rows(&job)
-        if job.failed:
-            no_memory()
+            fastact_plan_threads(&job)
+            run_rows(&job)
         return 0
 
     # ---- fused

@@ -7,6 +7,10 @@
 #define FASTACT_ARGS 16
 #define FASTACT_STREAM 1
 #define FASTACT_VALUE_ONLY 2
+#define FASTACT_GREATEST 4
+#define FASTACT_SUMS 8
+#define FASTACT_LAST 16
+#define FASTACT_SEGMENT 65536
 
 typedef struct {
     char *data[FASTACT_ARGS];

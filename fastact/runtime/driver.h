@@ -28,10 +28,12 @@
 #define FASTACT_STAGES 8
 #define FASTACT_TEMPS 4
 #define FASTACT_OUTS 3
+#define SIDE_BLOCK 64    /* rows side by side, at least, of a task: whole lines, and a few beside each other */
 #define ROW_BLOCK 64     /* rows that are packed at once: four lines of float32 */
 #define PACKED (512 << 10) /* bytes of scratch for them: they stay in the L2 cache */
 
 enum { FASTACT_MAP, FASTACT_ROWS };
+enum { FASTACT_WHOLE, FASTACT_SIDE, FASTACT_PART, FASTACT_FORMS }; /* spec/rows.py */
 
 /* One kernel among those of a function; `place` says where its arguments are: an argument of the function, or
  * `narg + t` for the temporary t. */
@@ -68,6 +70,9 @@ typedef struct {
     int random;
     /* functions over rows */
     bool reduces;         /* one value a row */
+    bool side;            /* kernels have a form for rows side by side */
+    int phases;           /* in which their form for parts takes a long row, 0: there is none */
+    int form;
     double fill_in, fill; /* what an input counts as, and the result is, where a mask does not hold */
 } fastact_slot;
 
@@ -93,6 +98,8 @@ typedef struct {
     ptrdiff_t step[FASTACT_ARGS], row_step[FASTACT_ARGS]; /* bytes */
     int64_t flags;
     uint64_t seed, offset; /* of random numbers */
+    /* functions over rows */
+    int form, threads;
 } fastact_job;
 
 static struct {
@@ -531,60 +538,228 @@ static void fastact_packed_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
     }
 }
 
+/* Rows whose elements lie side by side, as those of a transposed array do. */
+static void fastact_side_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
+{
+    const fastact_slot *slot = job->slot;
+    const int nin = slot->nin, out = slot->nin;
+    const ptrdiff_t lanes = VECTOR / slot->compute, bytes = job->n * VECTOR;
+    const bool own = job->mask || slot->size != slot->compute;
+    char *memory = fastact_scratch((size_t)(4 * (job->n + 1) * VECTOR * nin)); /* four groups: loops/side.py */
+    fastact_call call;
+    if (!memory) {
+        job->failed = true;
+        return;
+    }
+    memset(&call, 0, sizeof(call));
+    call.n = job->n;
+    call.flags = job->stream ? FASTACT_STREAM : 0;
+    call.data[nin + 1] = memory;
+    for (ptrdiff_t rows; low < high; low += rows) {
+        const char *mask = job->mask ? job->mask + low * job->mask_row : NULL;
+        rows = own ? fastact_least(high - low, lanes) : high - low;
+        call.row0 = low;
+        call.rows = rows;
+        for (int j = 0; j <= nin; j++) {
+            call.data[j] = job->data[j] + low * slot->size;
+            call.step[j] = job->step[j];
+            if (own && j < nin)
+                fastact_pack_side(slot->dtype, memory + j * bytes, call.data[j], rows, job->n, job->step[j],
+                                  j == 0 ? mask : NULL, job->mask_row, job->mask_step, slot->fill_in);
+            if (own) {
+                call.data[j] = memory + (j < nin ? j : 0) * bytes;
+                call.step[j] = VECTOR;
+            }
+        }
+        job->resolved->stages[0].kernel(&call);
+        if (own)
+            fastact_unpack_side(slot->dtype, memory, job->data[out] + low * slot->size, rows, job->n, job->step[out], mask,
+                                job->mask_row, job->mask_step, slot->fill);
+    }
+}
+
+/* ---- one row longer than a segment, in phases: each on all segments, then the next */
+
+static inline ptrdiff_t fastact_segments(ptrdiff_t n) { return fastact_over(n, FASTACT_SEGMENT); }
+
+/* A phase of a part of a row of n elements, from `first` on: `data` there, `rows` records. */
+static void fastact_phase(fastact_kernel kernel, const fastact_call *row, int narg, char *const *data, ptrdiff_t first,
+                          ptrdiff_t count, int64_t phase, char *records)
+{
+    fastact_call call = *row;
+    for (int j = 0; j < narg; j++)
+        call.data[j] = data[j];
+    call.data[narg] = records;
+    call.rows = fastact_segments(row->n);
+    call.n = count;
+    call.col0 = first;
+    call.flags = row->flags | phase;
+    kernel(&call);
+}
+
+typedef struct {
+    fastact_job *job;
+    char *records;
+    ptrdiff_t row, task; /* segments of a task */
+    int64_t phase;
+} fastact_long_row;
+
+/* segments from `first` on, up to `last` */
+static void fastact_long_part(const fastact_long_row *part, ptrdiff_t first, ptrdiff_t last)
+{
+    fastact_job *job = part->job;
+    const fastact_slot *slot = job->slot;
+    const ptrdiff_t compute = slot->compute, stop = fastact_least(last * FASTACT_SEGMENT, job->n);
+    const int nin = slot->nin;
+    const fastact_kernel kernel = job->resolved->stages[0].kernel;
+    fastact_call call;
+    char *data[FASTACT_ARGS], *base = NULL;
+    memset(&call, 0, sizeof(call));
+    call.n = job->n;
+    call.scalars = job->scalars;
+    call.flags = job->flags | (job->stream ? FASTACT_STREAM : 0);
+    first *= FASTACT_SEGMENT;
+    if (job->direct) {
+        for (int j = 0; j < job->narg; j++)
+            data[j] = job->data[j] ? job->data[j] + part->row * job->row_step[j] + first * job->step[j] : NULL;
+        fastact_phase(kernel, &call, job->narg, data, first, stop - first, part->phase, part->records);
+        return;
+    }
+    base = fastact_scratch((size_t)(nin * FASTACT_SEGMENT * compute));
+    if (!base) {
+        job->failed = true;
+        return;
+    }
+    for (; first < stop; first += FASTACT_SEGMENT) {
+        const ptrdiff_t n = fastact_least(stop - first, FASTACT_SEGMENT), row = part->row;
+        const char *mask = job->mask ? job->mask + row * job->mask_row + first * job->mask_step : NULL;
+        char *result = job->data[nin] + row * job->row_step[nin] + first * job->step[nin];
+        for (int j = 0; j < nin; j++) {
+            data[j] = base + j * FASTACT_SEGMENT * compute;
+            fastact_pack(slot->dtype, data[j], n, job->data[j] + row * job->row_step[j] + first * job->step[j], 1, n, 0,
+                         job->step[j], j == 0 ? mask : NULL, 0, job->mask_step, slot->fill_in);
+        }
+        data[nin] = data[0];
+        fastact_phase(kernel, &call, job->narg, data, first, n, part->phase, part->records);
+        if (part->phase != FASTACT_LAST)
+            continue;
+        if (!slot->reduces)
+            fastact_unpack(slot->dtype, data[0], n, result, 1, n, 0, job->step[nin], mask, 0, job->mask_step, slot->fill);
+        else if (first == 0)
+            fastact_unpack(slot->dtype, data[0], 1, result, 1, 1, 0, slot->size, NULL, 0, 0, 0.0);
+    }
+}
+
+static void fastact_long_task(void *context, ptrdiff_t index)
+{
+    const fastact_long_row *part = (const fastact_long_row *)context;
+    const ptrdiff_t first = index * part->task;
+    fastact_long_part(part, first, fastact_least(first + part->task, fastact_segments(part->job->n)));
+}
+
+/* one row, by so many threads */
+static void fastact_long_row_of(fastact_job *job, ptrdiff_t row, int threads)
+{
+    const ptrdiff_t segments = fastact_segments(job->n);
+    char *records = (char *)malloc((size_t)((segments + 1) * VECTOR));
+    fastact_long_row part = {job, records ? fastact_aligned(records) : NULL, row, fastact_over(segments, 4 * threads), 0};
+    if (!records) {
+        job->failed = true;
+        return;
+    }
+    for (part.phase = FASTACT_GREATEST; part.phase <= FASTACT_LAST; part.phase *= 2)
+        if (job->slot->phases & part.phase)
+            fastact_parallel_for(fastact_long_task, &part, fastact_over(segments, part.task), threads);
+    free(records);
+}
+
+static void fastact_long_rows_task(void *context, ptrdiff_t index) { fastact_long_row_of((fastact_job *)context, index, 1); }
+
+static void fastact_run_long(fastact_job *job)
+{
+    if (job->threads == 1 || job->rows < 4 * job->threads)
+        for (ptrdiff_t row = 0; row < job->rows; row++)
+            fastact_long_row_of(job, row, job->threads);
+    else
+        fastact_parallel_for(fastact_long_rows_task, job, job->rows, job->threads);
+}
+
 static void fastact_rows_task(void *context, ptrdiff_t index)
 {
     fastact_job *job = (fastact_job *)context;
     ptrdiff_t low = index * job->task, high = fastact_least(low + job->task, job->rows);
     if (job->direct)
         fastact_direct_rows(job, low, high);
+    else if (job->form == FASTACT_SIDE)
+        fastact_side_rows(job, low, high);
     else
         fastact_packed_rows(job, low, high);
 }
 
-/* Rows, each as a whole, shared out to threads. Sets job->failed if there is no memory. */
+/* Rows, shared out to threads, or the parts of each row where there are few. Sets job->failed if there is no memory. */
 static void fastact_run_rows(fastact_job *job)
 {
-    const fastact_slot *slot = job->slot;
-    int threads = 1;
+    const ptrdiff_t n = job->n > 0 ? job->n : 1;
     job->failed = false;
     if (job->rows <= 0)
         return;
+    if (job->form == FASTACT_PART) {
+        fastact_run_long(job);
+        return;
+    }
     job->task = job->rows;
-    if (job->rows > 1) {
-        ptrdiff_t n = job->n > 0 ? job->n : 1;
-        threads = fastact_threads_for(job->rows * n, job->resolved->parallel_min);
-        if (threads > 1) {
-            job->task = fastact_least(fastact_over(job->resolved->chunk, n), fastact_over(job->rows, threads));
-            if (!job->direct) {
-                ptrdiff_t block = fastact_packed_block(job);
-                job->task = fastact_over(job->task, block) * block;
-            }
+    if (job->threads > 1) {
+        job->task = fastact_least(fastact_over(job->resolved->chunk, n), fastact_over(job->rows, job->threads));
+        if (!job->direct) {
+            ptrdiff_t block = job->form == FASTACT_SIDE ? SIDE_BLOCK : fastact_packed_block(job);
+            job->task = fastact_over(job->task, block) * block;
         }
     }
-    (void)slot;
-    fastact_parallel_for(fastact_rows_task, job, fastact_over(job->rows, job->task), threads);
+    fastact_parallel_for(fastact_rows_task, job, fastact_over(job->rows, job->task), job->threads);
 }
 
-/* Plans a function over rows: whether kernels can work on the arrays themselves, and store past the cache. */
+static void fastact_plan_threads(fastact_job *job)
+{
+    const ptrdiff_t elements = job->rows * job->n;
+    const bool divided = job->slot->phases && job->n > FASTACT_SEGMENT;
+    job->threads = job->rows > 1 || divided ? fastact_threads_for(elements, job->resolved->parallel_min) : 1;
+    if (divided)
+        job->form = FASTACT_PART;
+}
+
+/* whether outputs of so many rows, `span` bytes from the first to the end of the last, lie apart from inputs */
+static bool fastact_apart(const fastact_job *job, ptrdiff_t span)
+{
+    const char *begin = job->data[job->slot->nin];
+    for (int j = 0; j < job->slot->nin; j++)
+        if (job->data[j] < begin + span && begin < job->data[j] + span)
+            return false;
+    return (uintptr_t)begin % (uintptr_t)job->slot->size == 0;
+}
+
+/* Plans a function over rows: threads, the form of its kernel, whether that can work on the arrays themselves and store
+ * past the cache. */
 static void fastact_plan_rows(fastact_job *job)
 {
     const fastact_slot *slot = job->slot;
-    const ptrdiff_t size = slot->size;
+    const ptrdiff_t size = slot->size, bytes = job->rows * job->n * size;
     const int nin = slot->nin, out = slot->nin;
-    job->stream = false;
-    job->direct = size == slot->compute && !job->mask;
-    for (int j = 0; j < nin; j++)
-        job->direct = job->direct && (job->step[j] == size || job->n == 1);
-    if (slot->reduces)
-        return;
-    job->direct = job->direct && (job->step[out] == size || job->n == 1);
-    if (job->direct && job->rows * job->n * size >= fastact_settings.stream_min && job->row_step[out] == job->n * size) {
-        const char *begin = job->data[out], *end = begin + job->rows * job->row_step[out];
-        job->stream = (uintptr_t)begin % (uintptr_t)size == 0;
-        for (int j = 0; j < nin; j++)
-            if (job->data[j] < end && begin < job->data[j] + job->rows * job->row_step[j])
-                job->stream = false;
+    bool contiguous = true, side = slot->side && 1 < job->n && job->n <= FASTACT_SEGMENT;
+    side = side && job->rows * slot->compute >= VECTOR / 2;
+    for (int j = 0; j < nin + !slot->reduces; j++) {
+        contiguous = contiguous && (job->step[j] == size || job->n == 1);
+        side = side && job->row_step[j] == size;
     }
+    job->direct = contiguous && size == slot->compute && !job->mask;
+    job->form = side && !job->direct ? FASTACT_SIDE : FASTACT_WHOLE;
+    job->stream = false;
+    fastact_plan_threads(job);
+    if (slot->reduces || bytes < fastact_settings.stream_min)
+        return;
+    if (job->form == FASTACT_SIDE)
+        job->stream = size == slot->compute && !job->mask && job->step[out] == job->rows * size && fastact_apart(job, bytes);
+    else if (job->direct)
+        job->stream = job->row_step[out] == job->n * size && fastact_apart(job, bytes);
 }
 
 #endif

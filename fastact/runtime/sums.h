@@ -26,7 +26,7 @@
 #define FASTACT_BLOCK 64 /* rows */
 
 /* (s, c) += t: Knuth's two-sum, TAOCP 2, 4.2.2; (h, l) += (s, c): maths/rows.py, pair_add */
-#define FASTACT_SUMS(T, name)                                                                                          \
+#define FASTACT_COMPENSATED(T, name)                                                                                          \
     FASTACT_CLONES static void fastact_add_quad_##name(void *s_, void *c_, const void *const *rows, ptrdiff_t n)       \
     {                                                                                                                  \
         T *s = (T *)s_, *c = (T *)c_;                                                                                  \
@@ -77,8 +77,8 @@
             out[i] = a[i] * b[i];                                                                                      \
     }
 
-FASTACT_SUMS(float, f32)
-FASTACT_SUMS(double, f64)
+FASTACT_COMPENSATED(float, f32)
+FASTACT_COMPENSATED(double, f64)
 
 static inline void fastact_add_quad(int size, void *s, void *c, const void *const *rows, ptrdiff_t n)
 {

@@ -5,7 +5,12 @@ to row; ``step[j]`` the bytes from element to element. A kernel computes `rows` 
 
 - A kernel of the loop ``map`` takes n in multiples of 16 (float64: 8) and arguments that are contiguous along a row, at
   element alignment. A parameter whose step is 0 is one value, which fills the 64 bytes at ``data[j]``.
-- A kernel over rows takes any n; its rows are contiguous.
+- A kernel over rows takes any n, and contiguous rows.
+- Its form ``side`` takes rows that lie side by side, elements `step` bytes from each other, and one more argument at
+  the end: memory for four groups, each as many rows as fill 64 bytes, n + 1 times 64 bytes for each array in.
+- Its form ``part`` takes a part of one row, in a phase that `flags` says: `data` and `n` from the row's element `col0`
+  on, a multiple of SEGMENT, `rows` the number of segments of the whole row, and one more argument at the end, its
+  records: 64 bytes for each segment, which a phase leaves for the next ones.
 
 ``row0`` and ``col0`` say where this call's part begins in the whole, ``scalars`` are numbers for the whole call (a
 factor of a gradient, a learning rate), ``seed`` and ``offset`` belong to random numbers. Outputs may be inputs. A
@@ -32,3 +37,11 @@ BYTES = 448
 STREAM = 1
 # of a loss the value alone, no gradient
 VALUE_ONLY = 2
+# phases of a long row, in this order; each runs on all segments before the next one
+GREATEST = 4
+SUMS = 8
+LAST = 16
+PHASES = 28
+
+# elements of a segment: longer rows are the sum of segments
+SEGMENT = 65536

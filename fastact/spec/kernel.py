@@ -44,7 +44,7 @@ class KernelSpec:
     dtype : str
         Of the arrays in memory.
     loop : str
-        ``"map"``, each element by itself; else the function of ``fastact.loops.rows``.
+        ``"map"``, each element by itself; else the function of ``fastact.loops``.
     inputs, outputs : tuple of Argument
     params : tuple of str
         What follows the inputs of a ``map``.
@@ -52,6 +52,8 @@ class KernelSpec:
         The activation and the kind of a ``map``.
     sign : int
         ``SIGN`` in a loop over rows.
+    form : str
+        Of a loop over rows, which is part of its name (`fastact.spec.rows.FORMS`).
     """
 
     name: str
@@ -63,6 +65,7 @@ class KernelSpec:
     op: Op | None = None
     kind: str = ""
     sign: int = 1
+    form: str = ""
 
     @property
     def compute(self) -> str:
@@ -119,10 +122,15 @@ def kernel_of(op: Op, kind: str, dtype: str) -> KernelSpec:
 
 
 @cache
-def row_kernel_of(name: str, dtype: str) -> KernelSpec:
-    """The kernel over rows of a name in `ROWS`, for float32 or float64."""
-    row = ROWS[name]
-    return KernelSpec(name, dtype, row.loop, row.inputs, (), row.outputs, sign=row.sign)
+def row_kernel_of(name: str, dtype: str, form: str = "") -> KernelSpec:
+    """The kernel over rows of a name in `ROWS`, for float32 or float64, in one of its forms."""
+    row, suffix = ROWS[name], f"_{form}" if form else ""
+    return KernelSpec(name + suffix, dtype, row.loop + suffix, row.inputs, (), row.outputs, sign=row.sign, form=form)
+
+
+def row_kernels_of(name: str, dtype: str) -> list[KernelSpec]:
+    """The same in all its forms."""
+    return [row_kernel_of(name, dtype, form) for form in ROWS[name].forms]
 
 
 # ---- what a kernel is made of
@@ -179,9 +187,8 @@ def _row_formulas() -> dict[str, FunctionType]:
 
 @cache
 def _loops() -> dict[str, Any]:
-    module = import_module("fastact.loops.rows")
-    constants = {n: v for n, v in vars(module).items() if n.isupper()}
-    return {**_defined(module.__name__), **constants}
+    loops = import_module("fastact.loops")
+    return {**loops.functions(), **loops.constants()}
 
 
 def _defined(module: str) -> dict[str, FunctionType]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastact.spec.call import GREATEST, LAST, SUMS
 from fastact.spec.kinds import Argument
+
+# how rows lie: whole, side by side, in parts; as the driver counts them
+FORMS = ("", "side", "part")
+_ALL = GREATEST | SUMS | LAST
 
 
 @dataclass(frozen=True)
@@ -14,7 +19,7 @@ class RowKernel:
     Parameters
     ----------
     loop : str
-        The function of ``fastact.loops.rows``.
+        The function of ``fastact.loops``.
     signature : str
         Inputs ``->`` outputs, each ``name`` or ``name:role``. Beside the roles of kinds there is ``row``, m[i], one
         value for each row. Names in brackets may be absent (a null pointer).
@@ -22,16 +27,28 @@ class RowKernel:
         ``SIGN`` in the loop: -1 for softmin.
     scalars : tuple of str
         Numbers for the whole call.
+    phases : int
+        In which its form ``part`` computes long rows (spec/call.py); 0: there is none, it takes rows of any length.
+    side : bool
+        Whether there is a form ``side``, for rows side by side.
     """
 
     loop: str
     signature: str
     sign: int = 1
     scalars: tuple[str, ...] = ()
+    phases: int = 0
+    side: bool = False
 
     def _side(self, index: int) -> tuple[Argument, ...]:
         names = self.signature.split("->")[index].replace("[", "").replace("]", "").split()
         return tuple(Argument(*name.split(":")) for name in names)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Of `FORMS`, those it has."""
+        has = {"": True, "side": self.side, "part": bool(self.phases)}
+        return tuple(form for form in FORMS if has[form])
 
     @property
     def inputs(self) -> tuple[Argument, ...]:
@@ -46,17 +63,21 @@ class RowKernel:
 
 # labels are int64, -1: does not count
 ROWS: dict[str, RowKernel] = {
-    "softmax": RowKernel("softmax", "x -> y"),
-    "softmin": RowKernel("softmax", "x -> y", sign=-1),
-    "log_softmax": RowKernel("log_softmax", "x -> y"),
+    "softmax": RowKernel("softmax", "x -> y", phases=_ALL, side=True),
+    "softmin": RowKernel("softmax", "x -> y", sign=-1, phases=_ALL, side=True),
+    "log_softmax": RowKernel("log_softmax", "x -> y", phases=_ALL, side=True),
     "sparsemax": RowKernel("sparsemax", "x -> y"),
-    "logsumexp": RowKernel("logsumexp", "x -> y:row"),
-    "softmax_backward": RowKernel("softmax_backward", "dy y -> dx"),
-    "softmin_backward": RowKernel("softmax_backward", "dy y -> dx", sign=-1),
-    "log_softmax_backward": RowKernel("log_softmax_backward", "dy y -> dx"),
+    "logsumexp": RowKernel("logsumexp", "x -> y:row", phases=_ALL),
+    "softmax_backward": RowKernel("softmax_backward", "dy y -> dx", phases=SUMS | LAST, side=True),
+    "softmin_backward": RowKernel("softmax_backward", "dy y -> dx", sign=-1, phases=SUMS | LAST, side=True),
+    "log_softmax_backward": RowKernel("log_softmax_backward", "dy y -> dx", phases=SUMS | LAST, side=True),
     "sparsemax_backward": RowKernel("sparsemax_backward", "dy y -> dx"),
-    "cross_entropy": RowKernel("cross_entropy", "x labels:row [weights:col] -> loss:row [dx]", scalars=("factor",)),
-    "cross_entropy_of_shares": RowKernel("cross_entropy_of_shares", "x targets -> loss:row [dx]", scalars=("factor",)),
+    "cross_entropy": RowKernel(
+        "cross_entropy", "x labels:row [weights:col] -> loss:row [dx]", scalars=("factor",), phases=_ALL
+    ),
+    "cross_entropy_of_shares": RowKernel(
+        "cross_entropy_of_shares", "x targets -> loss:row [dx]", scalars=("factor",), phases=_ALL
+    ),
     "sigmoid_cross_entropy": RowKernel(
         "sigmoid_cross_entropy", "x targets [weights] [pos_weights] -> sums:row [dx] [losses]", scalars=("factor",)
     ),

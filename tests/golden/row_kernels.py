@@ -14,7 +14,7 @@ def scaled_sum(p: Address, n: Int, a: Vec) -> tuple[Vec, Vec]:
     s: Quad = splat4(0.0)
     i: Int = 0
     while i + QUAD <= n:
-        s = add(s, each(signed4(p + i * SIZE), a))
+        s = add(s, each(signed4(p + i * SIZE, VECTOR), a))
         i += QUAD
     high: Vec = gather4(s)
     low: Vec = s[0]

@@ -21,7 +21,7 @@ cdef inline void rows_scaled_sum__minimum_of_f32(intptr_t p, int64_t n, vec_f32 
     s = splat4_f32(0.0)
     i = 0
     while ((i + 64) <= n):
-        s = each_add_quad_f32(s, each_minimum_of_quad_f32(row_load4_f32((p + (i * 4))), widen_f32(a)))
+        s = each_add_quad_f32(s, each_minimum_of_quad_f32(row_load4_f32((p + (i * 4)), 64), widen_f32(a)))
         i += 64
     high = gather4_f32(s)
     low = part_f32(s, 0)
@@ -69,7 +69,7 @@ cdef inline void rows_scaled_sum__minimum_of_negated_f32(intptr_t p, int64_t n, 
     s = splat4_f32(0.0)
     i = 0
     while ((i + 64) <= n):
-        s = each_add_quad_f32(s, each_minimum_of_quad_f32(row_load4_negated_f32((p + (i * 4))), widen_f32(a)))
+        s = each_add_quad_f32(s, each_minimum_of_quad_f32(row_load4_negated_f32((p + (i * 4)), 64), widen_f32(a)))
         i += 64
     high = gather4_f32(s)
     low = part_f32(s, 0)

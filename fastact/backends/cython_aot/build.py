@@ -85,16 +85,19 @@ def render_all(folder: Path) -> None:
         )
         ops = [(op, kind) for op in table.kernel_rows() for kind in kinds.kernels_of(op)]
         maps = [kernel.kernel_of(op, kind, dtype) for op, kind in ops for dtype in kernel.DTYPES]
-        over_rows = [kernel.row_kernel_of(name, dtype) for name in rows.ROWS for dtype in ("float32", "float64")]
-        loops = render_rows.parse(PACKAGE / "loops" / "rows.py")
+        over_rows = [spec for n in rows.ROWS for d in ("float32", "float64") for spec in kernel.row_kernels_of(n, d)]
+        loops = importlib.import_module("fastact.loops")
+        sources = [PACKAGE / "loops" / f"{name}.py" for name in loops.MODULES]
+        parsed = render_rows.parse(sources, {"VECTOR": loops.VECTOR})
         formulas, row_formulas = (
             {compute: read(dtype) for compute, dtype in (("f32", "float32"), ("f64", "float64"))}
             for read in (grammar.read, grammar.read_rows)
         )
         functions = [render.Embedded(spec) for spec in maps if spec.op.name in table.OPS and spec.kind in kinds.KINDS]
-        functions = [f for f in functions if f.spec.dtype == f.spec.compute] + list(map(render.Embedded, over_rows))
+        functions = [f for f in functions if f.spec.dtype == f.spec.compute]
+        functions += [render.Embedded(spec) for spec in over_rows if not spec.form]
         fused = render.fused(table.OPS.values())
-        module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, loops, row_formulas))
+        module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, parsed, row_formulas))
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )

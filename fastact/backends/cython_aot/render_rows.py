@@ -1,4 +1,4 @@
-"""Row kernels as typed Cython, ahead of time: the loops of ``fastact/loops/rows.py`` over the vectors of ``rows.h``.
+"""Row kernels as typed Cython, ahead of time: the loops of ``fastact.loops`` over the vectors of ``rows.h``.
 
 Their language is small: functions whose arguments and variables are annotated with `Address`, `Int`, `Vec` or `Quad`,
 assignments, ``while``, ``if``, calls and integer arithmetic. Like ``render``, this runs while fastact is being built.
@@ -7,7 +7,7 @@ assignments, ``while``, ``if``, calls and integer arithmetic. Like ``render``, t
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,10 @@ ADDRESS, INT, VEC, QUAD, FLOAT, NONE = "Address", "Int", "Vec", "Quad", "Float",
 # name: types of arguments, type of the result, name in C
 PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "load": ((ADDRESS,), VEC, "row_load"),
-    "load4": ((ADDRESS,), QUAD, "row_load4"),
+    "load4": ((ADDRESS, INT), QUAD, "row_load4"),
     "load_some": ((ADDRESS, INT, FLOAT), VEC, "load_some"),
     "store": ((ADDRESS, VEC), NONE, "row_store"),
-    "store4": ((ADDRESS, QUAD), NONE, "row_store4"),
+    "store4": ((ADDRESS, QUAD, INT), NONE, "row_store4"),
     "store_some": ((ADDRESS, VEC, INT), NONE, "store_some"),
     "store_value": ((ADDRESS, VEC), NONE, "store_value"),
     "stream": ((ADDRESS, VEC), NONE, "row_stream"),
@@ -40,6 +40,7 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "sum_lanes": ((VEC,), VEC, "sum_lanes"),
     "across_max": ((ADDRESS,), VEC, "across_max"),
     "across_sum": ((ADDRESS,), VEC, "across_sum"),
+    "down_sum": ((ADDRESS,), VEC, "down_sum"),
     "lower": ((VEC, VEC, INT), VEC, "lower"),
     "upper": ((VEC, VEC, INT), VEC, "upper"),
     "without": ((VEC, INT), VEC, "without"),
@@ -49,11 +50,15 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "meets": ((VEC, VEC), INT, "meets"),
     # what `signed`, `signed4`, `signed_some` are for SIGN = -1; for 1 they are `load`, `load4`, `load_some`
     "load_negated": ((ADDRESS,), VEC, "row_load_negated"),
-    "load4_negated": ((ADDRESS,), QUAD, "row_load4_negated"),
+    "load4_negated": ((ADDRESS, INT), QUAD, "row_load4_negated"),
     "load_some_negated": ((ADDRESS, INT, FLOAT), VEC, "load_some_negated"),
 }
 # these give two values
-PAIRS = {"sum_lanes_pair": ((VEC, VEC), VEC), "across_sum_pair": ((ADDRESS, ADDRESS), VEC)}
+PAIRS = {
+    "sum_lanes_pair": ((VEC, VEC), VEC),
+    "across_sum_pair": ((ADDRESS, ADDRESS), VEC),
+    "down_sum_pair": ((ADDRESS, ADDRESS), VEC),
+}
 # the same for every dtype
 UNTYPED = {
     "load_int": ((ADDRESS,), INT, "load_int"),
@@ -71,31 +76,32 @@ _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.BitAnd: "&", ast.Bi
 
 @dataclass(frozen=True)
 class Module:
-    """The source of ``fastact/loops/rows.py``."""
+    """The sources of ``fastact.loops``; `where` is the file of each function."""
 
-    path: str
     constants: Mapping[str, int | float]
     functions: Mapping[str, ast.FunctionDef]
-
-    def error(self, node: ast.AST, what: str) -> GrammarError:
-        return GrammarError(f"{self.path}:{getattr(node, 'lineno', 0)}: {what}")
+    where: Mapping[str, str]
 
 
-def parse(path: str | Path) -> Module:
-    """The constants and functions of a module of row kernels."""
-    name = str(path)
-    constants: dict[str, int | float] = {}
+def parse(paths: Iterable[Path], constants: Mapping[str, int | float]) -> Module:
+    """The constants and functions of modules of row kernels, and what constants they are given."""
+    constants = dict(constants)
     functions: dict[str, ast.FunctionDef] = {}
-    for node in ast.parse(Path(path).read_text(encoding="utf-8"), name).body:
-        if isinstance(node, ast.FunctionDef):
-            functions[node.name] = node
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            constants[node.targets[0].id] = ast.literal_eval(node.value)
-        elif isinstance(node, ast.ImportFrom) and node.module == convention.__name__:
-            constants |= {alias.name: getattr(convention, alias.name) for alias in node.names}
-        elif not (isinstance(node, ast.Expr) or (isinstance(node, ast.ImportFrom) and node.module == "__future__")):
-            raise GrammarError(f"{name}:{node.lineno}: {type(node).__name__} is not part of a module of row kernels")
-    return Module(name, constants, functions)
+    where: dict[str, str] = {}
+    for path in paths:
+        for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+            if isinstance(node, ast.FunctionDef):
+                functions[node.name] = node
+                where[node.name] = str(path)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                constants[node.targets[0].id] = ast.literal_eval(node.value)
+            elif isinstance(node, ast.ImportFrom) and node.module == convention.__name__:
+                constants |= {alias.name: getattr(convention, alias.name) for alias in node.names}
+            elif not (isinstance(node, ast.Expr) or (isinstance(node, ast.ImportFrom) and node.module == "__future__")):
+                raise GrammarError(
+                    f"{path}:{node.lineno}: {type(node).__name__} is not part of a module of row kernels"
+                )
+    return Module(constants, functions, where)
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,8 @@ class _Function:
         self.numbers |= {"INF": ("INFINITY", FLOAT), "SIGN": (f"{float(instance.sign)}", FLOAT)}
 
     def error(self, node: ast.AST, what: str) -> GrammarError:
-        return self.module.error(node, what)
+        path = self.module.where[self.instance.function]
+        return GrammarError(f"{path}:{getattr(node, 'lineno', 0)}: {what}")
 
     def c_type(self, kind: str) -> str:
         vectors = {VEC: f"vec_{self.compute}", QUAD: f"quad_{self.compute}"}
@@ -356,25 +363,29 @@ def render_maps(maps: Sequence[tuple[str, str]], formulas: Mapping[str, Formula]
 
 
 def _sum_pairs_f64(module: Module) -> str:
-    """`sum_lanes_pair` and `across_sum_pair` by the formula `pair_add`; those of float32 are in ``rows.h``."""
+    """The sums of pairs by the formula `pair_add`; those of float32 are in ``rows.h``."""
     lanes = step = int(module.constants["VECTOR"]) // SIZES["f64"]
     lines = ["cdef inline void sum_lanes_pair_f64(vec_f64 a, vec_f64 b, vec_f64 *out0, vec_f64 *out1) noexcept nogil:"]
     while step := step // 2:
         lines.append(f"each_pair_add_vec_f64(a, b, swap_f64(a, {step}), swap_f64(b, {step}), &a, &b)")
     lines += ["out0[0] = a", "out1[0] = b"]
-    across = [
-        "cdef inline void across_sum_pair_f64(intptr_t p, intptr_t q, vec_f64 *out0, vec_f64 *out1) noexcept nogil:"
-    ]
-    across.append(f"cdef vec_f64 {', '.join(f'a{i}, b{i}' for i in range(lanes))}")
-    for i in range(lanes):
-        across += [f"{v}{i} = row_load_f64({p} + {i * module.constants['VECTOR']})" for v, p in ("ap", "bq")]
-    step = lanes
-    while step := step // 2:
-        for i in range(step):
-            parts = [f"{part}_f64({v}{i}, {v}{i + step}, {step})" for part in ("lower", "upper") for v in "ab"]
-            across.append(f"each_pair_add_vec_f64({', '.join(parts)}, &a{i}, &b{i})")
-    across += ["out0[0] = a0", "out1[0] = b0"]
-    return "\n    ".join(lines) + "\n\n" + "\n    ".join(across) + "\n"
+    texts = ["\n    ".join(lines)]
+    for name in ("across", "down"):
+        given = "intptr_t p, intptr_t q, vec_f64 *out0, vec_f64 *out1"
+        lines = [f"cdef inline void {name}_sum_pair_f64({given}) noexcept nogil:"]
+        lines.append(f"cdef vec_f64 {', '.join(f'a{i}, b{i}' for i in range(lanes))}")
+        for i in range(lanes):
+            lines += [f"{v}{i} = row_load_f64({p} + {i * module.constants['VECTOR']})" for v, p in ("ap", "bq")]
+        step = lanes
+        while step := step // 2:
+            for i in range(step):
+                parts = [f"{part}_f64({v}{i}, {v}{i + step}, {step})" for part in ("lower", "upper") for v in "ab"]
+                if name == "down":
+                    parts = [f"{v}{j}" for j in (i, i + step) for v in "ab"]
+                lines.append(f"each_pair_add_vec_f64({', '.join(parts)}, &a{i}, &b{i})")
+        lines += ["out0[0] = a0", "out1[0] = b0"]
+        texts.append("\n    ".join(lines))
+    return "\n\n".join(texts) + "\n"
 
 
 def render_declarations() -> str:
@@ -401,7 +412,8 @@ def render_declarations() -> str:
                 vectors = ", ".join([vector] * n + [f"{vector} *"] * 2)
                 lines.append(f"    void PAIR{n}_{vector}(pair{n}_{c} f, {vectors})")
     lines.append("    void sum_lanes_pair_f32(vec_f32 high, vec_f32 low, vec_f32 *upper, vec_f32 *lower)")
-    lines.append("    void across_sum_pair_f32(intptr_t p, intptr_t q, vec_f32 *upper, vec_f32 *lower)")
+    for name in ("across", "down"):
+        lines.append(f"    void {name}_sum_pair_f32(intptr_t p, intptr_t q, vec_f32 *upper, vec_f32 *lower)")
     return "\n".join(lines) + "\n"
 
 
@@ -412,7 +424,7 @@ def render_rows(specs: Sequence[KernelSpec], module: Module, formulas: Mapping[s
     ----------
     specs : sequence of KernelSpec
     module : Module
-        The parsed ``fastact/loops/rows.py``.
+        The parsed ``fastact.loops``.
     formulas : mapping
         ``"f32"`` and ``"f64"`` to the formulas of ``fastact/maths/rows.py``.
     """

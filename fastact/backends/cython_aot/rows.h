@@ -1,6 +1,6 @@
 /* Vectors of 64 bytes, and quads of four of them, out of the vectors of simd.h: what row kernels compute with.
  *
- * The names and what they mean are those of fastact/loops/rows.py. A sum has the same order of additions on every instruction
+ * The names and what they mean are those of fastact/loops. A sum has the same order of additions on every instruction
  * set; a row value has the same number in all lanes. */
 #ifndef FASTACT_AOT_ROWS_H
 #define FASTACT_AOT_ROWS_H
@@ -287,6 +287,14 @@ FASTACT_HALF(upper, FASTACT_UPPER)
 #define SPLAT(j, r, x) (r).v[j] = x;
 #define LOAD(j, r, load, p, lanes) (r).v[j] = load((p) + (j) * (lanes));
 #define LOAD_NEGATED(j, r, load, p, lanes) (r).v[j] = -load((p) + (j) * (lanes));
+/* of a quad: vectors `apart` bytes from each other */
+#define APART(j, p, element, lanes, parts, apart) ((element *)((p) + (j) / (parts) * (apart)) + (j) % (parts) * (lanes))
+#define LOAD4(j, r, load, p, element, lanes, parts, apart)                                                           \
+    (r).v[j] = load(APART(j, p, const element, lanes, parts, apart));
+#define LOAD4_NEGATED(j, r, load, p, element, lanes, parts, apart)                                                   \
+    (r).v[j] = -load(APART(j, p, const element, lanes, parts, apart));
+#define STORE4(j, store, p, value, element, lanes, parts, apart)                                                     \
+    store(APART(j, p, element, lanes, parts, apart), (value).v[j], 0);
 #define STORE(j, store, p, value, lanes, stream) store((p) + (j) * (lanes), (value).v[j], stream);
 #define LOAD_SOME(j, r, load, p, lanes, count, fill) (r).v[j] = load((p) + (j) * (lanes), (count) - (j) * (lanes), fill);
 #define STORE_SOME(j, store, p, value, lanes, count) store((p) + (j) * (lanes), (value).v[j], (count) - (j) * (lanes));
@@ -316,14 +324,14 @@ FASTACT_HALF(upper, FASTACT_UPPER)
     FASTACT_INLINE vec_##T row_load_##T(intptr_t p) {                                                                 \
         return MAP_vec_##T(LOAD, load_##T, (const element *)p, LANES_##T);                                           \
     }                                                                                                                \
-    FASTACT_INLINE quad_##T row_load4_##T(intptr_t p) {                                                               \
-        return MAP_quad_##T(LOAD, load_##T, (const element *)p, LANES_##T);                                          \
+    FASTACT_INLINE quad_##T row_load4_##T(intptr_t p, int64_t apart) {                                                \
+        return MAP_quad_##T(LOAD4, load_##T, p, element, LANES_##T, VPARTS_##T, apart);                              \
     }                                                                                                                \
     FASTACT_INLINE vec_##T row_load_negated_##T(intptr_t p) {                                                         \
         return MAP_vec_##T(LOAD_NEGATED, load_##T, (const element *)p, LANES_##T);                                   \
     }                                                                                                                \
-    FASTACT_INLINE quad_##T row_load4_negated_##T(intptr_t p) {                                                       \
-        return MAP_quad_##T(LOAD_NEGATED, load_##T, (const element *)p, LANES_##T);                                  \
+    FASTACT_INLINE quad_##T row_load4_negated_##T(intptr_t p, int64_t apart) {                                        \
+        return MAP_quad_##T(LOAD4_NEGATED, load_##T, p, element, LANES_##T, VPARTS_##T, apart);                      \
     }                                                                                                                \
     FASTACT_INLINE vec_##T load_some_##T(intptr_t p, int64_t count, double fill) {                                    \
         return MAP_vec_##T(LOAD_SOME, fastact_load_first_##T, (const element *)p, LANES_##T, count, lit_##T(fill));  \
@@ -335,8 +343,8 @@ FASTACT_HALF(upper, FASTACT_UPPER)
     FASTACT_INLINE void row_store_##T(intptr_t p, vec_##T w) {                                                        \
         EACH_vec_##T(STORE, store_##T, (element *)p, w, LANES_##T, 0)                                                \
     }                                                                                                                \
-    FASTACT_INLINE void row_store4_##T(intptr_t p, quad_##T w) {                                                      \
-        EACH_quad_##T(STORE, store_##T, (element *)p, w, LANES_##T, 0)                                               \
+    FASTACT_INLINE void row_store4_##T(intptr_t p, quad_##T w, int64_t apart) {                                       \
+        EACH_quad_##T(STORE4, store_##T, p, w, element, LANES_##T, VPARTS_##T, apart)                                \
     }                                                                                                                \
     FASTACT_INLINE void row_stream_##T(intptr_t p, vec_##T w) {                                                       \
         EACH_vec_##T(STORE, store_##T, (element *)p, w, LANES_##T, 1)                                                \
@@ -374,6 +382,13 @@ FASTACT_HALF(upper, FASTACT_UPPER)
     }                                                                                                                \
     FASTACT_INLINE vec_##T across_sum_##T(intptr_t p) { return FOLD_ROWS(add, T, p, FOLD_ROW_##T); }                  \
     FASTACT_INLINE vec_##T across_max_##T(intptr_t p) { return FOLD_ROWS(greater, T, p, FOLD_ROW_##T); }              \
+    FASTACT_INLINE vec_##T down_sum_##T(intptr_t p) {                                                                 \
+        vec_##T rows[WIDTH_##T];                                                                                     \
+        for (int i = 0; i < WIDTH_##T; i++) rows[i] = row_load_##T(p + 64 * i);                                      \
+        for (int step = WIDTH_##T / 2; step; step /= 2)                                                              \
+            for (int i = 0; i < step; i++) rows[i] = fastact_add_##T(rows[i], rows[i + step]);                       \
+        return rows[0];                                                                                              \
+    }                                                                                                                \
     FASTACT_INLINE vec_##T without_##T(vec_##T w, int64_t lane) {                                                     \
         vec_##T r;                                                                                                   \
         EACH_vec_##T(WITHOUT, T, r, w, LANES_##T, lane)                                                              \
@@ -436,6 +451,21 @@ FASTACT_INLINE void across_sum_pair_f32(intptr_t p, intptr_t q, vec_f32 *upper, 
     }
     *upper = row_load_f32((intptr_t)high);
     *lower = row_load_f32((intptr_t)low);
+}
+
+FASTACT_INLINE void down_sum_pair_f32(intptr_t p, intptr_t q, vec_f32 *upper, vec_f32 *lower) {
+    const float *high = (const float *)p, *low = (const float *)q;
+    float up[16], rest[16];
+    for (int i = 0; i < 16; i++) {
+        double sums[16];
+        for (int j = 0; j < 16; j++) sums[j] = (double)high[16 * j + i] + (double)low[16 * j + i];
+        for (int step = 8; step; step /= 2)
+            for (int j = 0; j < step; j++) sums[j] += sums[j + step];
+        up[i] = (float)sums[0];
+        rest[i] = (float)(sums[0] - (double)up[i]);
+    }
+    *upper = row_load_f32((intptr_t)up);
+    *lower = row_load_f32((intptr_t)rest);
 }
 
 #endif

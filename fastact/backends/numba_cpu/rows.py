@@ -1,9 +1,8 @@
-"""Row kernels compiled by Numba: the functions of ``fastact.loops.rows`` over vectors of 64 bytes."""
+"""Row kernels compiled by Numba: the functions of ``fastact.loops`` over vectors of 64 bytes."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
@@ -13,10 +12,10 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import cfunc, njit, types
 
+from fastact import loops
 from fastact.backends.numba_cpu import simd
 from fastact.backends.numba_cpu.emit import BITS, Emitter, Value
 from fastact.backends.numba_cpu.simd import I32, I64
-from fastact.loops import rows as loops
 from fastact.maths.grammar import bind_rows, row_formulas, row_results
 from fastact.spec.kernel import KernelSpec
 
@@ -87,8 +86,8 @@ class Vectors:
     def load(self, p: Address) -> Vec:
         return simd.load(self.builder, self.dtype, self.lanes, p)
 
-    def load4(self, p: Address) -> Quad:
-        return [self.load(q) for q in self._addresses(p, PARTS)]
+    def load4(self, p: Address, apart: Int) -> Quad:
+        return [self.load(q) for q in self._apart(p, apart)]
 
     def load_some(self, p: Address, count: Int, fill: Float) -> Vec:
         return self._load_first(p, count, self.splat(fill))
@@ -96,8 +95,8 @@ class Vectors:
     def signed(self, p: Address) -> Vec:
         return self._signed(self.load(p))
 
-    def signed4(self, p: Address) -> Quad:
-        return [self._signed(v) for v in self.load4(p)]
+    def signed4(self, p: Address, apart: Int) -> Quad:
+        return [self._signed(v) for v in self.load4(p, apart)]
 
     def signed_some(self, p: Address, count: Int) -> Vec:
         return self._signed(self._load_first(p, count, ir.Constant(self.type, [-math.inf * self.sign] * self.lanes)))
@@ -105,8 +104,8 @@ class Vectors:
     def store(self, p: Address, v: Vec) -> None:
         simd.store(self.builder, self.dtype, p, v)
 
-    def store4(self, p: Address, quad: Quad) -> None:
-        for q, v in zip(self._addresses(p, PARTS), parts_of(self.builder, quad)):
+    def store4(self, p: Address, quad: Quad, apart: Int) -> None:
+        for q, v in zip(self._apart(p, apart), parts_of(self.builder, quad)):
             self.store(q, v)
 
     def store_some(self, p: Address, v: Vec, count: Int) -> None:
@@ -128,7 +127,7 @@ class Vectors:
 
     def stack(self) -> Address:
         with self.builder.goto_entry_block():
-            memory = self.builder.alloca(ir.ArrayType(ir.IntType(8), loops.STACK))
+            memory = self.builder.alloca(ir.ArrayType(ir.IntType(8), loops.constants()["STACK"]))
         memory.align = loops.VECTOR
         return self.builder.ptrtoint(memory, I64)
 
@@ -150,6 +149,9 @@ class Vectors:
 
     def _addresses(self, p: ir.Value, count: int) -> list[ir.Value]:
         return [self.builder.add(p, ir.Constant(p.type, j * loops.VECTOR)) for j in range(count)]
+
+    def _apart(self, p: ir.Value, apart: ir.Value) -> list[ir.Value]:
+        return [self.builder.add(p, self.builder.mul(apart, ir.Constant(I64, j))) for j in range(PARTS)]
 
     def _load_scalar(self, p: ir.Value, type_: ir.Type) -> ir.Value:
         return self.builder.load(simd.pointer(self.builder, p, type_))
@@ -234,6 +236,18 @@ class Vectors:
         (low,), (high,) = (self._across(self.builder.fadd, part) for part in (rows[:half], rows[half:]))
         return self._narrowed(shuffled(self.builder, low, range(self.lanes), high))
 
+    def down_sum(self, p: Address) -> Vec:
+        return self._down(self.builder.fadd, self._rows(p))[0]
+
+    def down_sum_pair(self, p: Address, q: Address) -> Pair:
+        if self.dtype == "float64":
+            return self._down(self._pair_add, self._rows(p, q))
+        halves = []
+        for start in (0, self.lanes // 2):
+            wide = [[self._sum_of_halves(row, start)] for row in self._rows(p, q)]
+            halves.append(self._narrowed(self._down(self.builder.fadd, wide)[0]))
+        return [shuffled(self.builder, v, range(self.lanes), w) for v, w in zip(*halves)]
+
     def _greater(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.emit.maximum(Value(self.emit, a), Value(self.emit, b)).ir
 
@@ -271,15 +285,22 @@ class Vectors:
             ]
         return rows[0]
 
+    def _down(self, combine: Combine, rows: list[list[ir.Value]]) -> list[ir.Value]:
+        # the combination of rows, lane by lane, in the order in which `_across` combines lanes
+        for step in _halves(len(rows)):
+            rows = [_listed(combine(*rows[j], *rows[j + step])) for j in range(step)]
+        return rows[0]
+
     def _widened(self, *vectors: ir.Value) -> ir.Value:
         # their sum in float64, then of lanes i and i + 8
+        return self.builder.fadd(*(self._sum_of_halves(vectors, start) for start in (0, self.lanes // 2)))
+
+    def _sum_of_halves(self, vectors: Iterable[ir.Value], start: int) -> ir.Value:
+        # of half the lanes from `start` on, in float64
         half = self.lanes // 2
         wide = ir.VectorType(ir.DoubleType(), half)
-        sums = []
-        for start in (0, half):
-            parts = (shuffled(self.builder, v, range(start, start + half)) for v in vectors)
-            sums.append(functools.reduce(self.builder.fadd, [self.builder.fpext(part, wide) for part in parts]))
-        return self.builder.fadd(*sums)
+        parts = (shuffled(self.builder, v, range(start, start + half)) for v in vectors)
+        return functools.reduce(self.builder.fadd, [self.builder.fpext(part, wide) for part in parts])
 
     def _narrowed(self, wide: ir.Value) -> list[ir.Value]:
         # a float64 vector as the sum of two of float32
@@ -354,10 +375,9 @@ def _formula(formula: FunctionType, dtype: str) -> Any:
 
 def kernel_function(spec: KernelSpec) -> FunctionType:
     """A row kernel as a function for Numba to compile."""
-    functions = {n: f for n, f in vars(loops).items() if inspect.isfunction(f)}
-    formulas = row_formulas()
+    functions, formulas = loops.functions(), row_formulas()
     lanes = lanes_of(spec.dtype)
-    env: dict[str, Any] = {n: v for n, v in vars(loops).items() if n.isupper()}
+    env: dict[str, Any] = dict(loops.constants())
     env.update(
         __name__=__name__, __builtins__={}, INF=math.inf, SIGN=float(spec.sign), LANES=lanes, QUAD=PARTS * lanes,
         GROUP=2 * PARTS * lanes, SIZE=loops.VECTOR // lanes,

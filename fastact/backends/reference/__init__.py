@@ -70,7 +70,8 @@ def kernel(spec: KernelSpec) -> Callable[..., Any]:
     if spec.loop != "map":
         from fastact.backends.reference.rows import Rows
 
-        return getattr(Rows(spec.dtype, spec.sign), spec.loop)
+        # whole arrays have no use for another form
+        return getattr(Rows(spec.dtype, spec.sign), spec.loop.removesuffix(f"_{spec.form}" if spec.form else ""))
     from fastact.spec.kinds import body
 
     assert spec.op is not None

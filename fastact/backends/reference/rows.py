@@ -1,4 +1,4 @@
-"""Kernels over rows on whole NumPy arrays: the formulas and the order of additions of ``fastact.loops.rows``."""
+"""Kernels over rows on whole NumPy arrays: the formulas and the order of additions of ``fastact.loops``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastact.backends import reference
-from fastact.loops import rows as loops
+from fastact.loops import VECTOR, sums
 from fastact.maths.grammar import bind_rows
+from fastact.spec.call import SEGMENT
 
 
 class Rows:
@@ -18,7 +19,7 @@ class Rows:
 
     def __init__(self, dtype: str, sign: int) -> None:
         self.dtype = np.dtype(dtype).type
-        self.lanes = loops.VECTOR // np.dtype(dtype).itemsize
+        self.lanes = VECTOR // np.dtype(dtype).itemsize
         self.sign = self.dtype(sign)
         self.formulas: dict[str, Callable[..., Any]] = bind_rows(reference.primitives(dtype), dtype)
 
@@ -37,11 +38,21 @@ class Rows:
         return padded.reshape(*rows, count, self.lanes), n // (4 * self.lanes)
 
     def total(self, terms: Any) -> Any:
-        """The sum over the last axis, kept: four chains over a block, blocks compensated, then the tree over lanes."""
+        """The sum over the last axis, kept; of segments, compensated."""
+        n = terms.shape[-1]
+        high = self.total_of_segment(terms[..., :SEGMENT])
+        low = np.zeros_like(high)
+        for i in range(SEGMENT, n, SEGMENT):
+            high, error = self.call("two_sum", high, self.total_of_segment(terms[..., i : i + SEGMENT]))
+            low = low + error
+        return high + low
+
+    def total_of_segment(self, terms: Any) -> Any:
+        """Four chains over a block, blocks compensated, then the tree over lanes."""
         vectors, quads = self.vectors(terms)
         zero = np.zeros((*terms.shape[:-1], self.lanes), self.dtype)
         high, low = zero, zero
-        block = loops.BLOCK_QUADS * 4
+        block = sums.BLOCK_QUADS * 4
         for start in range(0, vectors.shape[-2], block):
             stop = min(start + block, vectors.shape[-2])
             chains = [zero] * 4
@@ -69,8 +80,8 @@ class Rows:
             t = self.some(*self.vectors(shares))
             return self.lanes_pair(t, np.zeros_like(t))
         parts = []
-        for i in range(0, n, loops.SEGMENT):
-            parts.append(self.lanes_pair(*self.segment(shares[..., i : i + loops.SEGMENT])))
+        for i in range(0, n, SEGMENT):
+            parts.append(self.lanes_pair(*self.segment(shares[..., i : i + SEGMENT])))
         if len(parts) > 1:
             # without the lanes
             high, low = functools.reduce(lambda a, b: self.call("pair_add", *a, *b), parts)
@@ -80,11 +91,11 @@ class Rows:
 
     def segment(self, shares: Any) -> Any:
         vectors, quads = self.vectors(shares)
-        chunk = loops.CHUNK_GROUPS * 8
+        chunk = sums.CHUNK_GROUPS * 8
         parts = []
         for start in range(0, vectors.shape[-2], chunk):
             stop = min(start + chunk, vectors.shape[-2])
-            s = np.full((*shares.shape[:-1], self.lanes), loops.BIAS, self.dtype)
+            s = np.full((*shares.shape[:-1], self.lanes), sums.BIAS, self.dtype)
             r = np.zeros_like(s)
             last = start + min(4 * quads - start, chunk) // 8 * 8
             for i in range(start, last, 8):

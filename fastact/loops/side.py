@@ -1,0 +1,237 @@
+"""Rows side by side: LANES of them in lanes; those after the last one hold anything."""
+
+# ruff: noqa: F821
+# mypy: ignore-errors
+# names that are not defined here are of the other modules of this folder, or bound by the backend
+
+from __future__ import annotations
+
+from fastact.spec.call import COLS, FLAGS, ROWS, STREAM
+
+# bytes of an array from which on four groups of rows are brought together at once, for lines from beyond the L2 cache
+# (Emerald Rapids, 4 MiB, 4096 bytes apart: 2.6 ns a line, one by one 4.7); and bytes of a row up to which
+CACHED = 1048576
+NARROW_SIDE = 65536
+
+
+def bring(x: Address, apart: Int, e: Address, far: Int, n: Int, rows: Int, groups: Int, tops: Address) -> None:
+    # to e, `far` bytes from group to group, VECTOR bytes from element to element; the greatest of each row to tops
+    i: Int = 0
+    a: Quad = splat4(-INF)
+    if groups == 4:
+        while i < n:
+            store4(e + i * VECTOR, load4(x + i * apart, VECTOR), far)
+            a = greater(signed4(x + i * apart, VECTOR), a)
+            i += 1
+        store4(tops, a, VECTOR)
+    else:
+        m: Vec = splat(-INF)
+        if rows >= LANES:
+            while i + 4 <= n:
+                store4(e + i * VECTOR, load4(x + i * apart, apart), VECTOR)
+                a = greater(signed4(x + i * apart, apart), a)
+                i += 4
+            m = greatest4(a)
+        while i < n:
+            store(e + i * VECTOR, load_some(x + i * apart, rows, 0.0))
+            m = greater(signed_some(x + i * apart, rows), m)
+            i += 1
+        store(tops, m)
+
+
+def shares_side_by_side(
+    e: Address, to: Address, n: Int, m: Vec, k: Vec, tie: Int, far: Address, stride: Int, work: Address
+) -> tuple[Vec, Vec, Vec]:
+    # rows of at most a segment
+    high: Vec = splat(0.0)
+    low: Vec = splat(0.0)
+    ties: Vec = splat(0.0)
+    lane: Int = 0
+    while lane < LANES:
+        kept: Address = to + lane * VECTOR if to else 0
+        if n <= GROUP:
+            high, ties = some_shares__each(e + lane * VECTOR, kept, 0, n, m, k, -1, tie, VECTOR, lane)
+        else:
+            high, low, ties = shares__each(
+                e + lane * VECTOR, kept, 0, n, m, k, -1, tie, far + lane * stride, stride, VECTOR, lane
+            )
+        store(work + lane * VECTOR, high)
+        store(work + LOW + lane * VECTOR, low)
+        if tie:
+            store(work + TIES + lane * VECTOR, ties)
+        lane += 1
+    high, low = down_sum_pair(work, work + LOW)
+    if tie:
+        ties = down_sum(work + TIES)
+    return high, low, ties
+
+
+def finish_side(
+    p: Address,
+    q: Address,
+    far: Int,
+    out: Address,
+    apart: Int,
+    n: Int,
+    rows: Int,
+    groups: Int,
+    values: Address,
+    past: Int,
+) -> None:
+    # out = each(p, q, a, b), of each group its own a and b in values
+    i: Int = 0
+    if (past != 0) & (groups == 4) & (out % VECTOR == 0):
+        while i < n:
+            g: Int = 0
+            while g < groups:
+                v: Vec = load(p + i * VECTOR + g * far)
+                w: Vec = load(q + i * VECTOR + g * far)
+                a: Vec = load(values + g * VECTOR)
+                b: Vec = load(values + (4 + g) * VECTOR)
+                stream(out + i * apart + g * VECTOR, each(v, w, a, b, a, a))
+                g += 1
+            i += 1
+    elif groups == 4:
+        a4: Quad = load4(values, VECTOR)
+        b4: Quad = load4(values + 4 * VECTOR, VECTOR)
+        while i < n:
+            v4: Quad = each(load4(p + i * VECTOR, far), load4(q + i * VECTOR, far), a4, b4, a4, a4)
+            store4(out + i * apart, v4, VECTOR)
+            i += 1
+    else:
+        a = load(values)
+        b = load(values + 4 * VECTOR)
+        if rows >= LANES:
+            while i + 4 <= n:
+                v4 = each(load4(p + i * VECTOR, VECTOR), load4(q + i * VECTOR, VECTOR), a, b, a, a)
+                store4(out + i * apart, v4, apart)
+                i += 4
+        while i < n:
+            store_some(out + i * apart, each(load(p + i * VECTOR), load(q + i * VECTOR), a, b, a, a), rows)
+            i += 1
+
+
+def rows_at_once(call: Address, n: Int, rows: Int, out: Address, apart: Int) -> Int:
+    # first up to the alignment of out, where all its elements have that
+    head: Int = (-out % VECTOR) // SIZE
+    if (head > 0) & (apart % VECTOR == 0) & (rows >= 2 * QUAD):
+        return head
+    if (n * step(call, 0) > CACHED) & (n * SIZE <= NARROW_SIDE) & (rows >= QUAD):
+        return QUAD
+    return least(rows, LANES)
+
+
+def groups_of(rows: Int) -> Int:
+    # what is less than four groups goes one by one
+    return 4 if rows == QUAD else 1
+
+
+def softmax_side(call: Address) -> None:
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    y: Address = data(call, 1)
+    e: Address = data(call, 2)
+    far: Int = (n + 1) * VECTOR
+    past: Int = load_int(call + FLAGS) & STREAM
+    work: Address = stack()
+    values: Address = work + VALUES
+    tops: Address = values + 8 * VECTOR
+    rows: Int = load_int(call + ROWS)
+    while rows > 0:
+        count: Int = rows_at_once(call, n, rows, y, step(call, 1))
+        groups: Int = groups_of(count)
+        bring(x, step(call, 0), e, far, n, count, groups, tops)
+        g: Int = 0
+        while g < groups:
+            own: Address = e + g * far
+            m: Vec = load(tops + g * VECTOR)
+            _c, k = row_shift(m)
+            high, low, _ties = shares_side_by_side__share(own, own, n, m, k, 0, y + g * VECTOR, step(call, 1), work)
+            inverse, rest = reciprocal(high, low)
+            store(values + g * VECTOR, inverse)
+            store(values + (4 + g) * VECTOR, rest)
+            g += 1
+        finish_side__scaled(e, e, far, y, step(call, 1), n, count, groups, values, past)
+        x += count * SIZE
+        y += count * SIZE
+        rows -= count
+    if past:
+        fence()
+
+
+def log_softmax_side(call: Address) -> None:
+    n: Int = load_int(call + COLS)
+    x: Address = data(call, 0)
+    y: Address = data(call, 1)
+    e: Address = data(call, 2)
+    far: Int = (n + 1) * VECTOR
+    past: Int = load_int(call + FLAGS) & STREAM
+    work: Address = stack()
+    values: Address = work + VALUES
+    tops: Address = values + 8 * VECTOR
+    rows: Int = load_int(call + ROWS)
+    while rows > 0:
+        count: Int = rows_at_once(call, n, rows, y, step(call, 1))
+        groups: Int = groups_of(count)
+        bring(x, step(call, 0), e, far, n, count, groups, tops)
+        g: Int = 0
+        while g < groups:
+            own: Address = e + g * far
+            m: Vec = load(tops + g * VECTOR)
+            c, k = row_shift(m)
+            high, low, ties = shares_side_by_side__share(own, 0, n, m, k, 1, y + g * VECTOR, step(call, 1), work)
+            store(values + g * VECTOR, m)
+            store(values + (4 + g) * VECTOR, log_sum_over(plus(high, low), ties, exp_scaled(m, c, k)))
+            g += 1
+        finish_side__log_share(e, e, far, y, step(call, 1), n, count, groups, values, past)
+        x += count * SIZE
+        y += count * SIZE
+        rows -= count
+    if past:
+        fence()
+
+
+def softmax_backward_side(call: Address) -> None:
+    gradient_side__product__softmax_grad(call)
+
+
+def log_softmax_backward_side(call: Address) -> None:
+    gradient_side__first__log_softmax_grad(call)
+
+
+def gradient_side(call: Address) -> None:
+    n: Int = load_int(call + COLS)
+    dy: Address = data(call, 0)
+    y: Address = data(call, 1)
+    dx: Address = data(call, 2)
+    far: Int = (n + 1) * VECTOR
+    p: Address = data(call, 3)
+    q: Address = p + 4 * far
+    past: Int = load_int(call + FLAGS) & STREAM
+    work: Address = stack()
+    values: Address = work + VALUES
+    tops: Address = values + 8 * VECTOR
+    sign: Vec = splat(SIGN)
+    rows: Int = load_int(call + ROWS)
+    while rows > 0:
+        count: Int = rows_at_once(call, n, rows, dx, step(call, 2))
+        groups: Int = groups_of(count)
+        bring(dy, step(call, 0), p, far, n, count, groups, tops)
+        bring(y, step(call, 1), q, far, n, count, groups, tops)
+        g: Int = 0
+        while g < groups:
+            lane: Int = 0
+            while lane < LANES:
+                at: Int = g * far + lane * VECTOR
+                store(work + lane * VECTOR, total_lanes__each(p + at, q + at, n, sign, sign, VECTOR, lane))
+                lane += 1
+            store(values + g * VECTOR, down_sum(work))
+            store(values + (4 + g) * VECTOR, sign)
+            g += 1
+        finish_side__each2(p, q, far, dx, step(call, 2), n, count, groups, values, past)
+        dy += count * SIZE
+        y += count * SIZE
+        dx += count * SIZE
+        rows -= count
+    if past:
+        fence()
