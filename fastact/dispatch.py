@@ -11,18 +11,20 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastact import backends
 from fastact.runtime import _driver
-from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of
+from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of, rule_kernel_of
 from fastact.spec.kinds import ALL, FUSED, KINDS, outputs_of
 from fastact.spec.rows import FORMS, ROWS
 from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
+    from fastact.spec.optimisers import Rule
     from fastact.spec.table import Op
 
 # methods that are several kinds, by what surrounds the activation
@@ -341,6 +343,14 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
     )
 
 
+@cache
+def make_rule(rule: Rule) -> _driver.Function:
+    """A step of an optimiser, its kernels found when first needed; for `_driver.Lists`."""
+    resolver = _resolver(lambda dtype, _: rule_kernel_of(rule, compute_dtype(dtype)))
+    numbers = len(rule.inputs), len(rule.params), len(rule.outputs)
+    return register(_driver.Function(rule.name, "", *numbers, resolver, _lock, "list"))
+
+
 def register(function: _driver.Function) -> _driver.Function:
     """Have the function forget its kernels when another backend is chosen."""
     with _lock:
@@ -351,10 +361,11 @@ def register(function: _driver.Function) -> _driver.Function:
 def _function(name: str) -> Any:
     from fastact.api.activation import activations
     from fastact.api.functions import FUNCTIONS
+    from fastact.api.optimisers import UPDATES
     from fastact.spec.table import resolve
 
-    found = resolve(name, FUNCTIONS)
-    return FUNCTIONS.get(found) or activations[found]
+    found = resolve(name, (*FUNCTIONS, *UPDATES))
+    return FUNCTIONS.get(found) or UPDATES.get(found) or activations[found]
 
 
 def _some(given: str | Iterable[str] | None, known: Iterable[str], what: str) -> list[str]:
@@ -376,10 +387,11 @@ def warmup(
     Parameters
     ----------
     names : str or iterable of str, optional
-        Activations, functions over an axis and losses; by default all.
+        Activations, functions over an axis, losses and optimisers; by default all.
     kinds : str or iterable of str, optional
         Of 'forward', 'backward', 'backward_from_output', 'value_and_grad', by default all of these that a function has,
-        and 'biased', 'biased_backward', 'gated', 'gated_backward', 'fused', 'fused_backward'.
+        and 'biased', 'biased_backward', 'gated', 'gated_backward', 'fused', 'fused_backward'. A step of an optimiser is
+        of kind 'forward'.
     dtypes : str or iterable of str
         Of 'float32', 'float64', 'float16', 'bfloat16'. Functions over an axis compute the last two in float32.
 
@@ -405,9 +417,10 @@ def warmup(
     """
     from fastact.api.activation import activations
     from fastact.api.functions import FUNCTIONS
+    from fastact.api.optimisers import UPDATES
 
     if names is None:
-        functions = [*activations.values(), *FUNCTIONS.values()]
+        functions = [*activations.values(), *FUNCTIONS.values(), *UPDATES.values()]
     else:
         functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
     kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED, *FUSED_STEPS], "kind")
@@ -510,8 +523,8 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
 
     Parameters
     ----------
-    function : activation, function over an axis, loss, one of their methods, or a name
-        ``fa.elu``, ``fa.softmax.backward``, ``"elu"``, ``"softmax.backward"``.
+    function : activation, function over an axis, loss, one of their methods, optimiser, or a name
+        ``fa.elu``, ``fa.softmax.backward``, ``"elu"``, ``"softmax.backward"``, ``fa.optim.Adam(params)``, ``"Adam"``.
     *arrays : array_like
         As for the call.
     **kwargs
@@ -588,7 +601,9 @@ def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Pla
     if owner is not None and hasattr(owner, "_plan") and function.__name__ == "value_and_grad":
         return owner._plan(arrays, kwargs, "value_and_grad")
     if not hasattr(function, "_plan"):
-        raise TypeError(f"explain takes an activation, a row function or one of their methods, not {function!r}")
+        raise TypeError(
+            f"explain takes an activation, a row function, one of their methods or an optimiser, not {function!r}"
+        )
     return function._plan(arrays, kwargs)
 
 

@@ -27,6 +27,8 @@ STEPS = [(f.__name__, f) for name in NAMES for f in (fa.activations[name].fused,
 ROWS = [(name, f) for name, f in FUNCTIONS.items()]
 ROWS += [(f"{name}.backward", f.backward) for name, f in ROWS if hasattr(f, "backward")]
 ROWS += [(f"{name}.value_and_grad", f.value_and_grad) for name, f in ROWS if hasattr(f, "value_and_grad")]
+OPTIM = [(name, getattr(fa.optim, name)) for name in fa.optim.__all__ if name != "Optimiser"]
+OPTIM += [(name, getattr(fa.optim.Optimiser, name)) for name in ("step", "state_dict", "load_state_dict")]
 PUBLIC = [
     (name, getattr(fa, name))
     for name in fa.__all__
@@ -93,6 +95,20 @@ def test_fused_steps(name, step):
 def test_functions_over_an_axis(name, function, backend):
     text = function.__doc__
     assert sections(text) >= {"Parameters", "Returns", "Raises", "Examples"}
+    run(name, text)
+
+
+@pytest.mark.parametrize(("name", "function"), OPTIM, ids=[n for n, _ in OPTIM])
+def test_optimisers(name, function, backend):
+    text = inspect.getdoc(function)
+    assert sections(text) >= {"Examples"}
+    assert max(map(len, text.split("\n"))) <= 130
+    signature = inspect.signature(function)
+    if any(p != "self" for p in signature.parameters):
+        assert sections(text) >= {"Parameters", "Raises"}
+    if name[0].isupper() or name.endswith("_"):
+        for p in signature.parameters:
+            assert f"\n{p} : " in text
     run(name, text)
 
 

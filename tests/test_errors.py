@@ -268,6 +268,10 @@ def of_losses():
         yield labels("label_smoothing", ValueError, "label_smoothing", label_smoothing=wrong)
     for wrong in ("a", None, [0.1], 1j):
         yield labels("label_smoothing", TypeError, "label_smoothing", label_smoothing=wrong)
+    for wrong in (-0.1, np.nan, np.inf):
+        yield labels("z_loss", ValueError, "z_loss", z_loss=wrong)
+    for wrong in ("a", None, [0.1], 1j):
+        yield labels("z_loss", TypeError, "z_loss", z_loss=wrong)
     for wrong in (1.5, "a", [1], True):
         yield labels("ignore_index", TypeError, "ignore_index", ignore_index=wrong)
     yield labels("ignore_index", ValueError, "ignore_index", np.full(SHAPE, 0.5), ignore_index=1)

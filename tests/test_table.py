@@ -31,11 +31,13 @@ OTHERS = {
         "get_include",
         "get_num_threads",
         "info",
+        "optim",
         "set_num_threads",
     ),
     *("use_backend", "warmup"),
     *("softmax", "log_softmax", "softmin", "sparsemax", "logsumexp", "softmax_cross_entropy", "sigmoid_cross_entropy"),
     *("glu", "swiglu", "geglu", "geglu_tanh", "reglu", "dropout", "rrelu"),
+    *("mse_loss", "l1_loss", "huber_loss", "kl_div"),
 }
 
 

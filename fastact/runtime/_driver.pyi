@@ -42,7 +42,7 @@ class Function:
     def direct(self, arrays: tuple[Any, ...], out: Any, where: Any = None) -> Any: ...
     def call(self, arrays: tuple[Any, ...], axis: int, where: Any, out: Any, kwargs: dict[str, Any]) -> Any: ...
     def run_rows(
-        self, arrays: tuple[Any, ...], rows: int, n: int, factor: float, flags: int, scratch: int = -1
+        self, arrays: tuple[Any, ...], rows: int, n: int, scalars: tuple[float, ...], flags: int, scratch: int = -1
     ) -> int: ...
     def plain_fused(
         self,
@@ -67,6 +67,24 @@ class Function:
         self, dy: Any, packed: Any, gate_first: bool, axis: Any, params: tuple[float, ...], out: Any
     ) -> NDArray[Any] | None: ...
     def run_apart(self, dtype: str, arrays: tuple[Any, ...], roles: str, rows: int, n: int) -> None: ...
+
+class Lists:
+    params: tuple[NDArray[Any], ...]
+    columns: tuple[tuple[NDArray[Any], ...], ...]
+    copies: tuple[NDArray[Any], ...] | None
+    def __init__(
+        self,
+        function: Function,
+        dtype: str,
+        params: tuple[NDArray[Any], ...],
+        columns: tuple[tuple[NDArray[Any], ...], ...],
+        copies: tuple[NDArray[Any], ...] | None,
+    ) -> None: ...
+    def plain(self, grads: Any) -> bool: ...
+    def norm(self, grads: Sequence[NDArray[Any]]) -> float: ...
+    def run(self, grads: Sequence[NDArray[Any]] | None, numbers: tuple[float, ...]) -> None: ...
+
+def norm_of(arrays: Sequence[NDArray[Any]]) -> float: ...
 
 class Callable:
     function: Function

@@ -188,6 +188,7 @@ cdef extern from *:
 
 cdef enum:
     NDTYPES = 4
+    MAX_SCALARS = 8
     MAX_KEYWORDS = 8
     HOLD_GIL = 512  # elements up to which a call keeps it, as NumPy does
 
@@ -461,9 +462,9 @@ cdef class Function:
         elements. The form is that of a kernel over rows, a number of driver.h.
     lock : context manager
         Held while a kernel is looked for.
-    loop : {"map", "rows", "fused"}
+    loop : {"map", "rows", "fused", "list"}
         Each element by itself: a ufunc. Whole rows along an axis: gufuncs, `masked` with a mask after the inputs; none for
-        ``nin=0``. Fused: none, see `run_fused`.
+        ``nin=0``. Fused and list: none, see `run_fused` and `Lists`.
     reduces : bool
         Whether a row gives one value.
     fill_in, fill : float
@@ -701,13 +702,14 @@ cdef class Function:
             return self.masked(*arrays, where, axis=axis, **kwargs)
         return self.ufunc(*arrays, axis=axis, **kwargs)
 
-    cpdef int run_rows(self, tuple arrays, Py_ssize_t rows, Py_ssize_t n, double factor, int64_t flags,
+    cpdef int run_rows(self, tuple arrays, Py_ssize_t rows, Py_ssize_t n, tuple scalars, int64_t flags,
                        int scratch=-1) except -1:
         """Rows of contiguous arrays of one of the computing dtypes, laid out as `roles` says; None for what is absent.
 
         ``scratch`` is the argument for which each task has a row of memory of its own.
         """
         cdef fastact_job job
+        cdef double numbers[MAX_SCALARS]
         cdef cnp.ndarray x = arrays[0]
         cdef fastact_slot *slot = &self.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
         cdef int j
@@ -715,13 +717,15 @@ cdef class Function:
         cdef const char *roles = self.roles
         job.resolved = resolved_of(slot)
         if job.resolved.nstage == 0:
-            (<object> <PyObject *> job.resolved.python)(*arrays, factor)
+            (<object> <PyObject *> job.resolved.python)(*arrays, *scalars)
             return 0
         job.slot = slot
         job.narg = len(arrays)
         job.rows, job.n = rows, n
         job.mask = NULL
-        job.scalars = &factor
+        for j in range(len(scalars)):
+            numbers[j] = scalars[j]
+        job.scalars = numbers
         job.flags = flags
         job.scratch_arg = scratch
         job.direct, job.stream, job.form = True, False, FASTACT_WHOLE
@@ -1120,9 +1124,12 @@ def mean_by_label(Function function, object logits, object labels, object out, b
     if grad:
         dx = out if out is not None else cnp.PyArray_EMPTY(nd, cnp.PyArray_DIMS(x), number, 0)
     loss = cnp.PyArray_EMPTY(nd - 1, cnp.PyArray_DIMS(x), number, 0)
-    function.run_rows((x, y, None, loss, dx), rows, n, 1.0 / rows, 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
+    function.run_rows((x, y, None, loss, dx), rows, n, (1.0 / rows, 0.0, 0.0), 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
     mean = pairwise(loss) / rows
     return (np.float32(mean) if number == cnp.NPY_FLOAT32 else np.float64(mean)), dx
+
+
+include "lists.pxi"
 
 
 # ---- fma as a ufunc, for the reference backend

@@ -16,7 +16,8 @@ How it is measured, and why so:
 - Large arrays: a streaming copy (forward) or triad (backward), the best of several implementations, races in the same
   rounds; ``stream_share`` is its time over ours.
 - Fused functions, such as ``gelu.biased``, run forward and as a step: the value, then every gradient. What memory
-  bounds them to is the time of a copy by the number of arrays that must be read or written, over two.
+  bounds them to is the time of a copy by the number of arrays that must be read or written, over two. So for a step of
+  an optimiser, kind ``update``.
 - Every form's result is compared with the textbook value before it is timed.
 """
 
@@ -48,7 +49,9 @@ import numpy as np
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
 from fastact.spec.units import UNITS
+from fastact.tools import optimisers
 from fastact.tools.fused import FUSIONS
+from fastact.tools.optimisers import UpdateCell, forms_of, update_cell
 from fastact.tools.peers import DROPPED, PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
 from fastact.tools.truth import TRUTH
 
@@ -68,7 +71,7 @@ OPS = (
 FUSED = ("gelu.biased", "silu.gated", "silu.packed")
 KINDS = ("forward", "backward")
 FUSED_KINDS = ("forward", "step")
-ALL_KINDS = ("forward", "backward", "step")
+ALL_KINDS = ("forward", "backward", "step", "update")
 SIZES = (2**10, 2**16, 2**20, 2**24)
 # torch.compile takes a second or more for each cell: only when asked for
 AGAINST = tuple(name for name in PEERS if name != "torch.compile")
@@ -93,7 +96,13 @@ def is_fused(op: str) -> bool:
 
 def kinds_of(op: str, kinds: Sequence[str] = ALL_KINDS) -> list[str]:
     """Those of `kinds` that the function has."""
-    return [kind for kind in kinds if kind in (FUSED_KINDS if is_fused(op) else KINDS)]
+    own = ("update",) if op in optimisers.OPS else FUSED_KINDS if is_fused(op) else KINDS
+    return [kind for kind in kinds if kind in own]
+
+
+def sizes_of(op: str, sizes: Sequence[int]) -> Sequence[int]:
+    """Those of `sizes` that are measured: a list of arrays has its own."""
+    return (optimisers.MLP_SIZE,) if op == "adam_mlp" else sizes
 
 
 class FastAct(Peer):
@@ -294,13 +303,16 @@ def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 
 def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype: np.dtype) -> Iterator[Cell]:
-    for n in sizes:
+    for n in dict.fromkeys(n for op in ops for n in sizes_of(op, sizes)):
         flat = [aligned((n,), dtype, i) for i in range(8 if any(map(is_fused, ops)) else 5)]
         rng = np.random.default_rng(0)
         # both tails and the middle, as before normalisation
         flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
         flat[1][:] = rng.standard_normal(n, dtype=dtype)
-        for op in ops:
+        for op in (op for op in ops if n in sizes_of(op, sizes)):
+            if op in optimisers.OPS:
+                yield from (update_cell(op, flat) for _ in kinds_of(op, kinds))
+                continue
             if is_fused(op):
                 for kind in kinds_of(op, kinds):
                     yield fused_cell(op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
@@ -351,6 +363,8 @@ def fused_truth(cell: FusedCell) -> tuple[np.ndarray, ...]:
 
 def wrong(result: Any, cell: Cell) -> str | None:
     """What is wrong with a form's result, or None: a peer that computes something else is no peer."""
+    if isinstance(cell, UpdateCell):
+        return cell.wrong(HEAD)
     if isinstance(cell, FusedCell):
         results = result if isinstance(result, (tuple, list)) else (result,)
         if len(results) != len(cell.expected):
@@ -578,7 +592,8 @@ def measure(
         peers, result["missing"] = load_peers(against, threads)
         libraries = [FastAct(threads), *peers]
         result["versions"] = {library.name: library.version() for library in libraries}
-        result["small_calls"] = {} if all(map(is_fused, ops)) else small_calls(libraries, kind_of)
+        elementwise = [op for op in ops if not is_fused(op) and op not in optimisers.OPS]
+        result["small_calls"] = small_calls(libraries, kind_of) if elementwise else {}
         libraries += [Composed(threads), Stream(threads, peers)]
         result["cells"] = []
         for cell in cells(ops, kinds, sizes, kind_of):
@@ -595,9 +610,11 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
     timed: dict[tuple[str, str], Timed] = {}
     rejected: dict[str, str] = {}
     for library in libraries:
-        for name, call in library.forms(cell).items():
+        for name, call in forms_of(library, cell).items():
             for memory in cell.results:
                 memory[...] = np.nan
+            if isinstance(cell, UpdateCell):
+                cell.reset()
             mode = partial(library.mode, name)
             with mode():
                 got = call()
@@ -620,7 +637,7 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         rejected |= {f"{library.name} {form}": reason for form, reason in library.refused.items()}
         library.finish()
     stream = found.pop("stream", None)
-    if stream and isinstance(cell, FusedCell):
+    if stream and isinstance(cell, (FusedCell, UpdateCell)):
         stream["floor"] = stream["seconds"] * cell.streams / 2
     rivals = {name: mine["seconds"] for name, mine in found.items() if name not in ("fastact", "composed")}
     best = min(rivals, key=lambda name: rivals[name], default=None)
@@ -710,7 +727,7 @@ def show(result: dict[str, Any]) -> None:
 
     console = Console()
     console.print(cell_table(result, console.width))
-    for kind, moved in (("forward", 2), ("backward", 3), ("step", 2)):
+    for kind, moved in (("forward", 2), ("backward", 3), ("step", 2), ("update", 2)):
         rows = [r for r in result["cells"] if r["kind"] == kind and r["stream"]]
         if rows:
             rates = [
@@ -767,7 +784,7 @@ def plot(result: dict[str, Any], path: str) -> None:
 
 
 def _op(text: str) -> str:
-    if text in (*ROWS, DROPOUT):
+    if text in (*ROWS, DROPOUT) or text in optimisers.OPS:
         return text
     name, dot, fusion = text.partition(".")
     if dot and fusion not in FUSIONS:
@@ -824,13 +841,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_op,
         metavar="OP",
         help=f"activations or {DROPOUT} (default: {', '.join(OPS)}), "
-        f"fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}",
+        f"fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
+        f"steps of optimisers: {', '.join(optimisers.OPS)}",
     )
     parser.add_argument(
         "--kinds",
         type=_list_of(str, ALL_KINDS),
         default=ALL_KINDS,
-        help="forward,backward and, of fused functions, forward,step (default: all)",
+        help="forward,backward, of fused functions forward,step, of optimisers update (default: all)",
     )
     parser.add_argument(
         "--against",
@@ -859,7 +877,7 @@ def run(args: argparse.Namespace) -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = args.threads or min(THREADS, available)
     ops = tuple(dict.fromkeys(args.ops)) or OPS
-    total = sum(len(kinds_of(op, args.kinds)) for op in ops) * len(args.sizes)
+    total = sum(len(kinds_of(op, args.kinds)) * len(sizes_of(op, args.sizes)) for op in ops)
     if not total:
         args.error(f"nothing to measure: {', '.join(ops)} cannot run {', '.join(args.kinds)}")
     before = fa.get_num_threads()

@@ -918,7 +918,42 @@ class TensorFlow(Peer):
         return step
 
 
-PEERS: dict[str, type[Peer]] = {p.name: p for p in (NumPy, Torch, JAX, ONNXRuntime, TensorFlow, SciPy, TorchCompile)}
+class Numba(Peer):
+    """Loops as a careful user of Numba writes them by hand; of optimisers alone."""
+
+    name = "numba"
+    needs = ("numba",)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import numba
+
+        numba.set_num_threads(threads)
+        self.numba = numba
+
+    def forms(self, cell: Cell) -> dict[str, Form]:
+        return {}
+
+    def adam_kernels(self) -> dict[str, Callable[..., None]]:
+        prange = self.numba.prange
+
+        def adam(p, g, m, v, beta1, rest1, beta2, rest2, rate, eps):
+            for i in prange(p.size):
+                m_i = beta1 * m[i] + rest1 * g[i]
+                v_i = beta2 * v[i] + rest2 * g[i] * g[i]
+                m[i] = m_i
+                v[i] = v_i
+                p[i] -= rate * m_i / (np.sqrt(v_i) + eps)
+
+        return {
+            f"prange{', fastmath' * fast}": self.numba.njit(parallel=True, fastmath=fast, error_model="numpy")(adam)
+            for fast in (False, True)
+        }
+
+
+PEERS: dict[str, type[Peer]] = {
+    p.name: p for p in (NumPy, Torch, JAX, ONNXRuntime, TensorFlow, SciPy, TorchCompile, Numba)
+}
 
 
 def node(op: str, **attrs: Any) -> tuple[str, list[tuple]]:

@@ -32,6 +32,7 @@ PRIMITIVES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "splat4": ((FLOAT,), QUAD, "splat4"),
     "load_value": ((ADDRESS,), VEC, "load_value"),
     "load_param": ((ADDRESS,), VEC, "load_param"),
+    "number": ((INT,), VEC, "number"),
     "gather4": ((QUAD,), VEC, "gather4"),
     "greatest4": ((QUAD,), VEC, "greatest4"),
     "max_lanes": ((VEC,), VEC, "max_lanes"),

@@ -143,6 +143,9 @@ class Vectors:
     def load_value(self, p: Address) -> Vec:
         return self.splat(self._load_scalar(p, self.type.element))
 
+    def number(self, i: Int) -> Vec:
+        return self.splat(self.builder.sitofp(i, self.type.element))
+
     def load_param(self, p: Address) -> Vec:
         value = self._load_scalar(p, ir.DoubleType())
         return self.splat(value if self.dtype == "float64" else self.builder.fptrunc(value, ir.FloatType()))

@@ -72,10 +72,7 @@ def kernel(spec: KernelSpec) -> Callable[..., Any]:
 
         # whole arrays have no use for another form
         return getattr(Rows(spec.dtype, spec.sign), spec.loop.removesuffix(f"_{spec.form}" if spec.form else ""))
-    from fastact.spec.kinds import body
-
-    assert spec.op is not None
-    formula = body(bind(primitives(spec.compute), spec.compute), spec.op, spec.kind)
+    formula = spec.body(bind(primitives(spec.compute), spec.compute))
 
     def run(*arrays: Any) -> tuple[Any, ...]:
         with np.errstate(all="ignore"):
