@@ -22,7 +22,11 @@ SIZES = (2**10, 2**20)
 FUSED_SIZES = (2**16, 2**20)
 CELLS = [
     (op, kind, size)
-    for op in (*bench.ROWS, *(name for name, row in OPS.items() if all(p.default is not None for p in row.params)))
+    for op in (
+        *bench.ROWS,
+        bench.DROPOUT,
+        *(name for name, row in OPS.items() if all(p.default is not None for p in row.params)),
+    )
     for kind in bench.KINDS
     for size in SIZES
 ] + list(itertools.product(bench.FUSED, bench.FUSED_KINDS, FUSED_SIZES))

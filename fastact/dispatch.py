@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fastact.spec.optimisers import Rule
     from fastact.spec.table import Op
 
+# methods that are several kinds, by what surrounds the activation
+FUSED_STEPS = ("fused", "fused_backward")
 # not a kernel backend of this release, but a name that users may ask for
 CUDA_REASON = "the CUDA backend is not part of this release; arrays on a GPU are not taken"
 
@@ -329,11 +331,16 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
             address = {s.what: backend.kernel(kernel_of(op, s.what, compute)) for s in program.kernels}
             stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]
             return stages, None, *limits(spec)
-        return [(backend.kernel(spec), tuple(range(spec.narg)))], None, *limits(spec)
+        first = [(_driver.ARITHMETIC["keep", compute], (program.random - 1,))] if program.random else []
+        return [*first, (backend.kernel(spec), tuple(range(spec.narg)))], None, *limits(spec)
 
     nin, nout = len(ALL[kind].inputs), len(outputs_of(op, kind))
     name = f"{op.name}_{kind}"
-    return register(_driver.Function(name, "", nin, len(op.params), nout, resolver, _lock, "fused", like=program.like))
+    return register(
+        _driver.Function(
+            name, "", nin, len(op.params), nout, resolver, _lock, "fused", like=program.like, random=program.random
+        )
+    )
 
 
 @cache
@@ -383,7 +390,8 @@ def warmup(
         Activations, functions over an axis, losses and optimisers; by default all.
     kinds : str or iterable of str, optional
         Of 'forward', 'backward', 'backward_from_output', 'value_and_grad', by default all of these that a function has,
-        and 'biased', 'biased_backward', 'gated', 'gated_backward'. A step of an optimiser is of kind 'forward'.
+        and 'biased', 'biased_backward', 'gated', 'gated_backward', 'fused', 'fused_backward'. A step of an optimiser is
+        of kind 'forward'.
     dtypes : str or iterable of str
         Of 'float32', 'float64', 'float16', 'bfloat16'. Functions over an axis compute the last two in float32.
 
@@ -415,7 +423,7 @@ def warmup(
         functions = [*activations.values(), *FUNCTIONS.values(), *UPDATES.values()]
     else:
         functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
-    kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED], "kind")
+    kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED, *FUSED_STEPS], "kind")
     dtypes = _some(dtypes, _driver.DTYPES, "dtype")
     name = backend()
     specs = {spec: None for f in functions for k in kinds for d in dtypes for spec in f.kernels(k, d)}
@@ -546,8 +554,15 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     softmax forward, 12 elements of float64 in 3 rows
     """
     plan = _plan(function, arrays, kwargs)
-    chosen, why = serving(*plan.specs)
-    lines = [f"{plan.call}, {plan.size}", f"backend: {chosen} ({why})", f"isa: {backends.get(chosen).isa()}"]
+    if plan.specs:
+        chosen, why = serving(*plan.specs)
+        isa = backends.get(chosen).isa()
+    else:
+        chosen, why = backend(), "asked for"
+        isa = "NumPy"
+        if chosen != "reference" or _asked == "auto":
+            chosen, why, isa = "driver", "it has this kernel itself, for every backend", _driver.status()["random_isa"]
+    lines = [f"{plan.call}, {plan.size}", f"backend: {chosen} ({why})", f"isa: {isa}"]
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")
         return "\n".join(lines)
@@ -577,7 +592,7 @@ def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Pla
         name, _, method = function.partition(".")
         function = _function(name)
         if method:
-            known = [k for k in ALL if k != "forward" and hasattr(function, k)]
+            known = [k for k in (*ALL, *FUSED_STEPS) if k != "forward" and hasattr(function, k)]
             if method not in known:
                 raise ValueError(f"{name} has no method {method!r}; it has {', '.join(known) or 'none'}")
             function = getattr(function, method)

@@ -260,6 +260,35 @@ def test_numpy_steps_are_right():
                     assert bench.wrong(call(), cell) is None, (cell.op, cell.kind, form)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropout_cells(dtype):
+    """Whatever a library drops, it must be as much as it should, and the rest scaled."""
+    libraries, _ = bench.load_peers(["numpy"], 1)
+    libraries.append(bench.FastAct(1))
+    for cell in bench.cells([bench.DROPOUT], bench.KINDS, [2**16 + 2**10], np.dtype(dtype)):
+        for library in libraries:
+            forms = library.forms(cell)
+            assert forms
+            for form, call in forms.items():
+                cell.out[...] = np.nan
+                assert bench.wrong(call(), cell) is None, (cell.kind, library.name, form)
+        given = cell.x if cell.kind == "forward" else cell.dy
+        assert bench.wrong(given * 2, cell) == "1.000 of all kept"
+        assert bench.wrong(np.where(np.arange(given.size) % 2, given, 0), cell) == "other values"
+
+
+@pytest.mark.parametrize("kind", bench.FUSED_KINDS)
+def test_packed_cells(kind):
+    cells = bench.cells(["silu.packed", "sigmoid.packed", "gelu.packed"], [kind], [64, 2**16], np.dtype("float32"))
+    for cell in cells:
+        (call,) = bench.FastAct(1).forms(cell).values()
+        for memory in cell.results:
+            memory[...] = np.nan
+        assert bench.wrong(call(), cell) is None, cell.op
+    with pytest.raises(RuntimeError, match="no gated unit of mish"):
+        bench.FastAct(1).forms(next(bench.cells(["mish.packed"], [kind], [64], np.dtype("float32"))))
+
+
 # fused functions
 
 

@@ -23,6 +23,7 @@ METHODS = [
     for kind in kinds_of(fa.activations[name].op)
 ]
 FUSED = [(f.__name__, f) for name in NAMES for f in vars(fa.activations[name]).values() if isinstance(f, Fused)]
+STEPS = [(f.__name__, f) for name in NAMES for f in (fa.activations[name].fused, fa.activations[name].fused_backward)]
 ROWS = [(name, f) for name, f in FUNCTIONS.items()]
 ROWS += [(f"{name}.backward", f.backward) for name, f in ROWS if hasattr(f, "backward")]
 ROWS += [(f"{name}.value_and_grad", f.value_and_grad) for name, f in ROWS if hasattr(f, "value_and_grad")]
@@ -76,6 +77,17 @@ def test_fused(name, function):
     for p in function.op.params:
         assert f"{p.name} : float or array_like" in text
     assert any(f"\naxis : int{optional}\n" in text for optional in ("", ", optional")) == function.takes_axis
+    run(name, text)
+
+
+@pytest.mark.parametrize(("name", "step"), STEPS, ids=[n for n, _ in STEPS])
+def test_fused_steps(name, step):
+    text = step.__doc__
+    assert text.startswith(f"{name}(")
+    assert sections(text) >= {"Parameters", "Returns", "Raises", "Notes", "Examples"}
+    assert max(map(len, text.split("\n"))) <= 130
+    for p in step.op.params:
+        assert f"{p.name} : float or array_like" in text
     run(name, text)
 
 

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 DTYPES: tuple[str, ...]
 ARITHMETIC: dict[tuple[str, str], int]
+RANDOM_ISA: tuple[str, ...]
+NARROW_BYTES: int
 fma: np.ufunc
 
 class Function:
@@ -30,6 +32,7 @@ class Function:
         fill: float = 0.0,
         roles: str = "",
         like: tuple[int, ...] = (),
+        random: int = 0,
         phases: int = 0,
         side: bool = False,
     ) -> None: ...
@@ -42,11 +45,28 @@ class Function:
         self, arrays: tuple[Any, ...], rows: int, n: int, scalars: tuple[float, ...], flags: int, scratch: int = -1
     ) -> int: ...
     def plain_fused(
-        self, arrays: tuple[Any, ...], params: tuple[float, ...], roles: str, axis: int | None, out: Any
+        self,
+        arrays: tuple[Any, ...],
+        params: tuple[float, ...],
+        roles: str,
+        axis: int | None,
+        out: Any,
+        random: tuple[float, float, int, int] | None = None,
     ) -> Any: ...
     def run_fused(
-        self, dtype: str, arrays: tuple[Any, ...], roles: str, outer: int, channel: int, inner: int
+        self,
+        dtype: str,
+        arrays: tuple[Any, ...],
+        roles: str,
+        outer: int,
+        channel: int,
+        inner: int,
+        random: tuple[float, float, int, int] | None = None,
     ) -> list[NDArray[Any]]: ...
+    def plain_packed(
+        self, dy: Any, packed: Any, gate_first: bool, axis: Any, params: tuple[float, ...], out: Any
+    ) -> NDArray[Any] | None: ...
+    def run_apart(self, dtype: str, arrays: tuple[Any, ...], roles: str, rows: int, n: int) -> None: ...
 
 class Lists:
     params: tuple[NDArray[Any], ...]
@@ -103,5 +123,6 @@ def configure(
     stream_min: int | None = None,
     asleep_factor: int | None = None,
     spin_ns: int | None = None,
+    random_isa: str | None = None,
 ) -> None: ...
 def status() -> dict[str, Any]: ...

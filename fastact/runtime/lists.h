@@ -34,7 +34,7 @@ static void fastact_list_span(const fastact_list *list, ptrdiff_t k, ptrdiff_t l
     }
     for (int j = nin; j < first_out; j++)
         at[j] = job->data[j];
-    fastact_span(job, at, NULL, high - low);
+    fastact_span(job, at, NULL, high - low, 0);
     if (list->copies)
         fastact_scatter(slot->dtype, false, list->copies[k] + low * slot->size, at[first_out], high - low, slot->size);
 }

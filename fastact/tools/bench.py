@@ -48,10 +48,11 @@ import numpy as np
 
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
+from fastact.spec.units import UNITS
 from fastact.tools import optimisers
 from fastact.tools.fused import FUSIONS
 from fastact.tools.optimisers import UpdateCell, forms_of, update_cell
-from fastact.tools.peers import PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
+from fastact.tools.peers import DROPPED, PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
 from fastact.tools.truth import TRUTH
 
 OPS = (
@@ -67,7 +68,7 @@ OPS = (
     "softplus",
     "softmax",
 )
-FUSED = ("gelu.biased", "silu.gated")
+FUSED = ("gelu.biased", "silu.gated", "silu.packed")
 KINDS = ("forward", "backward")
 FUSED_KINDS = ("forward", "step")
 ALL_KINDS = ("forward", "backward", "step", "update")
@@ -84,6 +85,7 @@ RETRIES = 4
 # a form (a library) this much slower than the best after its trial gets no more turns: it cannot win
 HOPELESS_FORM, HOPELESS_PEER = 1.3, 8.0
 ROWS = ("softmax", "log_softmax")
+DROPOUT = "dropout"
 STREAM_SIZE = 2**24  # from here on arrays are larger than the caches of most machines
 HEAD = 2**16  # elements of a result that are compared with the textbook value
 
@@ -116,7 +118,11 @@ class FastAct(Peer):
 
     def forms(self, cell: Cell) -> dict[str, Form]:
         if isinstance(cell, FusedCell):
-            return self.fused(cell)
+            return self.packed(cell) if cell.fusion.packed else self.fused(cell)
+        if cell.op == DROPOUT:
+            if cell.kind == "forward":
+                return {"out=": partial(fa.dropout, cell.x, DROPPED, seed=0, out=cell.out)}
+            return {"backward(dy, out=)": partial(fa.dropout.backward, cell.dy, DROPPED, seed=0, out=cell.out)}
         f = getattr(fa, cell.op) if cell.op in ROWS else fa.activations[cell.op]
         if cell.kind == "forward":
             return {"out=": partial(f, cell.x, out=cell.out)}
@@ -136,11 +142,28 @@ class FastAct(Peer):
         forward = partial(getattr(f, fusion), cell.x, cell.second, out=cell.out)
         if cell.kind == "forward":
             return {"out=": forward}
-        gradients = (cell.dx, cell.dsecond)
+        gradients: tuple[Any, ...] = (cell.dx, cell.dsecond)
         backward = partial(getattr(f, f"{fusion}_backward"), cell.dy, cell.x, cell.second, out=gradients)
 
         def step():
             return forward(), *backward()
+
+        return {"out=": step}
+
+    def packed(self, cell: FusedCell) -> dict[str, Form]:
+        names = [unit.name for unit in UNITS.values() if unit.activation == cell.activation]
+        if not names:
+            raise RuntimeError(f"fastact has no gated unit of {cell.activation}")
+        unit = getattr(fa, names[0])
+        forward = partial(unit, cell.packed, halves="gate_first", out=cell.out)
+        if cell.kind == "forward":
+            return {"out=": forward}
+        backward = partial(unit.backward, cell.dy, cell.packed, halves="gate_first", out=cell.dpacked)
+
+        def step():
+            forward()
+            backward()
+            return cell.results
 
         return {"out=": step}
 
@@ -264,6 +287,10 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype, index: int = 0) -> np.ndarr
 def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """The textbook result in float64."""
     x, dy = x.astype(np.float64), dy.astype(np.float64)
+    if op == DROPOUT:
+        # others drop other elements: see `wrong`
+        kept = np.random.default_rng(0).random(x.shape) >= DROPPED
+        return (x if kind == "forward" else dy) * kept / (1 - DROPPED)
     if op in ROWS:
         e = np.exp(x - x.max(-1, keepdims=True))
         s = e.sum(-1, keepdims=True)
@@ -302,8 +329,14 @@ def fused_cell(op: str, kind: str, arrays: list[np.ndarray], rng: np.random.Gene
     x, dy, y, out, scratch, second, dx, dsecond = arrays
     if FUSIONS[op.partition(".")[2]].per_column:
         second, dsecond = (aligned(a.shape[1:], a.dtype) for a in (second, dsecond))
+    packed = dpacked = None
+    if FUSIONS[op.partition(".")[2]].packed:
+        packed, dpacked = (aligned((len(x), 2 * x.shape[1]), x.dtype, i) for i in (5, 6))
+        packed[:, : x.shape[1]] = x
+        x, second = np.split(packed, 2, 1)
+        dx, dsecond = np.split(dpacked, 2, 1)
     second[...] = rng.standard_normal(second.shape, dtype=x.dtype)
-    cell = FusedCell(op, kind, x, dy, y, out, scratch, second, dx, dsecond)
+    cell = FusedCell(op, kind, x, dy, y, out, scratch, second, dx, dsecond, packed, dpacked)
     return replace(cell, expected=fused_truth(cell))
 
 
@@ -338,8 +371,21 @@ def wrong(result: Any, cell: Cell) -> str | None:
             return f"{len(results)} results"
         problems = (error_of(got, true, cell) for got, true in zip(results, cell.expected, strict=True))
         return next((problem for problem in problems if problem), None)
+    if cell.op == DROPOUT:
+        return wrong_dropout(result, cell)
     head = slice(0, max(1, HEAD * len(cell.x) // cell.x.size))
     return error_of(result, truth(cell.op, cell.kind, cell.x[head], cell.dy[head]), cell)
+
+
+def wrong_dropout(result: Any, cell: Cell) -> str | None:
+    """Elements of a dropout are 0 or scaled, and about as many of each as there should be."""
+    got = np.asarray(result[0] if isinstance(result, tuple) else result).astype(np.float64)
+    given = (cell.x if cell.kind == "forward" else cell.dy).astype(np.float64)
+    kept = got != 0
+    if got.shape != given.shape or not np.allclose(got[kept], given[kept] / (1 - DROPPED)):
+        return "other values"
+    share, spread = kept.mean(), math.sqrt(DROPPED * (1 - DROPPED) / kept.size)
+    return None if abs(share - (1 - DROPPED)) < 6 * spread else f"{share:.3f} of all kept"
 
 
 def error_of(result: Any, expected: np.ndarray, cell: Cell) -> str | None:
@@ -738,7 +784,7 @@ def plot(result: dict[str, Any], path: str) -> None:
 
 
 def _op(text: str) -> str:
-    if text in ROWS or text in optimisers.OPS:
+    if text in (*ROWS, DROPOUT) or text in optimisers.OPS:
         return text
     name, dot, fusion = text.partition(".")
     if dot and fusion not in FUSIONS:
@@ -794,7 +840,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=_op,
         metavar="OP",
-        help=f"activations (default: {', '.join(OPS)}), fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
+        help=f"activations or {DROPOUT} (default: {', '.join(OPS)}), "
+        f"fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
         f"steps of optimisers: {', '.join(optimisers.OPS)}",
     )
     parser.add_argument(
