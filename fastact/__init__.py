@@ -9,15 +9,16 @@ array([0., 0., 0., 1., 1.], dtype=float32)
 
 `fastact.activations` maps names to objects; `help(fastact.elu)` says what each one computes, what it takes and what it
 raises. `softmax`, `log_softmax`, `softmin`, `sparsemax` and `logsumexp` work over an axis, `softmax_cross_entropy` and
-`sigmoid_cross_entropy` are losses that give their gradient in the same pass; `layer_norm` and `rms_norm` normalise
-rows. `explain` tells which kernel a call runs.
+`sigmoid_cross_entropy`, `mse_loss`, `l1_loss`, `huber_loss` and `kl_div` are losses that give their gradient in the
+same pass; `layer_norm` and `rms_norm` normalise rows. `swiglu` and its relatives are gated units; `dropout` and `rrelu`
+take their random numbers from a seed. `optim` has optimisers. `explain` tells which kernel a call runs.
 
 Importing this loads NumPy only; Numba is imported when a kernel is first needed and is not on disk yet.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from fastact import dispatch, ufuncs  # noqa: F401 - pickle looks for ufuncs in loaded modules
+from fastact import dispatch, optim, ufuncs  # noqa: F401 - pickle looks for ufuncs in loaded modules
 from fastact._version import __version__
 from fastact.api.activation import Activation, activations, get
 from fastact.api.functions import FUNCTIONS
@@ -39,6 +40,7 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "info",
+    "optim",
     "set_num_threads",
     "use_backend",
     "warmup",

@@ -11,20 +11,24 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastact import backends
 from fastact.runtime import _driver
-from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of
+from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of, row_kernel_of, rule_kernel_of
 from fastact.spec.kinds import ALL, FUSED, KINDS, outputs_of
 from fastact.spec.rows import FORMS, ROWS
 from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
+    from fastact.spec.optimisers import Rule
     from fastact.spec.table import Op
 
+# methods that are several kinds, by what surrounds the activation
+FUSED_STEPS = ("fused", "fused_backward")
 # not a kernel backend of this release, but a name that users may ask for
 CUDA_REASON = "the CUDA backend is not part of this release; arrays on a GPU are not taken"
 
@@ -327,11 +331,24 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
             address = {s.what: backend.kernel(kernel_of(op, s.what, compute)) for s in program.kernels}
             stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]
             return stages, None, *limits(spec)
-        return [(backend.kernel(spec), tuple(range(spec.narg)))], None, *limits(spec)
+        first = [(_driver.ARITHMETIC["keep", compute], (program.random - 1,))] if program.random else []
+        return [*first, (backend.kernel(spec), tuple(range(spec.narg)))], None, *limits(spec)
 
     nin, nout = len(ALL[kind].inputs), len(outputs_of(op, kind))
     name = f"{op.name}_{kind}"
-    return register(_driver.Function(name, "", nin, len(op.params), nout, resolver, _lock, "fused", like=program.like))
+    return register(
+        _driver.Function(
+            name, "", nin, len(op.params), nout, resolver, _lock, "fused", like=program.like, random=program.random
+        )
+    )
+
+
+@cache
+def make_rule(rule: Rule) -> _driver.Function:
+    """A step of an optimiser, its kernels found when first needed; for `_driver.Lists`."""
+    resolver = _resolver(lambda dtype, _: rule_kernel_of(rule, compute_dtype(dtype)))
+    numbers = len(rule.inputs), len(rule.params), len(rule.outputs)
+    return register(_driver.Function(rule.name, "", *numbers, resolver, _lock, "list"))
 
 
 def register(function: _driver.Function) -> _driver.Function:
@@ -344,10 +361,11 @@ def register(function: _driver.Function) -> _driver.Function:
 def _function(name: str) -> Any:
     from fastact.api.activation import activations
     from fastact.api.functions import FUNCTIONS
+    from fastact.api.optimisers import UPDATES
     from fastact.spec.table import resolve
 
-    found = resolve(name, FUNCTIONS)
-    return FUNCTIONS.get(found) or activations[found]
+    found = resolve(name, (*FUNCTIONS, *UPDATES))
+    return FUNCTIONS.get(found) or UPDATES.get(found) or activations[found]
 
 
 def _some(given: str | Iterable[str] | None, known: Iterable[str], what: str) -> list[str]:
@@ -369,10 +387,11 @@ def warmup(
     Parameters
     ----------
     names : str or iterable of str, optional
-        Activations, functions over an axis and losses; by default all.
+        Activations, functions over an axis, losses and optimisers; by default all.
     kinds : str or iterable of str, optional
         Of 'forward', 'backward', 'backward_from_output', 'value_and_grad', by default all of these that a function has,
-        and 'biased', 'biased_backward', 'gated', 'gated_backward'.
+        and 'biased', 'biased_backward', 'gated', 'gated_backward', 'fused', 'fused_backward'. A step of an optimiser is
+        of kind 'forward'.
     dtypes : str or iterable of str
         Of 'float32', 'float64', 'float16', 'bfloat16'. Functions over an axis compute the last two in float32.
 
@@ -398,12 +417,13 @@ def warmup(
     """
     from fastact.api.activation import activations
     from fastact.api.functions import FUNCTIONS
+    from fastact.api.optimisers import UPDATES
 
     if names is None:
-        functions = [*activations.values(), *FUNCTIONS.values()]
+        functions = [*activations.values(), *FUNCTIONS.values(), *UPDATES.values()]
     else:
         functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
-    kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED], "kind")
+    kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED, *FUSED_STEPS], "kind")
     dtypes = _some(dtypes, _driver.DTYPES, "dtype")
     name = backend()
     specs = {spec: None for f in functions for k in kinds for d in dtypes for spec in f.kernels(k, d)}
@@ -503,8 +523,8 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
 
     Parameters
     ----------
-    function : activation, function over an axis, loss, one of their methods, or a name
-        ``fa.elu``, ``fa.softmax.backward``, ``"elu"``, ``"softmax.backward"``.
+    function : activation, function over an axis, loss, one of their methods, optimiser, or a name
+        ``fa.elu``, ``fa.softmax.backward``, ``"elu"``, ``"softmax.backward"``, ``fa.optim.Adam(params)``, ``"Adam"``.
     *arrays : array_like
         As for the call.
     **kwargs
@@ -534,8 +554,15 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     softmax forward, 12 elements of float64 in 3 rows
     """
     plan = _plan(function, arrays, kwargs)
-    chosen, why = serving(*plan.specs)
-    lines = [f"{plan.call}, {plan.size}", f"backend: {chosen} ({why})", f"isa: {backends.get(chosen).isa()}"]
+    if plan.specs:
+        chosen, why = serving(*plan.specs)
+        isa = backends.get(chosen).isa()
+    else:
+        chosen, why = backend(), "asked for"
+        isa = "NumPy"
+        if chosen != "reference" or _asked == "auto":
+            chosen, why, isa = "driver", "it has this kernel itself, for every backend", _driver.status()["random_isa"]
+    lines = [f"{plan.call}, {plan.size}", f"backend: {chosen} ({why})", f"isa: {isa}"]
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")
         return "\n".join(lines)
@@ -565,7 +592,7 @@ def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Pla
         name, _, method = function.partition(".")
         function = _function(name)
         if method:
-            known = [k for k in ALL if hasattr(function, k)]
+            known = [k for k in (*ALL, *FUSED_STEPS) if hasattr(function, k)]
             if method not in known:
                 raise ValueError(f"{name} has no method {method!r}; it has {', '.join(known) or 'none'}")
             function = getattr(function, method)
@@ -574,7 +601,9 @@ def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Pla
     if owner is not None and hasattr(owner, "_plan") and function.__name__ in ("value_and_grad", "forward", "backward"):
         return owner._plan(arrays, kwargs, function.__name__)
     if not hasattr(function, "_plan"):
-        raise TypeError(f"explain takes an activation, a row function or one of their methods, not {function!r}")
+        raise TypeError(
+            f"explain takes an activation, a row function, one of their methods or an optimiser, not {function!r}"
+        )
     return function._plan(arrays, kwargs)
 
 

@@ -51,9 +51,9 @@ def launch(address, inputs, params, nout, flags=0, outputs=None):
     return outputs
 
 
-def launch_rows(address, arrays, rows, n, factor=0.25, flags=0):
+def launch_rows(address, arrays, rows, n, scalars=(0.25,), flags=0):
     """A kernel over rows: arrays of rows × n or of rows, contiguous; None is a null pointer."""
-    call = Call(rows=rows, n=n, flags=flags, scalars=ctypes.pointer(ctypes.c_double(factor)))
+    call = Call(rows=rows, n=n, flags=flags, scalars=(ctypes.c_double * len(scalars))(*scalars))
     for j, array in enumerate(arrays):
         if array is not None:
             call.data[j] = array.ctypes.data

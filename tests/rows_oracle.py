@@ -121,7 +121,9 @@ def targets_of(labels, classes, weight, ignore_index, smoothing):
     return t * live[..., None], (weight[safe] * live).sum()
 
 
-def softmax_cross_entropy(x, labels, *, weight=None, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+def softmax_cross_entropy(
+    x, labels, *, weight=None, ignore_index=None, label_smoothing=0.0, z_loss=0.0, reduction="mean"
+):
     """(loss, dlogits) over the last axis, in float64."""
     x = x.astype(np.float64)
     t, count = targets_of(labels, x.shape[-1], weight, ignore_index, label_smoothing)
@@ -133,6 +135,11 @@ def softmax_cross_entropy(x, labels, *, weight=None, ignore_index=None, label_sm
     log_p = (x - m) - np.log1p(rest.sum(-1, keepdims=True))
     loss = -np.where(t == 0, 0, t * log_p).sum(-1)
     grad = t.sum(-1, keepdims=True) * np.exp(log_p) - t
+    if z_loss:
+        log_sum = m + np.log(e.sum(-1, keepdims=True))
+        live = 1.0 if ignore_index is None else (np.asarray(labels) != ignore_index)[..., None]
+        loss = loss + (live * z_loss * log_sum**2)[..., 0]
+        grad = grad + live * 2 * z_loss * log_sum * np.exp(log_p)
     if reduction == "none":
         return loss, grad
     if reduction == "sum":

@@ -262,14 +262,16 @@ def test_losses(dtype, level):
         x, targets, weights = rows_of(n, dtype, n), rng.random((4, n)).astype(dtype), rng.random(n).astype(dtype)
         labels = rng.integers(-1, n, 4)
         for given in (None, weights):
+            for scalars in ((0.25, 0.0, 0.0), (0.25, 0.1, 0.0), (0.25, 0.0, 1e-3), (0.25, 1.0, 0.5)):
+                (loss, dx, _), (want_loss, want_dx, _) = buffers(), buffers()
+                reference.kernel(row_kernel_of("cross_entropy", dtype))(x, labels, given, want_loss, want_dx, *scalars)
+                launch_rows(address("cross_entropy", dtype), [x, labels, given, loss, dx], 4, n, scalars)
+                assert same(loss, want_loss) and same(dx, want_dx), (n, scalars)
+        for scalars in ((0.25, 0.0), (0.25, 1e-3)):
             (loss, dx, _), (want_loss, want_dx, _) = buffers(), buffers()
-            reference.kernel(row_kernel_of("cross_entropy", dtype))(x, labels, given, want_loss, want_dx, 0.25)
-            launch_rows(address("cross_entropy", dtype), [x, labels, given, loss, dx], 4, n)
+            reference.kernel(row_kernel_of("cross_entropy_of_shares", dtype))(x, targets, want_loss, want_dx, *scalars)
+            launch_rows(address("cross_entropy_of_shares", dtype), [x, targets, loss, dx], 4, n, scalars)
             assert same(loss, want_loss) and same(dx, want_dx), n
-        (loss, dx, _), (want_loss, want_dx, _) = buffers(), buffers()
-        reference.kernel(row_kernel_of("cross_entropy_of_shares", dtype))(x, targets, want_loss, want_dx, 0.25)
-        launch_rows(address("cross_entropy_of_shares", dtype), [x, targets, loss, dx], 4, n)
-        assert same(loss, want_loss) and same(dx, want_dx), n
         (loss, dx, each), (want_loss, want_dx, want_each) = buffers(), buffers()
         kernel = reference.kernel(row_kernel_of("sigmoid_cross_entropy", dtype))
         kernel(x, targets, None, None, want_loss, want_dx, want_each, 0.25)
@@ -628,9 +630,10 @@ def test_embedded_losses(embed, n, value_only, dtype):
         """`outputs`: shapes, None where there is none."""
         spec = row_kernel_of(name, dtype)
         want = [None if shape is None else np.full(shape, np.nan, dtype) for shape in outputs]
-        reference.kernel(spec)(*inputs, *want, 0.25)
+        scalars = (0.25, 0.1, 1e-3)[: len(ROWS[name].scalars)]
+        reference.kernel(spec)(*inputs, *want, *scalars)
         made = [(None, None) if shape is None else poisoned(*shape, dtype=dtype) for shape in outputs]
-        call(embed, spec.name, dtype)([*inputs, *(out for _, out in made)], rows, n, 0.25)
+        call(embed, spec.name, dtype)([*inputs, *(out for _, out in made)], rows, n, *scalars)
         for expected, (whole, out) in zip(want, made):
             assert expected is None or (same(out, expected) and whole[0] == whole[-1] == 7.0)
 
@@ -697,7 +700,7 @@ def test_embedded_signature(embed):
     )
     assert embed.signature("cross_entropy", "float32") == (
         "const float *x, const int64_t *labels, const float *weights, float *loss, float *dx, "
-        "ptrdiff_t rows, ptrdiff_t n, double factor"
+        "ptrdiff_t rows, ptrdiff_t n, double factor, double label_smoothing, double z_loss"
     )
     spec = kernel_of(OPS["elu"], "forward", "float32")
     assert cython_aot.embedded(spec) == embed.address("elu_forward", "float32")
@@ -718,7 +721,7 @@ def test_cimport(embed, tmp_path):
         "    with nogil:\n"
         "        fastact.softmax_f64(&x[0, 0], &y[0, 0], x.shape[0], x.shape[1])\n"
         "        fastact.cross_entropy_f64(\n"
-        "            &x[0, 0], &labels[0], NULL, &each[0], &dx[0, 0], x.shape[0], x.shape[1], 0.5)\n",
+        "            &x[0, 0], &labels[0], NULL, &each[0], &dx[0, 0], x.shape[0], x.shape[1], 0.5, 0.0, 0.0)\n",
         encoding="utf-8",
     )
     (tmp_path / "setup.py").write_text(
@@ -760,7 +763,7 @@ def test_c_program(embed, tmp_path):
         "    Py_BEGIN_ALLOW_THREADS\n"
         "    fastact_elu_value_and_grad_f64(x, y, d, 5, 0.5);\n"
         "    fastact_softmax_f64(x, share, 1, 5);\n"
-        "    fastact_cross_entropy_f64(x, &label, NULL, &loss, NULL, 1, 5, 1.0);\n"
+        "    fastact_cross_entropy_f64(x, &label, NULL, &loss, NULL, 1, 5, 1.0, 0.0, 0.0);\n"
         "    Py_END_ALLOW_THREADS\n"
         '    for (int i = 0; i < 5; i++) printf("%.17g %.17g %.17g %.17g\\n", y[i], d[i], share[i], loss);\n'
         "    return Py_FinalizeEx() < 0;\n"

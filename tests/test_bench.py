@@ -14,7 +14,7 @@ import ulp
 
 import fastact as fa
 from fastact.spec.table import OPS
-from fastact.tools import bench, verify
+from fastact.tools import bench, optimisers, verify
 from fastact.tools import peers as _peers
 from fastact.tools import truth as _truth
 from fastact.tools.fused import FUSIONS
@@ -260,6 +260,35 @@ def test_numpy_steps_are_right():
                     assert bench.wrong(call(), cell) is None, (cell.op, cell.kind, form)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropout_cells(dtype):
+    """Whatever a library drops, it must be as much as it should, and the rest scaled."""
+    libraries, _ = bench.load_peers(["numpy"], 1)
+    libraries.append(bench.FastAct(1))
+    for cell in bench.cells([bench.DROPOUT], bench.KINDS, [2**16 + 2**10], np.dtype(dtype)):
+        for library in libraries:
+            forms = library.forms(cell)
+            assert forms
+            for form, call in forms.items():
+                cell.out[...] = np.nan
+                assert bench.wrong(call(), cell) is None, (cell.kind, library.name, form)
+        given = cell.x if cell.kind == "forward" else cell.dy
+        assert bench.wrong(given * 2, cell) == "1.000 of all kept"
+        assert bench.wrong(np.where(np.arange(given.size) % 2, given, 0), cell) == "other values"
+
+
+@pytest.mark.parametrize("kind", bench.FUSED_KINDS)
+def test_packed_cells(kind):
+    cells = bench.cells(["silu.packed", "sigmoid.packed", "gelu.packed"], [kind], [64, 2**16], np.dtype("float32"))
+    for cell in cells:
+        (call,) = bench.FastAct(1).forms(cell).values()
+        for memory in cell.results:
+            memory[...] = np.nan
+        assert bench.wrong(call(), cell) is None, cell.op
+    with pytest.raises(RuntimeError, match="no gated unit of mish"):
+        bench.FastAct(1).forms(next(bench.cells(["mish.packed"], [kind], [64], np.dtype("float32"))))
+
+
 # fused functions
 
 
@@ -433,3 +462,38 @@ def test_performance_page_is_up_to_date(request):
     sources = [part for part in text.split("`") if part.endswith(".json")]
     runs = [(json.loads((request.config.rootpath / source).read_text()), source) for source in sources]
     assert report.page(*(part for run in runs for part in run)) == text
+
+
+def test_steps_of_an_optimiser():
+    result = bench.measure(["adam", "adam_mlp"], against=["numpy"], sizes=[64, 70_000], threads=1, rounds=1)
+    found = [(row["op"], row["kind"], row["size"]) for row in result["cells"]]
+    sizes = optimisers.MLP_SIZE
+    assert sorted(found) == [("adam", "update", 64), ("adam", "update", 70_000), ("adam_mlp", "update", sizes)]
+    assert len(optimisers.SHAPES) == 20
+    for row in result["cells"]:
+        assert {*row["libraries"]} == {"fastact", "numpy"}
+        assert not row["rejected"]
+
+
+@pytest.mark.parametrize("name", ["torch", "numba"])
+def test_peers_take_the_same_steps(name):
+    libraries, missing = bench.load_peers([name], 1)
+    if missing:
+        pytest.skip(str(missing))
+    for cell in bench.cells(["adam", "adam_mlp"], ["update"], [1000], np.dtype(np.float32)):
+        forms = optimisers.forms_of(libraries[0], cell)
+        assert forms
+        for form, call in forms.items():
+            cell.reset()
+            with libraries[0].mode(form):
+                call()
+            assert bench.wrong(None, cell) is None, form
+
+
+def test_a_wrong_step_does_not_count(monkeypatch):
+    def lazy(library, cell):
+        return {"no step": lambda: None}
+
+    monkeypatch.setattr(optimisers, "FORMS", {**optimisers.FORMS, "numpy": lazy})
+    (row,) = bench.measure(["adam"], ["update"], ["numpy"], [64], rounds=1, threads=1)["cells"]
+    assert "p: relative error" in row["rejected"]["numpy no step"]

@@ -7,7 +7,9 @@ import pytest
 
 import fastact as fa
 from fastact.api.functions import FUNCTIONS
+from fastact.api.gated_units import GATED_UNITS
 from fastact.backends import READY
+from fastact.spec import optimisers
 from fastact.spec.kernel import row_kernels_of
 from fastact.spec.kinds import kernels_of
 from fastact.spec.rows import ROWS
@@ -110,7 +112,7 @@ def test_explain_tells_of_the_kernel_that_the_call_runs(monkeypatch):
         fa.explain(fa.gelu, x, approximate="tanh")
         assert asked.pop() == ("gelu_tanh_forward", "float32")
         fa.explain(fa.softmax_cross_entropy, x, [0, 1], label_smoothing=0.1)
-        assert asked.pop() == ("cross_entropy_of_shares", "float32")
+        assert asked.pop() == ("cross_entropy", "float32")
 
 
 def test_explain_tells_of_rows(threads):
@@ -207,8 +209,11 @@ def test_warmup_of_functions_over_an_axis():
 
 def test_every_row_kernel_belongs_to_a_function():
     kinds = ("forward", "backward", "value_and_grad")
-    known = {spec.name for f in FUNCTIONS.values() for kind in kinds for spec in f.kernels(kind, "float32")}
-    assert known == {spec.name for name in ROWS for spec in row_kernels_of(name, "float32")}
+    specs = {spec for f in FUNCTIONS.values() for kind in kinds for spec in f.kernels(kind, "float32")}
+    rows = {spec.name for name in ROWS for spec in row_kernels_of(name, "float32")}
+    assert {spec.name for spec in specs if spec.loop != "map"} == rows
+    gated = {f"{f.op.name}_{kind}" for f in GATED_UNITS.values() for kind in ("gated", "gated_backward")}
+    assert {spec.name for spec in specs if spec.loop == "map"} == gated | {"prelu_forward", "prelu_backward"}
 
 
 @pytest.mark.parametrize("backend_name", ["cython", "reference"])
@@ -217,7 +222,9 @@ def test_warmup_where_nothing_is_compiled(backend_name):
         pytest.skip(fa.dispatch.reasons()[backend_name])
     with fa.use_backend(backend_name):
         over_rows = sum(len(row.forms) for row in ROWS.values())
-        assert fa.warmup() == over_rows + sum(len(kernels_of(op)) for op in kernel_rows())
+        of_units = 2 * len(GATED_UNITS)
+        steps = sum(len(row.rules) for row in optimisers.ROWS.values())
+        assert fa.warmup() == over_rows + of_units + sum(len(kernels_of(op)) for op in kernel_rows()) + steps
 
 
 @pytest.mark.parametrize("backend_name", fa.backends.ORDER)

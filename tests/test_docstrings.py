@@ -23,9 +23,12 @@ METHODS = [
     for kind in kinds_of(fa.activations[name].op)
 ]
 FUSED = [(f.__name__, f) for name in NAMES for f in vars(fa.activations[name]).values() if isinstance(f, Fused)]
+STEPS = [(f.__name__, f) for name in NAMES for f in (fa.activations[name].fused, fa.activations[name].fused_backward)]
 ROWS = [(name, f) for name, f in FUNCTIONS.items()]
 ROWS += [(f"{name}.backward", f.backward) for name, f in ROWS if hasattr(f, "backward")]
 ROWS += [(f"{name}.value_and_grad", f.value_and_grad) for name, f in ROWS if hasattr(f, "value_and_grad")]
+OPTIM = [(name, getattr(fa.optim, name)) for name in fa.optim.__all__ if name != "Optimiser"]
+OPTIM += [(name, getattr(fa.optim.Optimiser, name)) for name in ("step", "state_dict", "load_state_dict")]
 PUBLIC = [
     (name, getattr(fa, name))
     for name in fa.__all__
@@ -77,10 +80,35 @@ def test_fused(name, function):
     run(name, text)
 
 
+@pytest.mark.parametrize(("name", "step"), STEPS, ids=[n for n, _ in STEPS])
+def test_fused_steps(name, step):
+    text = step.__doc__
+    assert text.startswith(f"{name}(")
+    assert sections(text) >= {"Parameters", "Returns", "Raises", "Notes", "Examples"}
+    assert max(map(len, text.split("\n"))) <= 130
+    for p in step.op.params:
+        assert f"{p.name} : float or array_like" in text
+    run(name, text)
+
+
 @pytest.mark.parametrize(("name", "function"), ROWS, ids=[n for n, _ in ROWS])
 def test_functions_over_an_axis(name, function, backend):
     text = function.__doc__
     assert sections(text) >= {"Parameters", "Returns", "Raises", "Examples"}
+    run(name, text)
+
+
+@pytest.mark.parametrize(("name", "function"), OPTIM, ids=[n for n, _ in OPTIM])
+def test_optimisers(name, function, backend):
+    text = inspect.getdoc(function)
+    assert sections(text) >= {"Examples"}
+    assert max(map(len, text.split("\n"))) <= 130
+    signature = inspect.signature(function)
+    if any(p != "self" for p in signature.parameters):
+        assert sections(text) >= {"Parameters", "Raises"}
+    if name[0].isupper() or name.endswith("_"):
+        for p in signature.parameters:
+            assert f"\n{p} : " in text
     run(name, text)
 
 

@@ -16,6 +16,7 @@ import fastact as fa
 from fastact.api.functions import FUNCTIONS
 from fastact.api.losses import Loss
 from fastact.api.over_axis import RowMethod
+from fastact.api.pointwise import POINTWISE
 
 F32 = np.float32
 SHAPE = (3, 7)
@@ -220,7 +221,8 @@ def of_losses():
     def out():
         return poisoned(SHAPE, F32)
 
-    for loss, targets in ((cross_entropy, LABELS), (cross_entropy, np.full(SHAPE, 0.5, F32)), (binary, X)):
+    others = [(loss, X) for loss in (binary, *POINTWISE.values())]
+    for loss, targets in ((cross_entropy, LABELS), (cross_entropy, np.full(SHAPE, 0.5, F32)), *others):
         function = loss.value_and_grad
 
         def mistake(what, error, match, x=X, y=targets, function=function, **keywords):
@@ -268,6 +270,10 @@ def of_losses():
         yield labels("label_smoothing", ValueError, "label_smoothing", label_smoothing=wrong)
     for wrong in ("a", None, [0.1], 1j):
         yield labels("label_smoothing", TypeError, "label_smoothing", label_smoothing=wrong)
+    for wrong in (-0.1, np.nan, np.inf):
+        yield labels("z_loss", ValueError, "z_loss", z_loss=wrong)
+    for wrong in ("a", None, [0.1], 1j):
+        yield labels("z_loss", TypeError, "z_loss", z_loss=wrong)
     for wrong in (1.5, "a", [1], True):
         yield labels("ignore_index", TypeError, "ignore_index", ignore_index=wrong)
     yield labels("ignore_index", ValueError, "ignore_index", np.full(SHAPE, 0.5), ignore_index=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import pickle
 import re
@@ -296,6 +297,10 @@ def test_what_is_refused_says_why():
     assert "prelu.backward takes whole arrays and is not available" in refused(lambda x: held(x, x, 0.5), x)
     assert "gelu.biased takes whole arrays and is not available" in refused(lambda x: biased(x, x), x)
     assert "gelu.biased takes whole arrays and is not available" in refused(lambda f, x: f(x, x), biased, x)
+    for name in ("gelu.fused", "gelu.fused_backward", "swiglu", "glu.backward", "dropout", "rrelu.backward"):
+        whole = operator.attrgetter(name)(fa)
+        assert f"{name} takes whole arrays and is not available" in refused(lambda f, x: f(x, x), whole, x)
+    assert "gelu.fused takes whole arrays and is not available" in refused(lambda x: fa.gelu.fused(x), x)
     assert "not a function of its output" in refused(lambda x: fa.gelu.backward_from_output(x, x), x)
     assert "approximate must be" in refused(lambda x: fa.gelu(x, approximate="x"), x)
     assert "complex128" in refused(lambda x: fa.elu(x), 1j)

@@ -36,6 +36,8 @@ OPTIONS = {
     "smoothing": {"label_smoothing": 0.1},
     "everything": {"label_smoothing": 0.3, "weight": True, "ignore_index": 0},
     "all smoothed": {"label_smoothing": 1.0, "reduction": "none"},
+    "z_loss": {"z_loss": 0.1, "reduction": "none"},
+    "all": {"z_loss": 0.01, "label_smoothing": 0.1, "weight": True, "ignore_index": 0, "reduction": "none"},
 }
 
 
@@ -45,6 +47,7 @@ OPTIONS_OF_PROBABILITIES = (
     {"label_smoothing": 0.2},
     {"reduction": "none"},
     {"weight": True, "label_smoothing": 0.2, "reduction": "sum"},
+    {"weight": True, "z_loss": 0.1, "reduction": "none"},
 )
 
 
@@ -113,6 +116,21 @@ def test_small_losses_keep_their_digits(dtype, backend):
         p = np.zeros((5, n), dtype)
         p[:, 0] = 1
         assert np.allclose(softmax_ce(x, p, reduction="none"), np.log1p(rest), rtol=4 * eps, atol=0)
+
+
+@each_float
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-3}], ids=["plain", "general"])
+def test_in_place_far_from_zero(options, dtype, backend):
+    # rows of maxima beyond 2048 are shifted first, to where the gradient goes
+    for n in (3, 40, 700):
+        x, labels = logits_and_labels(dtype, (20, n), n)
+        x[::3] += 30000
+        value, grad = softmax_ce.value_and_grad(x, labels, **options)
+        want, want_grad = truth.softmax_cross_entropy(x, labels, **options)
+        assert close(value, want, dtype, 16) and close(grad, want_grad, dtype)
+        z = x.copy()
+        v, g = softmax_ce.value_and_grad(z, labels, out=z, **options)
+        assert g is z and same(v, value) and same(g, grad)
 
 
 @each_float

@@ -15,6 +15,7 @@ import fastact as fa
 from fastact.maths import activations as formulas
 from fastact.maths import grammar as bind
 from fastact.spec.table import OPS, kernel_rows
+from fastact.spec.units import UNITS
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,11 +31,14 @@ OTHERS = {
         "get_include",
         "get_num_threads",
         "info",
+        "optim",
         "set_num_threads",
     ),
     *("use_backend", "warmup"),
     *("softmax", "log_softmax", "softmin", "sparsemax", "logsumexp", "softmax_cross_entropy", "sigmoid_cross_entropy"),
     *("layer_norm", "rms_norm"),
+    *("glu", "swiglu", "geglu", "geglu_tanh", "reglu", "dropout", "rrelu"),
+    *("mse_loss", "l1_loss", "huber_loss", "kl_div"),
 }
 
 
@@ -148,6 +152,12 @@ def test_docs_list_every_activation():
     text = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
     values = text.split("## Values")[1].split("##")[0]
     assert re.findall(r"^\| ([a-z0-9_]+) ", values, re.MULTILINE) == sorted(NAMES)
+
+
+def test_docs_tell_of_every_gated_unit_and_random_function():
+    text = (ROOT / "docs" / "activations.md").read_text(encoding="utf-8")
+    for name in (*UNITS, "dropout", "rrelu"):
+        assert f"fa.{name}(" in text, name
 
 
 @each_name

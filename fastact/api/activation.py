@@ -12,6 +12,9 @@ from fastact import dispatch
 from fastact.api.arguments import FILLED, refuse_masked
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
+from fastact.api.fused_step import KINDS_OF, FusedStep, FusedStepBackward
+from fastact.api.losses import Loss
+from fastact.api.over_axis import RowMethod
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
 from fastact.spec.kinds import ALL, FUSED, has, kinds_of
@@ -208,6 +211,16 @@ class Activation(Method):
         """``gated_backward(dy, gate, up)``: (dgate, dup)."""
         return Fused(self, "gated_backward")
 
+    @cached_property
+    def fused(self) -> FusedStep:
+        """``fused(x, bias=None, residual=None, dropout=0.0, seed=None)``: residual + dropout(f(x + bias))."""
+        return FusedStep(self)
+
+    @cached_property
+    def fused_backward(self) -> FusedStepBackward:
+        """``fused_backward(dy, x, bias=None, dropout=0.0, seed=None)``: (dx, dbias or None)."""
+        return FusedStepBackward(self)
+
     def variant(self, value: Any) -> Activation:
         """The activation that a value of the keyword of `variants` means."""
         assert self.variants is not None
@@ -218,6 +231,8 @@ class Activation(Method):
 
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
         """The kernels behind a kind; those of a fused kind work in the dtype that it computes in."""
+        if kind in KINDS_OF:
+            return [spec for k in KINDS_OF[kind] for spec in self.kernels(k, dtype)]
         dtype = compute_dtype(dtype) if kind in FUSED else dtype
         kinds = (kind, "param_backward") if kind == "backward" else (kind,)
         ops = [op for op in (self.op, self.op.at_default) if op is not None]
@@ -304,7 +319,7 @@ def get(name: str) -> Activation:
     TypeError
         If `name` is not a string.
     ValueError
-        For an unknown name; the message has the nearest ones. Also for a function over an axis, such as softmax.
+        For an unknown name; the message has the nearest ones. Also for what is no activation, such as softmax or glu.
 
     Examples
     --------
@@ -314,5 +329,7 @@ def get(name: str) -> Activation:
     """
     found = resolve(name, FUNCTIONS)
     if found in FUNCTIONS:
-        raise ValueError(f"{found} works over an axis, not on each element; it is fastact.{found}")
+        over_axis = isinstance(FUNCTIONS[found], (RowMethod, Loss))
+        what = "works over an axis, not on each element" if over_axis else "is no activation"
+        raise ValueError(f"{found} {what}; it is fastact.{found}")
     return activations[found]

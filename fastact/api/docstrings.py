@@ -13,6 +13,7 @@ from fastact.spec.kinds import ALL, outputs_of
 if TYPE_CHECKING:
     from fastact.api.activation import Method
     from fastact.api.fused import Fused
+    from fastact.api.fused_step import FusedStep
     from fastact.spec.table import Op
 
 MEANING = {
@@ -210,3 +211,75 @@ def _examples(op: Op, kind: str) -> list[str]:
         f">>> fa.{method}({text}{given})",
         *shown.split("\n"),
     ]
+
+
+STEP = {
+    "fused": "residual + dropout(f(x + bias)), in one pass.",
+    "fused_backward": "The gradients of residual + dropout(f(x + bias)), in one pass.",
+}
+
+
+def of_step(step: FusedStep) -> str:
+    """The docstring of ``fused`` or ``fused_backward`` of an activation."""
+    op, backward = step.op, step.method == "fused_backward"
+    head = [*step.names[:-1], "bias=None", "*", *([] if backward else ["residual=None"]), "dropout=0.0", "seed=None"]
+    head += [f"{step.offset_name}=0", "axis=-1", "out=None", *_named(step.activation)]
+    signature = textwrap.wrap(f"{step.__name__}({', '.join(head)})", 120, subsequent_indent="    ")
+    lines = [*signature, "", STEP[step.method], "", f"f(x) = {op.formula}", ""]
+    parameters = _described(step.names[:-1])
+    parameters += ["bias : array_like, optional", f"    {MEANING['bias']}"]
+    if "bias" not in step.by_name:
+        parameters[-1] += " By position: the keyword is the parameter."
+    if not backward:
+        parameters += ["residual : array_like, optional", "    What is added last; it broadcasts to the shape of `x`."]
+    parameters += [
+        "dropout : float",
+        "    The probability of an element to be dropped, in [0, 1), before the residual is added.",
+        "seed : int",
+        "    Which stream of random numbers, in [0, 2**64); it must be given where `dropout` is not 0.",
+        f"{step.offset_name} : int",
+        "    Where in it, in [0, 2**64), in blocks of four numbers; see `dropout`.",
+        "axis : int",
+        "    The axis of the bias.",
+        f"out : {'tuple' if backward else 'ndarray'}, optional",
+        f"    {'Arrays or None, in the order of results' if backward else 'For the result'}; also in an input's place.",
+    ]
+    lines += _section("Parameters", parameters + _parameters(step.activation))
+    if backward:
+        returns = ["dx : ndarray", "    The gradient by x.", "dbias : ndarray or None"]
+        returns += ["    The gradient by bias, summed over all other axes; None without a bias."]
+        if op.param_grad is not None:
+            (learnt,) = (p.name for p in op.params)
+            shared = f"    The gradient by {learnt}, summed over all that share a value of it."
+            returns += [f"d{learnt} : ndarray", shared]
+    else:
+        returns = ["y : ndarray", "    The value."]
+    lines += _section("Returns", returns)
+    wrong = (
+        "an array is masked, complex or of objects, strings or dates, ``dropout`` is no number, ``seed`` is missing "
+    )
+    wrong += "or no integer, or ``out`` cannot hold the result"
+    unfit = "shapes do not fit, ``axis`` is out of range, ``dropout``, ``seed`` or a parameter is outside its domain, "
+    unfit += "or ``out`` cannot be written"
+    errors = ["TypeError", *_wrapped(f"If {wrong}."), "AxisError, ValueError", *_wrapped(f"If {unfit}; nothing is.")]
+    lines += _section("Raises", errors)
+    notes = ["The residual's gradient is dy."] if backward else []
+    notes += ["The random numbers are those of `dropout`, and never stored: the gradient makes them again."]
+    lines += _section("Notes", [line for text in notes for line in _wrapped(text, "")])
+    lines += _section("Examples", _step_examples(step, backward))
+    return "\n".join(lines)
+
+
+def _step_examples(step: FusedStep, backward: bool) -> list[str]:
+    required: dict[str, Any] = {p.name: 0.5 for p in step.op.params if p.default is None}
+    names = [*step.names[:-1], "bias"]
+    values = [eval(VALUES[name], {"np": np}) for name in names]
+    given = "".join(f", {name}=0.5" for name in required)
+    lines = [">>> import numpy as np, fastact as fa", *(f">>> {name} = {VALUES[name]}" for name in names)]
+    call = f"fa.{step.__name__}({', '.join(names)}, dropout=0.5, seed=1{given})"
+    result = step(*values, dropout=0.5, seed=1, **required)
+    if not backward:
+        return [*lines, f">>> {call}", *repr(result).split("\n")]
+    outputs = ["dx", "dbias", *(f"d{p.name}" for p in step.op.params if step.op.param_grad is not None)]
+    lines.append(f">>> {', '.join(outputs)} = {call}")
+    return [*lines, *(line for name, r in zip(outputs, result) for line in (f">>> {name}", *repr(r).split("\n")))]

@@ -31,7 +31,7 @@ class Fused:
         self.activation, self.op, self.kind = activation, activation.op, kind
         self.method = name or kind
         self.__name__ = self.__qualname__ = f"{self.op.name}.{self.method}"
-        self.inputs = tuple(a.name for a in ALL[kind].inputs)
+        self.inputs = tuple(a.name for a in ALL[kind].inputs if a.role != "random")
         # those that a keyword can mean; shrink has a parameter named bias
         self.by_name = tuple(name for name in self.inputs if all(name != p.name for p in self.op.params))
         self.along = any(a.role == "col" for a in ALL[kind].inputs)
@@ -39,7 +39,7 @@ class Fused:
         self.outputs = outputs_of(self.op, kind)
         self.takes_axis = self.along or len(self.outputs) > len(ALL[kind].outputs)
         self.required = any(p.default is None for p in self.op.params)
-        roles = {"map": "a", "col": "c", "sum_rows": "s"}
+        roles = {"map": "a", "col": "c", "sum_rows": "s", "random": "r"}
         self.roles = "".join(roles[a.role] for a in (*ALL[kind].inputs, *self.outputs))
         self._functions: dict[Op, _driver.Function] = {}
         self._plain: tuple[_driver.Function, tuple[float, ...]] | None = None
@@ -168,9 +168,12 @@ def _arrays(given: tuple[Any, ...], values: dict[str, Any]) -> list[Array]:
 class _Call:
     """One call: everything is checked here, before anything is written."""
 
-    def __init__(self, fused: Fused, op: Op, arrays: list[Array], values: dict[str, Any], axis: int | None) -> None:
-        self.fused, self.op, self.values = fused, op, values
+    def __init__(
+        self, fused: Fused, op: Op, arrays: list[Array], values: dict[str, Any], axis: int | None, random: Any = None
+    ) -> None:
+        self.fused, self.op, self.values, self.random = fused, op, values, random
         kind = ALL[fused.kind]
+        # random numbers come last, and are nobody's to give
         inputs = dict(zip(kind.inputs, arrays))
         self.maps = {a.name: x for a, x in inputs.items() if a.role == "map"}
         self.cols = {a.name: x for a, x in inputs.items() if a.role == "col"}
@@ -270,7 +273,7 @@ class _Call:
         for argument, given in zip(fused.outputs, outs):
             results.append(None if argument.role != "map" else self._buffer(given, held))
         inputs = [maps.get(a.name, cols.get(a.name)) for a in ALL[fused.kind].inputs]
-        roles = ["c" if a.role == "col" else "a" for a in ALL[fused.kind].inputs] + [role for role, _ in parameters]
+        roles = list(fused.roles[: len(inputs)]) + [role for role, _ in parameters]
         arrays = (*inputs, *(a for _, a in parameters), *results)
         roles += ["s" if a.role == "sum_rows" else "a" for a in fused.outputs]
         sums = iter(self._computed(arrays, "".join(roles)))
@@ -293,8 +296,8 @@ class _Call:
         if 0 in self.shape:
             return [np.zeros(self.channel, self.compute) for role in roles if role == "s"]
         if python is None:
-            return function.run_fused(self.dtype, arrays, roles, self.outer, self.channel, self.inner)
-        return python(arrays, roles, self.outer, self.channel, self.inner)
+            return function.run_fused(self.dtype, arrays, roles, self.outer, self.channel, self.inner, self.random)
+        return python(arrays, roles, self.outer, self.channel, self.inner, self.random)
 
     def _outs(self, out: Any) -> Sequence[Array | None]:
         outputs, name = self.fused.outputs, self.fused.__name__

@@ -142,6 +142,8 @@ class SoftmaxCrossEntropy(Loss):
         Rows with this label count for nothing: their loss and gradient are 0.
     label_smoothing : float
         In [0, 1]: the share of the target that is spread over all classes.
+    z_loss : float
+        At least 0: ``z_loss·log(sum(exp(logits)))**2`` is added to the loss of each row that counts.
     reduction : {"mean", "sum", "none"}
         The mean is over the rows that count; with `weight` and class indices it divides by the sum of their labels'
         weights (as PyTorch).
@@ -165,7 +167,8 @@ class SoftmaxCrossEntropy(Loss):
     Notes
     -----
     As `torch.nn.functional.cross_entropy`, but for `ignore_index`, which is None by default. Label smoothing: Szegedy,
-    Vanhoucke, Ioffe, Shlens and Wojna, Rethinking the Inception Architecture, CVPR 2016.
+    Vanhoucke, Ioffe, Shlens and Wojna, Rethinking the Inception Architecture, CVPR 2016. z_loss: Chowdhery et al.,
+    PaLM, JMLR 24, 2023, section 5.
 
     Examples
     --------
@@ -184,8 +187,7 @@ class SoftmaxCrossEntropy(Loss):
     kernel_names = ("cross_entropy", "cross_entropy_of_shares")
 
     def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
-        of_labels = (t is None or t.dtype.kind in "iu") and not given.get("label_smoothing")
-        return "cross_entropy" if of_labels else "cross_entropy_of_shares"
+        return "cross_entropy" if t is None or t.dtype.kind in "iu" else "cross_entropy_of_shares"
 
     def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> int:
         axis = np.lib.array_utils.normalize_axis_index(given.get("axis", -1), x.ndim)
@@ -193,17 +195,19 @@ class SoftmaxCrossEntropy(Loss):
 
     def __call__(
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
-        label_smoothing: float = 0.0, reduction: str = "mean",
+        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean",
     ) -> Any:  # fmt: skip
-        if axis == -1 and weight is None and ignore_index is None and label_smoothing == 0.0 and reduction == "mean":
-            done = _driver.mean_by_label(self._function("cross_entropy"), logits, labels, None, False)
+        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction):
+            function = self._function("cross_entropy")
+            done = _driver.mean_by_label(function, logits, labels, None, False, label_smoothing, z_loss)
             if done is not None:
                 return done[0]
-        return self._general(logits, labels, axis, weight, ignore_index, label_smoothing, reduction, None, False)[0]
+        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction
+        return self._general(logits, labels, *given, None, False)[0]
 
     def value_and_grad(
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
-        label_smoothing: float = 0.0, reduction: str = "mean", out: Any = None,
+        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean", out: Any = None,
     ) -> tuple[Any, NDArray[Any]]:  # fmt: skip
         """The loss and its gradient by the logits, in one pass over them.
 
@@ -234,17 +238,33 @@ class SoftmaxCrossEntropy(Loss):
         >>> print(loss.round(6), dlogits, dlogits is logits)
         0.287682 [[ 0.25 -0.25]] True
         """
-        if axis == -1 and weight is None and ignore_index is None and label_smoothing == 0.0 and reduction == "mean":
-            done = _driver.mean_by_label(self._function("cross_entropy"), logits, labels, out, True)
+        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction):
+            function = self._function("cross_entropy")
+            done = _driver.mean_by_label(function, logits, labels, out, True, label_smoothing, z_loss)
             if done is not None:
                 return done
-        return self._general(logits, labels, axis, weight, ignore_index, label_smoothing, reduction, out, True)
+        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction
+        return self._general(logits, labels, *given, out, True)
+
+    @staticmethod
+    def _plain(axis: Any, weight: Any, ignore_index: Any, smoothing: Any, z_loss: Any, reduction: Any) -> bool:
+        # numbers as the general way would take them
+        return (
+            axis == -1
+            and weight is None
+            and ignore_index is None
+            and type(smoothing) is float
+            and 0.0 <= smoothing <= 1.0
+            and type(z_loss) is float
+            and 0.0 <= z_loss < math.inf
+            and reduction == "mean"
+        )
 
     # neither overflow nor underflow in what is rounded to the result's dtype is news
     @np.errstate(all="ignore")
     def _general(
         self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
-        reduction: str, out: Any, grad: bool,
+        z_loss: float, reduction: str, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         self._check_reduction(reduction)
         refuse_masked(self.name, (logits, labels, weight, out), FILLED)
@@ -252,6 +272,10 @@ class SoftmaxCrossEntropy(Loss):
             raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
         if not 0.0 <= smoothing <= 1.0:
             raise ValueError(f"{self.name}: label_smoothing must be in [0, 1], not {smoothing}")
+        if type(z_loss) is not float and not isinstance(z_loss, numbers.Real):
+            raise TypeError(f"{self.name}: z_loss must be a number, not {shown(z_loss)}")
+        if not 0.0 <= z_loss < math.inf:
+            raise ValueError(f"{self.name}: z_loss must be finite and at least 0, not {z_loss}")
         x, y = np.asarray(logits), np.asarray(labels)
         indices = y.dtype.kind in "iu"
         name, compute = _loss_dtype(self.name, x, y)
@@ -277,9 +301,7 @@ class SoftmaxCrossEntropy(Loss):
 
         rows = _contiguous(np.moveaxis(x, axis, -1), compute)
         loss = np.zeros(rows_shape, compute)
-        targets = None
-        if smoothing or not indices:
-            targets = self._targets(y, classes, weight, smoothing, compute, indices)
+        targets = None if indices else self._targets(y, classes, weight, smoothing, compute)
         dx = None
         if grad:
             dx = self._buffer(out if axis == x.ndim - 1 else None, rows, (rows, targets), (weight,))
@@ -292,16 +314,14 @@ class SoftmaxCrossEntropy(Loss):
             count = float(loss.size)
         factor = _divided(1.0, count) if reduction == "mean" else 1.0
         if classes and rows.size:
-            size = loss.size, classes, factor
+            size = loss.size, classes
             if targets is None:
+                scalars = factor, float(smoothing), float(z_loss)
                 by_label = self._function("cross_entropy")
-                by_label.run_rows((rows, y, weight, loss, dx), *size, *_gradient(dx, scratch=4))
+                by_label.run_rows((rows, y, weight, loss, dx), *size, scalars, *_gradient(dx, scratch=4))
             else:
-                self._function("cross_entropy_of_shares").run_rows((rows, targets, loss, dx), *size, *_gradient(dx))
-                if indices and number < y.size:
-                    loss[~counted] = 0
-                    if dx is not None:
-                        dx[~counted] = 0
+                by_target = self._function("cross_entropy_of_shares")
+                by_target.run_rows((rows, targets, loss, dx), *size, (factor, float(z_loss)), *_gradient(dx))
         if reduction == "none":
             value = loss.astype(result_dtype, copy=False)[()]
         else:
@@ -333,20 +353,75 @@ class SoftmaxCrossEntropy(Loss):
         # a copy: the gradient may be written over the labels
         return np.where(ignored, -1, labels).astype(np.int64, order="C")
 
-    def _targets(
-        self, y: NDArray[Any], classes: int, weight: Any, smoothing: float, compute: str, indices: bool
-    ) -> NDArray[Any]:
-        if indices:
-            targets = np.zeros((*y.shape, classes), compute)
-            np.put_along_axis(targets, np.where(y >= 0, y, 0)[..., None], 1, -1)
-        else:
-            targets = _contiguous(y, compute)
+    def _targets(self, y: NDArray[Any], classes: int, weight: Any, smoothing: float, compute: str) -> NDArray[Any]:
+        targets = _contiguous(y, compute)
         if smoothing:
             targets = targets * targets.dtype.type(1 - smoothing) + targets.dtype.type(smoothing / classes)
         return targets if weight is None else targets * weight
 
 
-class SigmoidCrossEntropy(Loss):
+class PointwiseLoss(Loss):
+    """A loss of elements, each by itself."""
+
+    def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
+        return self.name
+
+    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> None:
+        return None
+
+    def _factors(self, what: str, given: Any, shape: tuple[int, ...], compute: str) -> NDArray[Any] | None:
+        if given is None:
+            return None
+        given = np.asarray(given)
+        dtypes_of(f"{self.name}: {what}", given)
+        return _contiguous(broadcast(f"{self.name}: {what}", given, shape, self.arrays[0]), compute)
+
+    @np.errstate(all="ignore")
+    def _run(
+        self,
+        x: Any,
+        t: Any,
+        factors: Mapping[str, Any],
+        reduction: str,
+        out: Any,
+        grad: bool,
+        scalars: tuple[float, ...] = (),
+    ) -> tuple[Any, Any]:
+        self._check_reduction(reduction)
+        refuse_masked(self.name, (x, t, *factors.values(), out), FILLED)
+        x, t = np.asarray(x), np.asarray(t)
+        name, compute = _loss_dtype(self.name, x, t)
+        result_dtype = _numpy_dtype(name, x, t)
+        if t.shape != x.shape:
+            raise ValueError(f"{self.name}: {self.arrays[1]} have shape {t.shape}, {self.arrays[0]} {x.shape}")
+        if out is not None:
+            check_out(self.name, out, x.shape, result_dtype)
+        others = [self._factors(what, given, x.shape, compute) for what, given in factors.items()]
+        rows, t = _contiguous(x, compute), _contiguous(t, compute)
+        dx = self._buffer(out, rows, (rows, t, *others)) if grad else None
+        losses = np.empty(x.shape, compute) if reduction == "none" else None
+        sums = np.zeros(-(-x.size // LOSS_ROW), compute)
+        factor = _divided(1.0, x.size) if reduction == "mean" else 1.0
+        if x.size:
+            flat = [None if a is None else a.reshape(-1) for a in (rows, t, *others, dx, losses)]
+            whole = x.size // LOSS_ROW
+            # the rest, as a shorter row
+            for first, n, stop in ((0, LOSS_ROW, whole), (whole, x.size - whole * LOSS_ROW, sums.size)):
+                if stop > first and n:
+                    start = first * LOSS_ROW
+                    *inputs, d, each = (None if a is None else a[start : start + (stop - first) * n] for a in flat)
+                    arrays = (*inputs, sums[first:stop], d, each)
+                    numbers_of_call = factor, *scalars
+                    self._function(self.name).run_rows(arrays, stop - first, n, numbers_of_call, *_gradient(dx))
+        if losses is not None:
+            value = losses.astype(result_dtype, copy=False)[()]
+        else:
+            total = _driver.pairwise(sums)
+            value = result_dtype.type(total if reduction == "sum" else _divided(total, x.size))
+        return value, None if dx is None else self._delivered(dx, out, result_dtype)
+
+
+class SigmoidCrossEntropy(PointwiseLoss):
     """Binary cross-entropy of sigmoid(logits), its gradient by the logits in the same pass.
 
     Parameters
@@ -395,16 +470,11 @@ class SigmoidCrossEntropy(Loss):
     arrays = ("logits", "targets")
     kernel_names = ("sigmoid_cross_entropy",)
 
-    def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
-        return "sigmoid_cross_entropy"
-
-    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> None:
-        return None
-
     def __call__(
         self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
     ) -> Any:
-        return self._run(logits, targets, weight, pos_weight, reduction, None, False)[0]
+        factors = {"weight": weight, "pos_weight": pos_weight}
+        return self._run(logits, targets, factors, reduction, None, False)[0]
 
     def value_and_grad(
         self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean",
@@ -438,51 +508,7 @@ class SigmoidCrossEntropy(Loss):
         >>> print(loss.round(6), dlogits)
         0.980829 [-0.25  0.5 ]
         """
-        return self._run(logits, targets, weight, pos_weight, reduction, out, True)
-
-    def _factors(self, what: str, given: Any, shape: tuple[int, ...], compute: str) -> NDArray[Any] | None:
-        if given is None:
-            return None
-        given = np.asarray(given)
-        dtypes_of(f"{self.name}: {what}", given)
-        return _contiguous(broadcast(f"{self.name}: {what}", given, shape, "logits"), compute)
-
-    @np.errstate(all="ignore")
-    def _run(
-        self, logits: Any, targets: Any, weight: Any, pos_weight: Any, reduction: str, out: Any, grad: bool
-    ) -> tuple[Any, Any]:
-        self._check_reduction(reduction)
-        refuse_masked(self.name, (logits, targets, weight, pos_weight, out), FILLED)
-        x, t = np.asarray(logits), np.asarray(targets)
-        name, compute = _loss_dtype(self.name, x, t)
-        result_dtype = _numpy_dtype(name, x, t)
-        if t.shape != x.shape:
-            raise ValueError(f"{self.name}: targets have shape {t.shape}, logits {x.shape}")
-        if out is not None:
-            check_out(self.name, out, x.shape, result_dtype)
-        weights = self._factors("weight", weight, x.shape, compute)
-        positive = self._factors("pos_weight", pos_weight, x.shape, compute)
-        rows, t = _contiguous(x, compute), _contiguous(t, compute)
-        dx = self._buffer(out, rows, (rows, t, weights, positive)) if grad else None
-        losses = np.empty(x.shape, compute) if reduction == "none" else None
-        sums = np.zeros(-(-x.size // LOSS_ROW), compute)
-        factor = _divided(1.0, x.size) if reduction == "mean" else 1.0
-        if x.size:
-            flat = [None if a is None else a.reshape(-1) for a in (rows, t, weights, positive, dx, losses)]
-            whole = x.size // LOSS_ROW
-            # the rest, as a shorter row
-            for first, n, stop in ((0, LOSS_ROW, whole), (whole, x.size - whole * LOSS_ROW, sums.size)):
-                if stop > first and n:
-                    start = first * LOSS_ROW
-                    *inputs, d, each = (None if a is None else a[start : start + (stop - first) * n] for a in flat)
-                    arrays = (*inputs, sums[first:stop], d, each)
-                    self._function("sigmoid_cross_entropy").run_rows(arrays, stop - first, n, factor, *_gradient(dx))
-        if losses is not None:
-            value = losses.astype(result_dtype, copy=False)[()]
-        else:
-            total = _driver.pairwise(sums)
-            value = result_dtype.type(total if reduction == "sum" else _divided(total, x.size))
-        return value, None if dx is None else self._delivered(dx, out, result_dtype)
+        return self._run(logits, targets, {"weight": weight, "pos_weight": pos_weight}, reduction, out, True)
 
 
 softmax_cross_entropy = SoftmaxCrossEntropy()

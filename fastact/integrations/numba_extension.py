@@ -32,12 +32,16 @@ from numba.extending import (
 )
 
 from fastact.api.activation import Activation, Method, activations
+from fastact.api.dropout import RandomFunction
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
+from fastact.api.fused_step import FusedStep
+from fastact.api.gated_units import GatedMethod
 from fastact.api.over_axis import RowFunction, RowMethod
 from fastact.backends.numba_cpu import rows as row_kernels
 from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
 from fastact.backends.numba_cpu.simd import host_target
+from fastact.dispatch import FUSED_STEPS
 from fastact.maths.grammar import bind
 from fastact.spec.call import BYTES, COLS, DATA, FLAGS, ROW_STEP, ROWS
 from fastact.spec.kernel import row_kernel_of
@@ -313,13 +317,15 @@ def _pair_loop(f: Method, dtype: types.Type, dense: bool, transpose: bool) -> Ca
     return over_transposed if transpose else over_memory if dense else over_elements
 
 
-# ---- fused kinds
+# ---- fused kinds, and other functions of whole arrays
+
+WholeArrays = Fused | FusedStep | GatedMethod | RandomFunction
 
 
 class FusedType(types.Function):
-    """Numba's type of one `Fused`, which has no implementation: a call says so."""
+    """Numba's type of one `Fused` or the like, which has no implementation: a call says so."""
 
-    def __init__(self, fused: Fused) -> None:
+    def __init__(self, fused: WholeArrays) -> None:
         self.fused = fused
         super().__init__(type("Template", (_FusedTemplate,), {"key": fused, "fused": fused}))
 
@@ -328,19 +334,19 @@ class FusedType(types.Function):
 
 
 @cache
-def fused_type(fused: Fused) -> FusedType:
-    """Numba's type of a `Fused`."""
+def fused_type(fused: WholeArrays) -> FusedType:
+    """Numba's type of a `Fused` or the like."""
     return FusedType(fused)
 
 
 class _FusedTemplate(AbstractTemplate):
-    fused: Fused
+    fused: WholeArrays
 
     def generic(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Signature | None:
         raise errors.TypingError(_not_available(self.fused))
 
 
-def _not_available(fused: Fused) -> str:
+def _not_available(fused: WholeArrays) -> str:
     name = fused.__name__
     instead = "; dx alone is leaky_relu.backward(dy, x, weight)" if name == "prelu.backward" else ""
     return f"{name} takes whole arrays and is not available in nopython mode{instead}"
@@ -516,7 +522,7 @@ class _MethodAttributes(AttributeTemplate):
     key = MethodType
 
     def generic_resolve(self, type_: MethodType, attr: str) -> types.Type | None:  # type: ignore[override]
-        if attr not in (*KINDS, *FUSED) or not isinstance(type_.method, Activation):
+        if attr not in (*KINDS, *FUSED, *FUSED_STEPS) or not isinstance(type_.method, Activation):
             return None
         try:
             method = getattr(type_.method, attr)
@@ -560,9 +566,11 @@ def init() -> None:
     def typeof_row_method(method: RowMethod, c: Any) -> RowType:
         return row_type(method)
 
-    @typeof_impl.register(Fused)
-    def typeof_fused(fused: Fused, c: Any) -> FusedType:
+    def typeof_fused(fused: WholeArrays, c: Any) -> FusedType:
         return fused_type(fused)
+
+    for cls in WholeArrays.__args__:
+        typeof_impl.register(cls)(typeof_fused)
 
     for activation in activations.values():
         for kind in kinds_of(activation.op):

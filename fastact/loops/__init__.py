@@ -29,9 +29,8 @@ Formulas of ``fastact.maths.rows`` take `Vec` and `Quad` alike; beside them ther
 ``prefetch(p)``                             into the L2 cache, if p can be read
 ``stack()``                                 STACK bytes of the kernel's own memory, aligned to a vector
 ``splat(s)``, ``splat4(s)``                 a number in all lanes
-``number(i)``                               an `Int`, rounded to the dtype, in all lanes
 ``load_int(p)``, ``load_value(p)``          an int64; an element, in all lanes
-``load_param(p)``                           a double, rounded to the dtype, in all lanes
+``load_param(p)``, ``number(i)``            a double rounded to the dtype, an integer, in all lanes
 ``gather4(v)``                              the sum of a quad's vectors: (0 + 1) + (2 + 3)
 ``greatest4(v)``                            the maximum of a quad's vectors
 ``max_lanes(v)``, ``sum_lanes(v)``          over the lanes: i with i ^ LANES/2, then i ^ LANES/4, …; in all lanes

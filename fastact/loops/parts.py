@@ -16,6 +16,7 @@ REST = 2
 COUNT = 3
 WEIGHT = 4
 FAR = 5
+WHOLE = 6
 # segments of a row up to which its shares are kept in y, which then is in the L2 cache; else they are computed again
 KEPT = 4
 
@@ -64,6 +65,16 @@ def totals_of_segments(call: Address, records: Int, what: Int, p: Address, q: Ad
     i: Int = 0
     while i < n:
         store_value(to, total__each(p + i * SIZE, q + i * SIZE, least(n - i, SEGMENT), a, b))
+        to += RECORD
+        i += SEGMENT
+
+
+def sizes_of_segments(call: Address, records: Int) -> None:
+    n: Int = load_int(call + COLS)
+    to: Address = record(call, records, COUNT)
+    i: Int = 0
+    while i < n:
+        store_value(to, number(least(n - i, SEGMENT)))
         to += RECORD
         i += SEGMENT
 
@@ -217,7 +228,20 @@ def cross_entropy_part(call: Address) -> None:
             store_value(data(call, 5) + label // SEGMENT * RECORD + FAR * SIZE, load_value(x + own * SIZE))
     else:
         m: Vec = greatest_of_records(call, 5)
+        zero: Vec = splat(0.0)
+        scalars: Address = load_int(call + SCALARS)
+        smoothing: Vec = load_param(scalars + 8)
+        z: Vec = load_param(scalars + 16)
+        general: Int = less(zero, smoothing) | less(zero, z)
         if phase == SUMS:
+            if general:
+                sizes_of_segments(call, 5)
+                if weights:
+                    at: Address = weights + first * SIZE
+                    totals_of_segments__first(call, 5, WHOLE, at, at, m, m)
+                    totals_of_segments__distance(call, 5, WEIGHT, x, at, m, m)
+                else:
+                    totals_of_segments__gap(call, 5, WEIGHT, x, x, m, m)
             shares_of_segments(call, 5, dx if grad else 0, m, own, 0)
         else:
             c, k = row_shift(m)
@@ -228,9 +252,30 @@ def cross_entropy_part(call: Address) -> None:
             if weights:
                 weight = load_value(weights + label * SIZE)
             share: Vec = exp_scaled(chosen, c, k)
-            zero: Vec = splat(0.0)
+            factor: Vec = load_param(scalars)
+            s: Vec = log_total(chosen, m, rest, share, exp_scaled(m, c, k))
+            value: Vec = plus(minus(m, chosen), s)
+            mass: Vec = weight
+            here: Vec = zero
+            each: Vec = zero
+            if general:
+                size: Vec = total_of_records(call, 5, COUNT)
+                whole: Vec = size
+                if weights:
+                    whole = total_of_records(call, 5, WHOLE)
+                each = quotient(smoothing, size)
+                share_of_label: Vec = scale(weight, minus(splat(1.0), smoothing))
+                far: Vec = total_of_records(call, 5, WEIGHT)
+                value = with_square(smoothed_loss(value, s, far, whole, share_of_label, each), z, plus(m, s))
+                here = with_slope(scale(each, whole), z, plus(m, s))
+                mass = plus(share_of_label, here)
+                here = smoothed_label(share_of_label, here, rest, share, scale(weight, each), factor)
+            else:
+                value = scale(weight, value)
+            inverse: Vec = quotient(scale(mass, factor), plus(rest, share))
+            if not general:
+                here = negative_product(rest, inverse)
             if first == 0:
-                value: Vec = scale(weight, label_loss(chosen, m, rest, share, exp_scaled(m, c, k)))
                 if given < 0:
                     value = zero
                 store_value(data(call, 3), value)
@@ -238,11 +283,10 @@ def cross_entropy_part(call: Address) -> None:
                 if given < 0:
                     finish__filled(dx, dx, dx, n, zero, zero, zero, zero, 0)
                 else:
-                    factor: Vec = load_param(load_int(call + SCALARS))
-                    inverse: Vec = quotient(scale(weight, factor), plus(rest, share))
-                    finish__scaled(dx, dx, dx, n, inverse, zero, zero, zero, 0)
+                    at = weights + first * SIZE if weights else 0
+                    cross_entropy_gradient(dx, at, dx, n, inverse, scale(each, factor))
                     if own >= 0:
-                        store_value(dx + own * SIZE, negative_product(rest, inverse))
+                        store_value(dx + own * SIZE, here)
 
 
 def cross_entropy_of_shares_part(call: Address) -> None:
@@ -261,13 +305,16 @@ def cross_entropy_of_shares_part(call: Address) -> None:
         else:
             c, k = row_shift(m)
             weight: Vec = total_of_records(call, 4, WEIGHT)
+            scalars: Address = load_int(call + SCALARS)
+            z: Vec = load_param(scalars + 8)
+            s: Vec = log_sum_of_records(call, 4, m)
             if load_int(call + COL0) == 0:
                 far: Vec = total_of_records(call, 4, FAR)
-                store_value(data(call, 2), target_loss(far, weight, log_sum_of_records(call, 4, m)))
+                store_value(data(call, 2), with_square(target_loss(far, weight, s), z, plus(m, s)))
             if not load_int(call + FLAGS) & VALUE_ONLY:
                 high, low = pair_of_records(call, 4)
                 top: Vec = exp_scaled(m, c, k)
                 ties: Vec = total_of_records(call, 4, COUNT)
-                share: Vec = target_factor(weight, plus(high, low), ties, top)
-                factor: Vec = load_param(load_int(call + SCALARS))
+                share: Vec = target_factor(with_slope(weight, z, plus(m, s)), plus(high, low), ties, top)
+                factor: Vec = load_param(scalars)
                 finish__target_grad(x, q, data(call, 3), load_int(call + COLS), share, factor, c, k, 0)

@@ -284,7 +284,9 @@ def total(p: Address, q: Address, n: Int, a: Vec, b: Vec) -> Vec:
         else:
             high = t
         i += SEGMENT
-    return plus(high, low)
+    if n > SEGMENT:
+        high = plus(high, low)
+    return high
 
 
 def finish(p: Address, q: Address, out: Address, n: Int, a: Vec, b: Vec, c: Vec, d: Vec, past: Int) -> None:

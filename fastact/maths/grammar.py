@@ -241,9 +241,9 @@ class _Check:
 
 @cache
 def read(dtype: str) -> dict[str, Formula]:
-    """The sources of the elementary functions of float32 or float64, and of the activations over them."""
+    """The sources of the elementary functions of float32 or float64, of activations and of optimisers over them."""
     elementary = parse(MATHS / "elementary" / f"{dtype}.py")
-    return elementary | parse(MATHS / "activations.py", elementary)
+    return elementary | parse(MATHS / "activations.py", elementary) | parse(MATHS / "optimisers.py", elementary)
 
 
 @cache
@@ -275,7 +275,7 @@ def row_formulas() -> dict[str, FunctionType]:
 
 
 def bind(implementations: Mapping[str, Callable[..., Any]], dtype: str) -> dict[str, Callable[..., Any]]:
-    """Every elementary function and activation formula, over one backend's primitives.
+    """Every elementary function and formula of an activation or an optimiser, over one backend's primitives.
 
     Parameters
     ----------
@@ -290,7 +290,10 @@ def bind(implementations: Mapping[str, Callable[..., Any]], dtype: str) -> dict[
         Name to function, the primitives included.
     """
     env: dict[str, Any] = {"__builtins__": {}, "__name__": __name__, **implementations}
-    for module in (elementary(dtype), import_module("fastact.maths.activations")):
+    for module in (
+        elementary(dtype),
+        *(import_module(f"fastact.maths.{name}") for name in ("activations", "optimisers")),
+    ):
         for name, function in _functions(module).items():
             env[name] = FunctionType(function.__code__, env, name)
     return env

@@ -4,7 +4,7 @@ No maximum is subtracted before the exponential: e^x is kept as p·2^n (``exp_pa
 x - max(x) would be rounded: with x = 0.1 and a maximum of 50 the share would be off by as much as 32 ULP.
 """
 
-from fastact.maths.elementary.float32 import exp_nonpositive, exp_parts, log1p, log1p_unit
+from fastact.maths.elementary.float32 import exp_nonpositive, exp_parts, log, log1p, log1p_unit
 from fastact.maths.primitives import fabs, fma, maximum, rint, scalb, sqrt, where
 
 
@@ -132,13 +132,36 @@ def log_sum_over(rest, ties, top):
     return log1p(rest / top + (ties - 1.0))
 
 
-def label_loss(x, m, rest, share, top):
-    """-log of the share of the label's x among all: log(1 + rest/share), which neither overflows nor cancels.
+def log_total(x, m, rest, share, top):
+    """log of the sum of all shares over that of the greatest element m, `top`
 
-    `rest` is the sum of all other shares, m the greatest element, `top` its share.
+    `share` is that of x, `rest` the sum of all others.
     """
     others = where(x == m, rest, (rest - top) + share)
-    return (m - x) + log1p(others / top)
+    return log1p(others / top)
+
+
+def with_square(a, z, x):
+    """a + z·x^2; a where z is 0"""
+    return where(z == 0.0, a, a + z * (x * x))
+
+
+def with_slope(a, z, x):
+    """a + 2·z·x; a where z is 0"""
+    return where(z == 0.0, a, a + (2.0 * z) * x)
+
+
+def smoothed_loss(loss, s, far, whole, own, each):
+    """own·loss + each·sum(w·(m + s - x)), with far = sum(w·(m - x)) and whole = sum(w)
+
+    A term with the factor 0 is 0.
+    """
+    return where(own == 0.0, 0.0, own * loss) + where(each == 0.0, 0.0, each * (far + whole * s))
+
+
+def smoothed_label(own, a, rest, share, each, factor):
+    """factor·((share·a - rest·own)/(rest + share) - each)"""
+    return factor * ((share * a - rest * own) / (rest + share) - each)
 
 
 def target_loss(far, weight, s):
@@ -184,6 +207,11 @@ def distance(p, q, a, b):
     return where(q == 0.0, 0.0, q * (a - p))
 
 
+def gap(p, q, a, b):
+    """a - p"""
+    return a - p
+
+
 def above(p, q, a, b):
     """p - a where that is above b, else 0; NaN where p is"""
     z = p - a
@@ -221,6 +249,16 @@ def below(p, q, a, b, c, d):
 def scaled(p, q, a, b, c, d):
     """p·(a + b)"""
     return fma(p, a, p * b)
+
+
+def less_each(p, q, a, b, c, d):
+    """p·a - b"""
+    return fma(p, a, -b)
+
+
+def less_weights(p, q, a, b, c, d):
+    """p·a - b·q"""
+    return fma(p, a, -(b * q))
 
 
 def again(p, q, a, b, c, d):
@@ -285,6 +323,53 @@ def sigmoid_loss_grad(x, t, weight, pos_weight):
     up = where(x < 0.0, far, where(x == x, near, x))
     down = where(x < 0.0, near, where(x == x, far, x))
     return weight * ((1.0 - t) * up - pos_weight * t * down)
+
+
+# losses of elements: of x, target, weight and a parameter
+
+
+def squared_error(x, t, weight, p):
+    """weight·(x - t)^2"""
+    d = x - t
+    return weight * (d * d)
+
+
+def squared_error_grad(x, t, weight, p):
+    """2·weight·(x - t)"""
+    return weight * (2.0 * (x - t))
+
+
+def absolute_error(x, t, weight, p):
+    """weight·abs(x - t)"""
+    return weight * fabs(x - t)
+
+
+def absolute_error_grad(x, t, weight, p):
+    """weight·sign(x - t)"""
+    d = x - t
+    return weight * where(d > 0.0, 1.0, where(d < 0.0, -1.0, d))
+
+
+def huber_error(x, t, weight, delta):
+    """weight·(d^2/2 if abs(d) <= delta, else delta·(abs(d) - delta/2)), d = x - t (Huber, Ann. Math. Stat. 35, 1964)"""
+    d = fabs(x - t)
+    return weight * where(d <= delta, 0.5 * (d * d), delta * (d - 0.5 * delta))
+
+
+def huber_error_grad(x, t, weight, delta):
+    """weight·min(max(x - t, -delta), delta)"""
+    d = x - t
+    return weight * where(d > delta, delta, where(d < -delta, -delta, d))
+
+
+def divergence(x, t, weight, p):
+    """weight·t·(log(t) - x); 0 where t is"""
+    return weight * where(t == 0.0, 0.0, t * (log(t) - x))
+
+
+def divergence_grad(x, t, weight, p):
+    """-weight·t"""
+    return -(weight * t)
 
 
 # norms

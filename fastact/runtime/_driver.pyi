@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 DTYPES: tuple[str, ...]
 ARITHMETIC: dict[tuple[str, str], int]
+RANDOM_ISA: tuple[str, ...]
+NARROW_BYTES: int
 fma: np.ufunc
 
 class Function:
@@ -30,6 +32,7 @@ class Function:
         fill: float = 0.0,
         roles: str = "",
         like: tuple[int, ...] = (),
+        random: int = 0,
         phases: int = 0,
         side: bool = False,
     ) -> None: ...
@@ -39,14 +42,49 @@ class Function:
     def direct(self, arrays: tuple[Any, ...], out: Any, where: Any = None) -> Any: ...
     def call(self, arrays: tuple[Any, ...], axis: int, where: Any, out: Any, kwargs: dict[str, Any]) -> Any: ...
     def run_rows(
-        self, arrays: tuple[Any, ...], rows: int, n: int, factor: float, flags: int, scratch: int = -1
+        self, arrays: tuple[Any, ...], rows: int, n: int, scalars: tuple[float, ...], flags: int, scratch: int = -1
     ) -> int: ...
     def plain_fused(
-        self, arrays: tuple[Any, ...], params: tuple[float, ...], roles: str, axis: int | None, out: Any
+        self,
+        arrays: tuple[Any, ...],
+        params: tuple[float, ...],
+        roles: str,
+        axis: int | None,
+        out: Any,
+        random: tuple[float, float, int, int] | None = None,
     ) -> Any: ...
     def run_fused(
-        self, dtype: str, arrays: tuple[Any, ...], roles: str, outer: int, channel: int, inner: int
+        self,
+        dtype: str,
+        arrays: tuple[Any, ...],
+        roles: str,
+        outer: int,
+        channel: int,
+        inner: int,
+        random: tuple[float, float, int, int] | None = None,
     ) -> list[NDArray[Any]]: ...
+    def plain_packed(
+        self, dy: Any, packed: Any, gate_first: bool, axis: Any, params: tuple[float, ...], out: Any
+    ) -> NDArray[Any] | None: ...
+    def run_apart(self, dtype: str, arrays: tuple[Any, ...], roles: str, rows: int, n: int) -> None: ...
+
+class Lists:
+    params: tuple[NDArray[Any], ...]
+    columns: tuple[tuple[NDArray[Any], ...], ...]
+    copies: tuple[NDArray[Any], ...] | None
+    def __init__(
+        self,
+        function: Function,
+        dtype: str,
+        params: tuple[NDArray[Any], ...],
+        columns: tuple[tuple[NDArray[Any], ...], ...],
+        copies: tuple[NDArray[Any], ...] | None,
+    ) -> None: ...
+    def plain(self, grads: Any) -> bool: ...
+    def norm(self, grads: Sequence[NDArray[Any]]) -> float: ...
+    def run(self, grads: Sequence[NDArray[Any]] | None, numbers: tuple[float, ...]) -> None: ...
+
+def norm_of(arrays: Sequence[NDArray[Any]]) -> float: ...
 
 class Callable:
     function: Function
@@ -76,7 +114,9 @@ def enable_vectorcall(cls: _Class) -> _Class: ...
 def computing_dtype(dtypes: Sequence[np.dtype[Any]]) -> str | None: ...
 def pairwise(x: NDArray[Any]) -> float: ...
 def side_by_side(columns: int) -> int: ...
-def mean_by_label(function: Function, logits: Any, labels: Any, out: Any, grad: bool) -> tuple[Any, Any] | None: ...
+def mean_by_label(
+    function: Function, logits: Any, labels: Any, out: Any, grad: bool, smoothing: float, z: float
+) -> tuple[Any, Any] | None: ...
 def plain_norm(
     function: Function, x: Any, columns: tuple[Any, ...], out: Any, nstat: int, keep: bool, eps: float
 ) -> Any: ...
@@ -108,5 +148,6 @@ def configure(
     stream_min: int | None = None,
     asleep_factor: int | None = None,
     spin_ns: int | None = None,
+    random_isa: str | None = None,
 ) -> None: ...
 def status() -> dict[str, Any]: ...

@@ -31,8 +31,8 @@ cnp.import_ufunc()
 cdef extern from "fused.h" nogil:
     enum: FASTACT_ARGS, FASTACT_STAGES, FASTACT_TEMPS, FASTACT_MAP, FASTACT_ROWS, FASTACT_STREAM, FASTACT_VALUE_ONLY
     enum: FASTACT_WHOLE, FASTACT_FORMS
-    enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM
-    enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR
+    enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM, FASTACT_RANDOM
+    enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR, NARROW
     ctypedef void (*fastact_kernel)(const fastact_call *) noexcept
     ctypedef struct fastact_call:
         char *data[1]
@@ -59,6 +59,7 @@ cdef extern from "fused.h" nogil:
         int dtype, loop, nin, nparam, nout
         Py_ssize_t size, compute, granule
         unsigned char like[1]
+        int random
         bint reduces, side
         int phases, form
         double fill_in, fill
@@ -76,6 +77,7 @@ cdef extern from "fused.h" nogil:
         int64_t flags
         int scratch_arg
         bint direct, stream, failed
+        uint64_t seed, offset
         int form, threads
     ctypedef struct fastact_fused:
         fastact_job job
@@ -90,23 +92,32 @@ cdef extern from "fused.h" nogil:
     void fastact_plan_threads(fastact_job *job)
     void fastact_run_rows(fastact_job *job)
     void fastact_run_fused(fastact_fused *f, char **repeated)
+    void fastact_run_apart(fastact_fused *f)
     Py_ssize_t fastact_side_by_side(Py_ssize_t columns)
     int fastact_combine(const fastact_fused *f, int s, char *to)
     void fastact_add_f32(const fastact_call *)
     void fastact_add_f64(const fastact_call *)
     void fastact_mul_f32(const fastact_call *)
     void fastact_mul_f64(const fastact_call *)
+    void fastact_keep_f32(const fastact_call *)
+    void fastact_keep_f64(const fastact_call *)
+    void fastact_numbers_f32(const fastact_call *)
+    void fastact_numbers_f64(const fastact_call *)
+    void fastact_dropout_f32(const fastact_call *)
+    void fastact_dropout_f64(const fastact_call *)
+    int fastact_philox_level
+    void fastact_philox_init(int most)
     void fastact_fill(char *block, const char *value, Py_ssize_t size)
     void fastact_pool_set_spin(long ns)
     int fastact_pool_workers()
 
 
 cdef extern from "norms.h" nogil:
-    ctypedef struct fastact_norm:
+    ctypedef struct fastact_gradients:
         fastact_job job
         int nsum
         char *sums[1]
-    void fastact_run_norm(fastact_norm *f)
+    void fastact_run_gradients(fastact_gradients *f)
 
 
 cdef extern from *:
@@ -185,15 +196,21 @@ cdef extern from *:
 
 cdef enum:
     NDTYPES = 4
+    MAX_SCALARS = 8
     MAX_KEYWORDS = 8
     HOLD_GIL = 512  # elements up to which a call keeps it, as NumPy does
 
 fastact_driver_init()
 
-# the arithmetic between stages: address by (operation, dtype)
+# of rows that lie apart: below so many they are not stored past the cache
+NARROW_BYTES = NARROW
+# the arithmetic between stages, and what makes random numbers: address by (operation, dtype)
 ARITHMETIC = {
     ("add", "float32"): <uintptr_t> &fastact_add_f32, ("add", "float64"): <uintptr_t> &fastact_add_f64,
     ("mul", "float32"): <uintptr_t> &fastact_mul_f32, ("mul", "float64"): <uintptr_t> &fastact_mul_f64,
+    ("keep", "float32"): <uintptr_t> &fastact_keep_f32, ("keep", "float64"): <uintptr_t> &fastact_keep_f64,
+    ("numbers", "float32"): <uintptr_t> &fastact_numbers_f32, ("numbers", "float64"): <uintptr_t> &fastact_numbers_f64,
+    ("dropout", "float32"): <uintptr_t> &fastact_dropout_f32, ("dropout", "float64"): <uintptr_t> &fastact_dropout_f64,
 }
 
 
@@ -453,9 +470,9 @@ cdef class Function:
         elements. The form is that of a kernel over rows, a number of driver.h.
     lock : context manager
         Held while a kernel is looked for.
-    loop : {"map", "rows", "fused"}
+    loop : {"map", "rows", "fused", "list"}
         Each element by itself: a ufunc. Whole rows along an axis: gufuncs, `masked` with a mask after the inputs; none for
-        ``nin=0``. Fused: none, see `run_fused`.
+        ``nin=0``. Fused and list: none, see `run_fused` and `Lists`.
     reduces : bool
         Whether a row gives one value.
     fill_in, fill : float
@@ -465,6 +482,8 @@ cdef class Function:
         for one a column, ``i`` for an integer a row.
     like : tuple of int
         For each argument of a fused function: 1 + the output whose values it sums, else 0.
+    random : int
+        Of a fused function: 1 + the argument that its first stage makes, of random numbers, else 0.
     phases : int
         In which kernels take rows longer than a segment, 0 where they take them as a whole.
     side : bool
@@ -481,8 +500,8 @@ cdef class Function:
     cdef object __weakref__
 
     def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver, lock, str loop="map", *,
-                  bint reduces=False, double fill_in=0.0, double fill=0.0, str roles="", tuple like=(), int phases=0,
-                  bint side=False):
+                  bint reduces=False, double fill_in=0.0, double fill=0.0, str roles="", tuple like=(), int random=0,
+                  int phases=0, bint side=False):
         cdef int i, j, narg = nin + nparam + nout
         if narg > FASTACT_ARGS:
             raise ValueError(f"{name}: {narg} arguments, and {FASTACT_ARGS} are the most")
@@ -504,6 +523,7 @@ cdef class Function:
             self.slots[i].size = size
             self.slots[i].compute = size if loop == "map" or size == 8 else 4
             self.slots[i].granule = 8 if size == 8 else 16
+            self.slots[i].random = random
             self.slots[i].reduces = reduces
             self.slots[i].phases, self.slots[i].side = phases, side
             self.slots[i].fill_in, self.slots[i].fill = fill_in, fill
@@ -690,13 +710,14 @@ cdef class Function:
             return self.masked(*arrays, where, axis=axis, **kwargs)
         return self.ufunc(*arrays, axis=axis, **kwargs)
 
-    cpdef int run_rows(self, tuple arrays, Py_ssize_t rows, Py_ssize_t n, double factor, int64_t flags,
+    cpdef int run_rows(self, tuple arrays, Py_ssize_t rows, Py_ssize_t n, tuple scalars, int64_t flags,
                        int scratch=-1) except -1:
         """Rows of contiguous arrays of one of the computing dtypes, laid out as `roles` says; None for what is absent.
 
         ``scratch`` is the argument for which each task has a row of memory of its own.
         """
         cdef fastact_job job
+        cdef double numbers[MAX_SCALARS]
         cdef cnp.ndarray x = arrays[0]
         cdef fastact_slot *slot = &self.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
         cdef int j
@@ -704,13 +725,15 @@ cdef class Function:
         cdef const char *roles = self.roles
         job.resolved = resolved_of(slot)
         if job.resolved.nstage == 0:
-            (<object> <PyObject *> job.resolved.python)(*arrays, factor)
+            (<object> <PyObject *> job.resolved.python)(*arrays, *scalars)
             return 0
         job.slot = slot
         job.narg = len(arrays)
         job.rows, job.n = rows, n
         job.mask = NULL
-        job.scalars = &factor
+        for j in range(len(scalars)):
+            numbers[j] = scalars[j]
+        job.scalars = numbers
         job.flags = flags
         job.scratch_arg = scratch
         job.direct, job.stream, job.form = True, False, FASTACT_WHOLE
@@ -728,13 +751,14 @@ cdef class Function:
 
     # ---- fused
 
-    def plain_fused(self, tuple arrays, tuple params, str roles, object axis, object out):
+    def plain_fused(self, tuple arrays, tuple params, str roles, object axis, object out, tuple random=None):
         """A fused function of contiguous arrays of one shape and dtype, with parameters that are numbers.
 
-        `roles` are those of inputs and outputs (see `run_fused`); an input ``c`` lies along the axis. None where arrays are
-        not so plain, or anything is wrong.
+        `roles` and `random` are those of inputs and outputs (see `run_fused`); an input ``c`` lies along the axis. None where
+        arrays are not so plain, or anything is wrong.
         """
         cdef fastact_fused f
+        cdef double scalars[2]
         cdef fastact_slot *slot
         cdef cnp.ndarray first, a
         cdef int nin = len(arrays), nparam = len(params), nout = len(roles) - nin, number, nd, i, j, at = -1
@@ -768,6 +792,9 @@ cdef class Function:
         if f.job.resolved.nstage == 0:
             return None
         f.job.narg = nin + nparam + nout
+        if random is not None:
+            scalars[0], scalars[1], f.job.seed, f.job.offset = random
+            f.job.scalars = scalars
         f.outer = f.channel = 1
         f.inner = cnp.PyArray_SIZE(first)
         if at >= 0:
@@ -778,6 +805,9 @@ cdef class Function:
                 f.inner *= cnp.PyArray_DIM(first, i)
         bytes = cnp.PyArray_SIZE(first) * slot.size
         for j in range(nin):
+            if roles[j] == "r":
+                f.role[j], f.job.data[j] = FASTACT_RANDOM, blocks
+                continue
             if roles[j] == "a":
                 if not same_layout(arrays[j], first, number):
                     return None
@@ -834,7 +864,8 @@ cdef class Function:
         run_fused(&f, [a for a, role in zip(results, roles[nin:]) if role == "s"])
         return results[0] if nout == 1 else tuple(results)
 
-    def run_fused(self, str dtype, tuple arrays, str roles, Py_ssize_t outer, Py_ssize_t channel, Py_ssize_t inner):
+    def run_fused(self, str dtype, tuple arrays, str roles, Py_ssize_t outer, Py_ssize_t channel, Py_ssize_t inner,
+                  tuple random=None):
         """Run the stages over arrays of shape (outer, channel, inner).
 
         Parameters
@@ -845,7 +876,9 @@ cdef class Function:
             Inputs, parameters, outputs, contiguous. None for a sum.
         roles : str
             For each: ``a`` an array of that shape and dtype, ``c`` `channel` values and ``v`` one value of the computing
-            dtype, ``s`` a sum over outer and inner.
+            dtype, ``s`` a sum over outer and inner, ``r`` random numbers.
+        random : tuple, optional
+            Of random numbers: two scalars of their kernel, seed, offset.
 
         Returns
         -------
@@ -853,6 +886,7 @@ cdef class Function:
             The sums: `channel` values of the computing dtype each.
         """
         cdef fastact_fused f
+        cdef double scalars[2]
         cdef char blocks[BLOCKS]
         cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
         cdef fastact_slot *slot = &self.slots[DTYPES.index(dtype)]
@@ -863,10 +897,17 @@ cdef class Function:
         f.job.resolved = resolved_of(slot)
         f.job.narg = len(arrays)
         f.outer, f.channel, f.inner = outer, channel, inner
+        if random is not None:
+            scalars[0], scalars[1], f.job.seed, f.job.offset = random
+            f.job.scalars = scalars
         for j in range(f.job.narg):
             role = roles[j]
             f.role[j] = FASTACT_ARRAY if role == "a" else FASTACT_CHANNEL if role == "c" else (
-                FASTACT_VALUE if role == "v" else FASTACT_SUM)
+                FASTACT_VALUE if role == "v" else FASTACT_SUM if role == "s" else FASTACT_RANDOM)
+            if role == "r":
+                # tiles hold them; this is nobody's array
+                f.job.data[j] = blocks
+                continue
             if role == "s":
                 sums.append(np.empty(channel, np.float64 if slot.compute == 8 else np.float32))
                 continue
@@ -877,6 +918,116 @@ cdef class Function:
                 block += VECTOR
         run_fused(&f, sums)
         return sums
+
+    def plain_packed(self, object dy, object packed, bint gate_first, object axis, tuple params, object out):
+        """A gated function of one contiguous array that holds gate and up, with parameters that are numbers; its gradients
+        where `dy` is given. None where arrays are not so plain, or anything is wrong."""
+        cdef fastact_fused f
+        cdef fastact_slot *slot
+        cdef cnp.ndarray x, y, other
+        cdef cnp.npy_intp dims[64]
+        cdef int number, nd, i, j, at, nin = 2 if dy is None else 3
+        cdef double value
+        cdef float narrow
+        cdef char blocks[BLOCKS]
+        cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+        if not cnp.PyArray_CheckExact(packed) or type(axis) is not int:
+            return None
+        x = packed
+        number, nd = cnp.PyArray_TYPE(x), cnp.PyArray_NDIM(x)
+        if (number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64) or not PyArray_ISCARRAY_RO(x) or not -nd <= axis < nd:
+            return None
+        at = axis if axis >= 0 else axis + nd
+        if cnp.PyArray_DIM(x, at) % 2 or cnp.PyArray_SIZE(x) == 0 or nd > 64:
+            return None
+        slot = &self.slots[0 if number == cnp.NPY_FLOAT32 else 1]
+        memset(&f, 0, sizeof(f))
+        f.job.slot = slot
+        f.job.resolved = resolved_of(slot)
+        if f.job.resolved.nstage == 0:
+            return None
+        f.outer = f.inner = 1
+        for i in range(nd):
+            dims[i] = cnp.PyArray_DIM(x, i)
+            if i < at:
+                f.outer *= dims[i]
+        dims[at] //= 2
+        f.channel = cnp.PyArray_SIZE(x) // f.outer // 2
+        if dy is not None:
+            if not cnp.PyArray_CheckExact(dy):
+                return None
+            other = dy
+            if (cnp.PyArray_TYPE(other) != number or cnp.PyArray_NDIM(other) != nd or not PyArray_ISCARRAY_RO(other)
+                    or not PyArray_CompareLists(cnp.PyArray_DIMS(other), dims, nd)):
+                return None
+            f.job.data[0] = cnp.PyArray_BYTES(other)
+            f.job.row_step[0] = f.channel * slot.size
+            dims[at] *= 2
+        if out is None:
+            y = PyArray_SimpleNew(nd, dims, number)
+        else:
+            if not cnp.PyArray_CheckExact(out):
+                return None
+            y = out
+            if (cnp.PyArray_TYPE(y) != number or cnp.PyArray_NDIM(y) != nd or not PyArray_ISCARRAY(y)
+                    or not PyArray_CompareLists(cnp.PyArray_DIMS(y), dims, nd)):
+                return None
+            if shares(y, x if dy is None else <cnp.ndarray> dy) or overlaps(y, x):
+                return None
+        for j in range(2):
+            i = nin - 2 + (j if gate_first else 1 - j)
+            f.job.data[i] = cnp.PyArray_BYTES(x) + j * f.channel * slot.size
+            f.job.row_step[i] = 2 * f.channel * slot.size
+        for j in range(len(params)):
+            value = params[j]
+            narrow = <float> value
+            fastact_fill(block, <char *> &narrow if slot.size == 4 else <char *> &value, slot.size)
+            f.role[nin + j] = FASTACT_VALUE
+            f.job.data[nin + j] = block
+            block += VECTOR
+        nin += len(params)
+        f.job.narg = nin + (1 if dy is None else 2)
+        f.job.data[nin], f.job.row_step[nin] = cnp.PyArray_BYTES(y), f.channel * slot.size
+        if dy is not None:
+            for j in range(2):
+                i = nin + (j if gate_first else 1 - j)
+                f.job.data[i] = cnp.PyArray_BYTES(y) + j * f.channel * slot.size
+                f.job.row_step[i] = 2 * f.channel * slot.size
+        with nogil:
+            fastact_run_apart(&f)
+        if f.job.failed:
+            no_memory()
+        return y
+
+    def run_apart(self, str dtype, tuple arrays, str roles, Py_ssize_t rows, Py_ssize_t n):
+        """Run the stages over `rows` rows of `n` elements, contiguous each.
+
+        `arrays` are views of that shape (role ``a``), or hold one value of the computing dtype (``v``).
+        """
+        cdef fastact_fused f
+        cdef char blocks[BLOCKS]
+        cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+        cdef fastact_slot *slot = &self.slots[DTYPES.index(dtype)]
+        cdef int j
+        memset(&f, 0, sizeof(f))
+        f.job.slot = slot
+        f.job.resolved = resolved_of(slot)
+        f.job.narg = len(arrays)
+        f.outer, f.channel, f.inner = rows, n, 1
+        for j in range(f.job.narg):
+            f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
+            if roles[j] == "v":
+                f.role[j] = FASTACT_VALUE
+                fastact_fill(block, f.job.data[j], slot.compute)
+                f.job.data[j] = block
+                block += VECTOR
+            else:
+                f.role[j] = FASTACT_ARRAY
+                f.job.row_step[j] = cnp.PyArray_STRIDE(<cnp.ndarray> arrays[j], 0)
+        with nogil:
+            fastact_run_apart(&f)
+        if f.job.failed:
+            no_memory()
 
 
 cdef int run_fused(fastact_fused *f, list sums) except -1:
@@ -946,9 +1097,10 @@ def pairwise(cnp.ndarray x):
     return pairwise_sum(cnp.PyArray_BYTES(x), cnp.PyArray_ITEMSIZE(x), cnp.PyArray_SIZE(x))
 
 
-def mean_by_label(Function function, object logits, object labels, object out, bint grad):
+def mean_by_label(Function function, object logits, object labels, object out, bint grad, double smoothing, double z):
     """(mean loss, gradient or None) of rows with a label each, for contiguous logits and int64 labels, all in range; None
-    for anything else. The arguments of `function` are logits, labels, weights of classes, losses and the gradient."""
+    for anything else. The arguments of `function` are logits, labels, weights of classes, losses and the gradient, its
+    numbers the factor of the gradient and those given here."""
     cdef cnp.ndarray x, y, loss
     cdef Py_ssize_t n, rows, i
     cdef int number, nd, j
@@ -981,9 +1133,12 @@ def mean_by_label(Function function, object logits, object labels, object out, b
     if grad:
         dx = out if out is not None else cnp.PyArray_EMPTY(nd, cnp.PyArray_DIMS(x), number, 0)
     loss = cnp.PyArray_EMPTY(nd - 1, cnp.PyArray_DIMS(x), number, 0)
-    function.run_rows((x, y, None, loss, dx), rows, n, 1.0 / rows, 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
+    function.run_rows((x, y, None, loss, dx), rows, n, (1.0 / rows, smoothing, z), 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
     mean = pairwise(loss) / rows
     return (np.float32(mean) if number == cnp.NPY_FLOAT32 else np.float64(mean)), dx
+
+
+include "lists.pxi"
 
 
 # ---- norms
@@ -1140,7 +1295,7 @@ def plain_norm_backward(Function function, object dy, object x, object stats, tu
 def norm_backward(Function function, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray stats, int nstat,
                   cnp.ndarray dx, tuple sums):
     """Runs the gradient of a norm: arrays as for `norm_forward`, `sums` for the gradients of weight and bias."""
-    cdef fastact_norm f
+    cdef fastact_gradients f
     cdef fastact_slot *slot = &function.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
     cdef int j, s
     cdef Py_ssize_t row
@@ -1168,7 +1323,7 @@ def norm_backward(Function function, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray 
     for s in range(f.nsum):
         f.sums[s] = cnp.PyArray_BYTES(<cnp.ndarray> sums[s])
     with nogil:
-        fastact_run_norm(&f)
+        fastact_run_gradients(&f)
     if f.job.failed:
         no_memory()
 
@@ -1209,9 +1364,12 @@ fma = cnp.PyUFunc_FromFuncAndData(
 
 # ---- settings
 
-def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None):
+RANDOM_ISA = ("generic", "avx2", "avx512")
+
+
+def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None, random_isa=None):
     """Set the number of threads, the bytes of output from which on stores go past the cache, how many times as much work
-    pays for waking a worker, and the workers' patience."""
+    pays for waking a worker, the workers' patience, and the instruction set of random numbers, at most "avx512"."""
     if threads is not None:
         fastact_threads_setting()[0] = threads
     if stream_min is not None:
@@ -1220,10 +1378,12 @@ def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None
         fastact_asleep_setting()[0] = max(1, asleep_factor)
     if spin_ns is not None:
         fastact_pool_set_spin(spin_ns)
+    if random_isa is not None:
+        fastact_philox_init(RANDOM_ISA.index(random_isa))
 
 
 def status():
-    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, threading, openmp."""
+    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, threading, openmp, random_isa."""
     return {
         "threads": fastact_threads_setting()[0],
         "threads_now": fastact_threads_now(),
@@ -1231,6 +1391,7 @@ def status():
         "workers": fastact_pool_workers(),
         "threading": "pool of POSIX threads" if FASTACT_THREADS else "none (built without POSIX threads)",
         "openmp": bool(FASTACT_OPENMP),
+        "random_isa": RANDOM_ISA[fastact_philox_level],
     }
 
 

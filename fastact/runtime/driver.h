@@ -14,6 +14,7 @@
 
 #include "call.h"
 #include "pack.h"
+#include "philox.h"
 #include "pool.h"
 #include "sums.h"
 
@@ -27,7 +28,7 @@
 #define FASTACT_STAGES 8
 #define FASTACT_TEMPS 4
 #define FASTACT_OUTS 3
-#define SIDE_BLOCK 64    /* rows side by side, at least, of a task: whole lines, and a few beside each other */
+#define SIDE_BLOCK 64    /* rows side by side, at least, of a task, where there are many: whole lines, some beside each other */
 #define ROW_BLOCK 64     /* rows that are packed at once: four lines of float32 */
 #define PACKED (512 << 10) /* bytes of scratch for them: they stay in the L2 cache */
 
@@ -65,6 +66,8 @@ typedef struct {
     ptrdiff_t granule; /* elements that a kernel of a map takes at once */
     /* of a sum of the values of an output: 1 + that output, else 0; stages do not write it, a kernel of its own does */
     unsigned char like[FASTACT_ARGS];
+    /* 1 + the input that the first stage makes, of random numbers; 0: there is none */
+    int random;
     /* functions over rows */
     bool reduces;         /* one value a row */
     bool side;            /* kernels have a form for rows side by side */
@@ -94,6 +97,7 @@ typedef struct {
     char *data[FASTACT_ARGS];
     ptrdiff_t step[FASTACT_ARGS], row_step[FASTACT_ARGS]; /* bytes */
     int64_t flags;
+    uint64_t seed, offset; /* of random numbers */
     /* functions over rows */
     int form, threads;
 } fastact_job;
@@ -131,6 +135,7 @@ static void fastact_driver_init(void)
     fastact_omp_at_start = omp_get_max_threads();
 #endif
     fastact_pool_init();
+    fastact_philox_init(2);
 }
 
 /* how many threads for n elements, where threads pay from parallel_min on if the workers are awake */
@@ -183,16 +188,22 @@ static inline void fastact_fill(char *block, const char *value, ptrdiff_t size)
 
 /* ---- spans of elements */
 
-/* All stages over n elements that are contiguous at `at`, each argument of the function or a temporary. */
-static inline void fastact_run_stages(const fastact_job *job, char *const *at, ptrdiff_t n, int64_t flags)
+/* Whether one kernel computes it all; one that makes random numbers before it does not count. */
+static inline bool fastact_is_one(const fastact_job *job) { return job->resolved->nstage == 1 + (job->slot->random != 0); }
+
+/* All stages over n elements that are contiguous at `at`, each argument of the function or a temporary; `index` is the
+ * first one's, of all. */
+static inline void fastact_run_stages(const fastact_job *job, char *const *at, ptrdiff_t n, ptrdiff_t index, int64_t flags)
 {
     const fastact_resolved *r = job->resolved;
     fastact_call call;
     call.rows = 1;
     call.n = n;
-    call.row0 = call.col0 = 0;
+    call.row0 = 0;
+    call.col0 = index;
     call.scalars = job->scalars;
-    call.seed = call.offset = 0;
+    call.seed = job->seed;
+    call.offset = job->offset;
     for (int s = 0; s < r->nstage; s++) {
         const fastact_stage *stage = &r->stages[s];
         for (int k = 0; k < stage->narg; k++) {
@@ -207,7 +218,7 @@ static inline void fastact_run_stages(const fastact_job *job, char *const *at, p
 }
 
 /* Through contiguous tiles: strided arguments, other element sizes, masks, tails. `at` are the first elements. */
-static void fastact_tiles(const fastact_job *job, char *const *at, const char *mask, ptrdiff_t count)
+static void fastact_tiles(const fastact_job *job, char *const *at, const char *mask, ptrdiff_t count, ptrdiff_t index)
 {
     const fastact_slot *slot = job->slot;
     const ptrdiff_t size = slot->size, compute = slot->compute;
@@ -225,6 +236,8 @@ static void fastact_tiles(const fastact_job *job, char *const *at, const char *m
             char *from = at[j] + i * (job->own[j] ? compute : job->step[j]);
             if (job->one[j]) {
                 args[j] = at[j];
+            } else if (j == slot->random - 1) {
+                args[j] = base + j * width;
             } else if (padded == n && (job->own[j] || (job->step[j] == size && size == compute && !((mask || job->hold) && j >= first_out)))) {
                 args[j] = from;
             } else {
@@ -238,9 +251,9 @@ static void fastact_tiles(const fastact_job *job, char *const *at, const char *m
                 }
             }
         }
-        fastact_run_stages(job, args, padded, 0);
+        fastact_run_stages(job, args, padded, index + i, 0);
         for (int j = first_out; j < narg; j++) {
-            if (slot->like[j] && job->resolved->nstage > 1)
+            if (slot->like[j] && !fastact_is_one(job))
                 memcpy(at[j] + i * compute, args[slot->like[j] - 1], (size_t)(n * compute));
             else if (args[j] != base + j * width)
                 continue;
@@ -275,31 +288,34 @@ static ptrdiff_t fastact_head(const fastact_job *job, char *const *at)
 static inline void fastact_moved(const fastact_job *job, char **args, char *const *at, ptrdiff_t by)
 {
     for (int j = 0; j < job->narg; j++)
-        args[j] = job->one[j] ? at[j] : at[j] + by * job->slot->compute;
+        args[j] = job->one[j] || j == job->slot->random - 1 ? at[j] : at[j] + by * job->slot->compute;
 }
 
-/* n elements of one row through all stages, piece by piece: results wait in the cache where they go past it, or are summed
- * as well */
-static void fastact_pieces(const fastact_job *job, char *const *at, ptrdiff_t n)
+/* n elements of one row through all stages, piece by piece. Results wait in the cache where they go past it, or are summed
+ * as well; but with FASTACT_STREAM in `flags` one kernel stores them. */
+static void fastact_pieces(const fastact_job *job, char *const *at, ptrdiff_t n, ptrdiff_t index, int64_t flags)
 {
     const fastact_slot *slot = job->slot;
     const int first_out = slot->nin + slot->nparam;
     const ptrdiff_t piece = CACHED / slot->compute;
-    char temps[(FASTACT_TEMPS + FASTACT_OUTS) * CACHED + VECTOR], *memory = fastact_aligned(temps);
+    const bool one = fastact_is_one(job), copied = job->stream && !(flags & FASTACT_STREAM);
+    char temps[(FASTACT_TEMPS + FASTACT_OUTS + 1) * CACHED + VECTOR], *memory = fastact_aligned(temps);
     char *args[FASTACT_ARGS + FASTACT_TEMPS], *to[FASTACT_ARGS];
     for (int t = 0; t < FASTACT_TEMPS; t++)
         args[job->narg + t] = memory + t * CACHED;
     for (ptrdiff_t i = 0; i < n; i += piece) {
         const ptrdiff_t count = fastact_least(n - i, piece);
         fastact_moved(job, args, at, i);
+        if (slot->random)
+            args[slot->random - 1] = memory + (FASTACT_TEMPS + FASTACT_OUTS) * CACHED;
         memcpy(to, args, sizeof(to));
         for (int j = first_out, out = FASTACT_TEMPS; j < job->narg; j++) {
-            if (job->stream && !job->own[j])
+            if (copied && !job->own[j])
                 args[j] = memory + out++ * CACHED;
-            if (slot->like[j])
+            if (slot->like[j] && !one)
                 args[slot->like[j] - 1] = args[j];
         }
-        fastact_run_stages(job, args, count, 0);
+        fastact_run_stages(job, args, count, index + i, flags);
         for (int j = first_out; j < job->narg; j++)
             if (args[j] != to[j]) {
                 if (job->stream)
@@ -310,15 +326,15 @@ static void fastact_pieces(const fastact_job *job, char *const *at, ptrdiff_t n)
     }
 }
 
-/* n elements of one row, from `at` on */
-static void fastact_span(const fastact_job *job, char *const *at, const char *mask, ptrdiff_t n)
+/* n elements of one row, from `at` on; `index` is the first one's, of all */
+static void fastact_span(const fastact_job *job, char *const *at, const char *mask, ptrdiff_t n, ptrdiff_t index)
 {
-    const bool one = job->resolved->nstage == 1;
+    const bool one = fastact_is_one(job);
     char *args[FASTACT_ARGS];
     ptrdiff_t head = 0, body;
     bool stream = job->stream;
     if (!job->direct || mask) {
-        fastact_tiles(job, at, mask, n);
+        fastact_tiles(job, at, mask, n, index);
         return;
     }
     if (stream && one) {
@@ -326,20 +342,20 @@ static void fastact_span(const fastact_job *job, char *const *at, const char *ma
         stream = head >= 0;
         head = fastact_least(head < 0 ? 0 : head, n);
         if (head)
-            fastact_tiles(job, at, NULL, head);
+            fastact_tiles(job, at, NULL, head, index);
     }
     body = (n - head) / job->slot->granule * job->slot->granule;
     if (body) {
         if (head)
             fastact_moved(job, args, at, head);
-        if (one)
-            fastact_run_stages(job, head ? args : at, body, stream ? FASTACT_STREAM : 0);
+        if (job->resolved->nstage == 1)
+            fastact_run_stages(job, head ? args : at, body, index + head, stream ? FASTACT_STREAM : 0);
         else
-            fastact_pieces(job, at, body);
+            fastact_pieces(job, head ? args : at, body, index + head, one && stream ? FASTACT_STREAM : 0);
     }
     if (head + body < n) {
         fastact_moved(job, args, at, head + body);
-        fastact_tiles(job, args, NULL, n - head - body);
+        fastact_tiles(job, args, NULL, n - head - body, index + head + body);
     }
 }
 
@@ -348,7 +364,7 @@ static void fastact_map_part(const fastact_job *job, ptrdiff_t low, ptrdiff_t hi
     char *at[FASTACT_ARGS];
     for (int j = 0; j < job->narg; j++)
         at[j] = job->one[j] ? job->data[j] : job->data[j] + low * job->step[j];
-    fastact_span(job, at, job->mask ? job->mask + low * job->mask_step : NULL, high - low);
+    fastact_span(job, at, job->mask ? job->mask + low * job->mask_step : NULL, high - low, low);
 }
 
 static void fastact_map_task(void *context, ptrdiff_t index)
@@ -402,6 +418,7 @@ static void fastact_run_map(fastact_job *job, char *blocks)
     const int first_out = slot->nin + slot->nparam;
     int threads;
     job->head = 0;
+    job->seed = job->offset = 0;
     job->direct = size == slot->compute;
     job->stream = job->hold = false;
     for (int j = 0; j < job->narg; j++) {
@@ -694,7 +711,8 @@ static void fastact_run_rows(fastact_job *job)
     if (job->threads > 1) {
         job->task = fastact_least(fastact_over(job->resolved->chunk, n), fastact_over(job->rows, job->threads));
         if (!job->direct) {
-            ptrdiff_t block = job->form == FASTACT_SIDE ? SIDE_BLOCK : fastact_packed_block(job);
+            const ptrdiff_t lanes = VECTOR / job->slot->compute, few = job->rows < 2 * SIDE_BLOCK * job->threads;
+            const ptrdiff_t block = job->form != FASTACT_SIDE ? fastact_packed_block(job) : few ? lanes : SIDE_BLOCK;
             job->task = fastact_over(job->task, block) * block;
         }
     }

@@ -8,7 +8,7 @@
 #include "driver.h"
 
 
-enum { FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM };
+enum { FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM, FASTACT_RANDOM };
 
 typedef struct {
     fastact_job job;
@@ -65,7 +65,7 @@ static void fastact_columns_task(void *context, ptrdiff_t index)
                     : f->role[j] == FASTACT_SUM     ? sums[j] + q * row
                                                     : job->data[j];
         if (n > 0)
-            fastact_span(job, at, NULL, n);
+            fastact_span(job, at, NULL, n, start);
         if (!f->nsum || (r + many < stop && (r + many) % FASTACT_QUAD))
             continue;
         for (int j = 0; j < job->narg; j++)
@@ -123,7 +123,7 @@ static void fastact_segment(fastact_fused *f, ptrdiff_t index, char *memory)
         for (int j = 0; j < job->narg; j++)
             if (f->role[j] == FASTACT_ARRAY)
                 at[j] = job->data[j] + start * size;
-        fastact_span(job, at, NULL, n);
+        fastact_span(job, at, NULL, n, start);
         for (int j = 0; j < job->narg; j++)
             if (f->role[j] == FASTACT_SUM) {
                 char *v = sums[j], *s = v + strip, *high = s + 2 * width;
@@ -281,7 +281,7 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
     }
     for (int j = 0; j < job->narg; j++) {
         job->one[j] = f->role[j] == FASTACT_VALUE || (f->role[j] == FASTACT_CHANNEL && f->inner > 1 && j >= job->slot->nin);
-        job->own[j] = f->role[j] == FASTACT_SUM || (f->role[j] == FASTACT_CHANNEL && !job->one[j]);
+        job->own[j] = f->role[j] == FASTACT_SUM || f->role[j] == FASTACT_RANDOM || (f->role[j] == FASTACT_CHANNEL && !job->one[j]);
         job->step[j] = f->role[j] == FASTACT_ARRAY ? job->slot->size : compute;
     }
     if (f->inner > 1) {
@@ -341,6 +341,167 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
         return;
     }
     fastact_parallel_for(fastact_columns_task, f, fastact_over(rows, f->block) * fastact_over(f->width, f->columns), threads);
+}
+
+/* ---- rows that lie apart: halves of an array, say. Nothing lies along an axis, and there are no sums. */
+
+#define FORESEEN 64 /* lines of a row that are asked for beforehand, and how far, in lines */
+#define NARROW 1024 /* bytes of a row, below which too many stores past the cache are parts of lines */
+#define ENDS 64 /* pieces of rows that are taken together */
+
+/* What of rows is less than a vector: too short for a kernel, or before the outputs are aligned. Together in one tile. */
+typedef struct {
+    const fastact_job *job;
+    int pieces;
+    ptrdiff_t n;
+    ptrdiff_t count[ENDS];
+    char *to[ENDS][FASTACT_OUTS];
+    char *tile; /* TILE elements of each argument */
+} fastact_ends;
+
+/* less than two vectors of elements of 4 or 8 bytes: a call of memcpy takes longer */
+static inline void fastact_copy_end(char *to, const char *from, ptrdiff_t bytes, bool stream)
+{
+    ptrdiff_t i = 0;
+#if defined(__SSE2__)
+    if (stream && !((uintptr_t)to & 15))
+        for (; i + 16 <= bytes; i += 16)
+            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+#else
+    (void)stream;
+#endif
+    for (; i + 16 <= bytes; i += 16)
+        memcpy(to + i, from + i, 16);
+    for (; i < bytes; i += 4)
+        memcpy(to + i, from + i, 4);
+}
+
+static void fastact_finish_ends(fastact_ends *e)
+{
+    const fastact_job *job = e->job;
+    const fastact_slot *slot = job->slot;
+    const int first_out = slot->nin + slot->nparam;
+    const ptrdiff_t width = TILE * slot->compute, padded = fastact_over(e->n, slot->granule) * slot->granule;
+    char *args[FASTACT_ARGS + FASTACT_TEMPS];
+    if (!e->n)
+        return;
+    for (int j = 0; j < job->narg + FASTACT_TEMPS; j++) {
+        args[j] = j < job->narg && job->one[j] ? job->data[j] : e->tile + j * width;
+        if (j < slot->nin)
+            memset(args[j] + e->n * slot->compute, 0, (size_t)((padded - e->n) * slot->compute));
+    }
+    fastact_run_stages(job, args, padded, 0, 0);
+    for (ptrdiff_t i = 0, at = 0; i < e->pieces; i++) {
+        const ptrdiff_t bytes = e->count[i] * slot->compute;
+        for (int j = first_out; j < job->narg; j++) {
+            /* the end of a row and the beginning of the next are one line, if they leave together */
+            fastact_copy_end(e->to[i][j - first_out], args[j] + at, bytes, job->stream);
+        }
+        at += bytes;
+    }
+    e->pieces = 0;
+    e->n = 0;
+}
+
+static void fastact_add_end(fastact_ends *e, char *const *at, ptrdiff_t n)
+{
+    const fastact_job *job = e->job;
+    const ptrdiff_t compute = job->slot->compute;
+    const int first_out = job->slot->nin + job->slot->nparam;
+    if (!n)
+        return;
+    if (e->pieces == ENDS || e->n + n > TILE)
+        fastact_finish_ends(e);
+    for (int j = 0; j < job->narg; j++) {
+        if (j >= first_out)
+            e->to[e->pieces][j - first_out] = at[j];
+        else if (!job->one[j])
+            fastact_copy_end(e->tile + (j * TILE + e->n) * compute, at[j], n * compute, false);
+    }
+    e->count[e->pieces++] = n;
+    e->n += n;
+}
+
+/* The hardware's prefetchers start anew in every row: the lines of a later one, of `bytes`, are asked for beforehand. */
+static inline void fastact_foresee(const fastact_job *job, char *const *at, ptrdiff_t ahead, ptrdiff_t bytes)
+{
+    const ptrdiff_t lines = fastact_least(FORESEEN, fastact_over(bytes, VECTOR));
+    for (int j = 0; j < job->narg; j++)
+        if (!job->one[j] && (j < job->slot->nin || !job->stream))
+            for (ptrdiff_t line = 0; line < lines; line++)
+                FASTACT_PREFETCH(at[j] + ahead * job->row_step[j] + line * VECTOR);
+}
+
+/* f->block rows and f->columns of their columns */
+static void fastact_apart_task(void *context, ptrdiff_t index)
+{
+    fastact_fused *f = (fastact_fused *)context;
+    const fastact_job *job = &f->job;
+    const ptrdiff_t size = job->slot->size, granule = job->slot->granule, strips = fastact_over(f->channel, f->columns);
+    const ptrdiff_t first = index % strips * f->columns, n = fastact_least(f->columns, f->channel - first);
+    const ptrdiff_t low = index / strips * f->block, high = fastact_least(low + f->block, f->outer);
+    const ptrdiff_t ahead = fastact_over(FORESEEN * VECTOR, n * size);
+    const bool one = job->resolved->nstage == 1;
+    char tile[(FASTACT_ARGS + FASTACT_TEMPS) * TILE * 8 + VECTOR], *at[FASTACT_ARGS], *args[FASTACT_ARGS];
+    fastact_ends ends;
+    ends.job = job;
+    ends.pieces = 0;
+    ends.n = 0;
+    ends.tile = fastact_aligned(tile);
+    for (ptrdiff_t r = low; r < high; r++) {
+        ptrdiff_t head = 0, body;
+        int64_t flags = 0;
+        for (int j = 0; j < job->narg; j++)
+            at[j] = job->one[j] ? job->data[j] : job->data[j] + r * job->row_step[j] + first * size;
+        if (!job->direct) {
+            fastact_span(job, at, NULL, n, 0);
+            continue;
+        }
+        if (r + ahead < high)
+            fastact_foresee(job, at, ahead, n * size);
+        if (job->stream && one) {
+            head = fastact_head(job, at);
+            flags = head >= 0 ? FASTACT_STREAM : 0;
+            head = fastact_least(head < 0 ? 0 : head, n);
+        }
+        body = (n - head) / granule * granule;
+        fastact_add_end(&ends, at, head);
+        fastact_moved(job, args, at, head);
+        if (body && one && (flags || !job->stream))
+            fastact_run_stages(job, args, body, 0, flags);
+        else if (body)
+            fastact_pieces(job, args, body, 0, 0);
+        fastact_moved(job, args, at, head + body);
+        fastact_add_end(&ends, args, n - head - body);
+    }
+    fastact_finish_ends(&ends);
+    if (job->stream)
+        fastact_streamed();
+}
+
+/* Runs f over f->outer rows of f->channel elements: job.data, row_step (bytes) and roles, arrays or values, are given. */
+static void fastact_run_apart(fastact_fused *f)
+{
+    fastact_job *job = &f->job;
+    const ptrdiff_t elements = f->outer * f->channel, chunk = job->resolved->chunk;
+    const int threads = fastact_threads_for(elements, job->resolved->parallel_min);
+    job->mask = NULL;
+    job->failed = false;
+    for (int j = 0; j < job->narg; j++) {
+        job->one[j] = f->role[j] == FASTACT_VALUE;
+        job->own[j] = false;
+        job->step[j] = job->slot->size;
+    }
+    job->hold = fastact_reads_late(job);
+    job->direct = job->slot->size == job->slot->compute && !job->hold;
+    job->stream = job->direct && f->channel * job->slot->size >= NARROW && fastact_fused_streams(f, elements);
+    f->columns = fastact_least(chunk, f->channel);
+    f->block = fastact_least(f->outer, chunk / f->columns);
+    if (threads > 1)
+        f->block = fastact_least(f->block, fastact_over(f->outer, threads));
+    while (threads > 1 && f->columns > 1024 && fastact_over(f->outer, f->block) * fastact_over(f->channel, f->columns) < threads)
+        f->columns = fastact_over(f->columns / 2, job->slot->granule) * job->slot->granule;
+    fastact_parallel_for(fastact_apart_task, f, fastact_over(f->outer, f->block) * fastact_over(f->channel, f->columns), threads);
 }
 
 #endif

@@ -7,24 +7,24 @@
 
 #include "driver.h"
 
-#define FASTACT_NORM_SUMS 2
+#define FASTACT_GRADIENT_SUMS 2
 #define STRIP 512 /* columns whose sums a task combines */
 
 typedef struct {
     fastact_job job;
     int nsum;       /* the last arguments */
     char *partial;  /* for each block of rows, and each sum, high and low parts */
-    char *sums[FASTACT_NORM_SUMS]; /* n elements each, as kernels compute */
-} fastact_norm;
+    char *sums[FASTACT_GRADIENT_SUMS]; /* n elements each, as kernels compute */
+} fastact_gradients;
 
-static char *fastact_norm_pair(const fastact_norm *f, ptrdiff_t block, int s)
+static char *fastact_gradients_pair(const fastact_gradients *f, ptrdiff_t block, int s)
 {
     return f->partial + (block * f->nsum + s) * 2 * f->job.n * f->job.slot->compute;
 }
 
-static void fastact_norm_block(void *context, ptrdiff_t block)
+static void fastact_gradients_block(void *context, ptrdiff_t block)
 {
-    fastact_norm *f = (fastact_norm *)context;
+    fastact_gradients *f = (fastact_gradients *)context;
     fastact_job *job = &f->job;
     const ptrdiff_t low = block * FASTACT_BLOCK;
     const int first = job->narg - f->nsum;
@@ -32,30 +32,30 @@ static void fastact_norm_block(void *context, ptrdiff_t block)
     for (int j = 0; j < first; j++)
         data[j] = job->data[j] + low * job->row_step[j];
     for (int s = 0; s < f->nsum; s++)
-        data[first + s] = fastact_norm_pair(f, block, s);
+        data[first + s] = fastact_gradients_pair(f, block, s);
     memset(data[first], 0, (size_t)(2 * f->nsum * job->n * job->slot->compute));
     fastact_call_rows(job, data, job->row_step, low, fastact_least(FASTACT_BLOCK, job->rows - low),
                       job->stream ? FASTACT_STREAM : 0);
 }
 
-static void fastact_norm_strip(void *context, ptrdiff_t index)
+static void fastact_gradients_strip(void *context, ptrdiff_t index)
 {
-    fastact_norm *f = (fastact_norm *)context;
+    fastact_gradients *f = (fastact_gradients *)context;
     const fastact_job *job = &f->job;
     const ptrdiff_t compute = job->slot->compute, strips = fastact_over(job->n, STRIP);
     const ptrdiff_t first = index % strips * STRIP, n = fastact_least(STRIP, job->n - first);
     const ptrdiff_t at = first * compute, apart = job->n * compute, blocks = fastact_over(job->rows, FASTACT_BLOCK);
     const int s = (int)(index / strips);
-    char *high = fastact_norm_pair(f, 0, s) + at;
+    char *high = fastact_gradients_pair(f, 0, s) + at;
     for (ptrdiff_t b = 1; b < blocks; b++) {
-        const char *next = fastact_norm_pair(f, b, s) + at;
+        const char *next = fastact_gradients_pair(f, b, s) + at;
         fastact_add_pair((int)compute, high, high + apart, next, next + apart, n);
     }
     fastact_total((int)compute, f->sums[s] + at, high, high + apart, n);
 }
 
 /* Runs the gradient of rows > 0 and n > 0; sets job.failed if there is no memory. */
-static void fastact_run_norm(fastact_norm *f)
+static void fastact_run_gradients(fastact_gradients *f)
 {
     fastact_job *job = &f->job;
     const ptrdiff_t blocks = fastact_over(job->rows, FASTACT_BLOCK), strips = f->nsum * fastact_over(job->n, STRIP);
@@ -66,8 +66,8 @@ static void fastact_run_norm(fastact_norm *f)
         job->failed = true;
         return;
     }
-    fastact_parallel_for(fastact_norm_block, f, blocks, threads);
-    fastact_parallel_for(fastact_norm_strip, f, strips, blocks < 16 ? 1 : threads);
+    fastact_parallel_for(fastact_gradients_block, f, blocks, threads);
+    fastact_parallel_for(fastact_gradients_strip, f, strips, blocks < 16 ? 1 : threads);
     free(f->partial);
 }
 

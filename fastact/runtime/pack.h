@@ -47,13 +47,21 @@ static char *fastact_scratch(size_t bytes)
 static inline float fastact_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 static inline uint32_t fastact_as_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 
+/* a where the condition holds, else b. With ?: the compiler computes only one of them, in a branch, where floats might trap;
+ * then loops over float16 are no vectors */
+static inline uint32_t fastact_select(int condition, uint32_t a, uint32_t b)
+{
+    const uint32_t mask = -(uint32_t)(condition != 0);
+    return (a & mask) | (b & ~mask);
+}
+
 static inline float fastact_widen_f16(uint16_t h)
 {
     uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
     /* 2^112 moves the exponent, also of a subnormal */
     uint32_t finite = fastact_as_bits(fastact_as_float(magnitude) * 5.192296858534828e33f);
     uint32_t special = magnitude | 0x7f800000u;
-    return fastact_as_float(((uint32_t)(h & 0x8000) << 16) | ((h & 0x7fff) >= 0x7c00 ? special : finite));
+    return fastact_as_float(((uint32_t)(h & 0x8000) << 16) | fastact_select((h & 0x7fff) >= 0x7c00, special, finite));
 }
 
 static inline uint16_t fastact_narrow_f16(float f)
@@ -63,7 +71,8 @@ static inline uint16_t fastact_narrow_f16(float f)
     uint32_t subnormal = fastact_as_bits(fastact_as_float(magnitude) + 0.5f) - 0x3f000000u;
     uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
     uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-    uint32_t r = magnitude >= 0x47800000u ? special : magnitude < 0x38800000u ? subnormal : normal;
+    uint32_t r = fastact_select(magnitude >= 0x47800000u, special,
+                                fastact_select(magnitude < 0x38800000u, subnormal, normal));
     return (uint16_t)(r | ((u >> 16) & 0x8000u));
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
@@ -18,6 +18,7 @@ from fastact.spec.kinds import ALL, Argument
 from fastact.spec.rows import ROWS
 
 if TYPE_CHECKING:
+    from fastact.spec.optimisers import Rule
     from fastact.spec.table import Op
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -35,7 +36,7 @@ def itemsize(dtype: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class KernelSpec:
-    """One kernel: what it computes, on which dtype, in which loop. Made by `kernel_of` and `row_kernel_of`, once each.
+    """One kernel: what it computes, on which dtype, in which loop. Made by `kernel_of` and its like, once each.
 
     Attributes
     ----------
@@ -50,6 +51,8 @@ class KernelSpec:
         What follows the inputs of a ``map``.
     op, kind
         The activation and the kind of a ``map``.
+    rule
+        What a ``map`` that is the step of an optimiser does.
     sign : int
         ``SIGN`` in a loop over rows.
     form : str
@@ -66,6 +69,7 @@ class KernelSpec:
     kind: str = ""
     sign: int = 1
     form: str = ""
+    rule: Rule | None = None
 
     @property
     def compute(self) -> str:
@@ -91,9 +95,9 @@ class KernelSpec:
         """
         parts: list[Any] = [__version__, sys.version_info[:2], self.symbol]
         parts += [self.loop, self.inputs, self.params, self.outputs]
-        if self.op is not None:
+        if self.loop == "map":
             names = _formulas(self.compute)
-            computed, used = _body(self.op, self.kind)
+            computed, used = self._computed()
             reached = _reached([names[name] for name in used], names)
             parts.append(computed)
         else:
@@ -101,6 +105,29 @@ class KernelSpec:
             reached = _reached([loops[self.loop]], loops)
             parts.append(self.sign)
         return hashlib.sha256(repr((parts, sorted(reached.items()))).encode()).hexdigest()
+
+    def body(self, env: Mapping[str, Callable[..., Any]]) -> Callable[..., tuple[Any, ...]]:
+        """Of a ``map``: inputs and parameters to a tuple of outputs, over the bound formulas `env`."""
+        if self.rule is not None:
+            formula = env[self.rule.name]
+            return formula if len(self.outputs) > 1 else lambda *args: (formula(*args),)
+        assert self.op is not None
+        return kinds.body(env, self.op, self.kind)
+
+    def _computed(self) -> tuple[str, list[str]]:
+        """What a ``map`` computes, as text, and the formulas it calls."""
+        used: list[str] = []
+
+        class Calls(dict[str, Any]):
+            def __missing__(self, name: str) -> Any:
+                def call(*args: Any) -> _Term:
+                    used.append(name)
+                    return _Term(name, *args)
+
+                return call
+
+        names = (*(a.name for a in self.inputs), *self.params)
+        return repr(self.body(Calls())(*map(_Term, names))), used
 
     def __repr__(self) -> str:
         return f"<kernel {self.symbol}>"
@@ -133,6 +160,12 @@ def row_kernels_of(name: str, dtype: str) -> list[KernelSpec]:
     return [row_kernel_of(name, dtype, form) for form in ROWS[name].forms]
 
 
+@cache
+def rule_kernel_of(rule: Rule, dtype: str) -> KernelSpec:
+    """The kernel of a step of an optimiser, for float32 or float64."""
+    return KernelSpec(rule.name, dtype, "map", rule.inputs, rule.params, rule.outputs, rule=rule)
+
+
 # ---- what a kernel is made of
 
 
@@ -158,25 +191,9 @@ for _name, _sign in (("add", "+"), ("sub", "-"), ("mul", "*"), ("truediv", "/"))
     setattr(_Term, f"__r{_name}__", _operator(_sign, swapped=True))
 
 
-def _body(op: Op, kind: str) -> tuple[str, list[str]]:
-    """What a kind of an activation computes, as text, and the formulas it calls."""
-    used: list[str] = []
-
-    class Calls(dict[str, Any]):
-        def __missing__(self, name: str) -> Any:
-            def call(*args: Any) -> _Term:
-                used.append(name)
-                return _Term(name, *args)
-
-            return call
-
-    names = (*(a.name for a in ALL[kind].inputs), *(p.name for p in op.params))
-    return repr(kinds.body(Calls(), op, kind)(*map(_Term, names))), used
-
-
 @cache
 def _formulas(dtype: str) -> dict[str, FunctionType]:
-    modules = f"fastact.maths.elementary.{dtype}", "fastact.maths.activations"
+    modules = f"fastact.maths.elementary.{dtype}", "fastact.maths.activations", "fastact.maths.optimisers"
     return {name: f for module in modules for name, f in _defined(module).items()}
 
 

@@ -6,6 +6,7 @@ A kind says what each argument is, by its role:
 ``map``        x[i, j], an element for each element of the result
 ``col``        b[j], one value for each position along the axis
 ``sum_rows``   an output g[j]: what is computed for [i, j], summed over all i (docs/design.md, 'Sums')
+``random``     an input nobody gives: a factor for each element, 0 or 1/(1 - p), by a random number of its index
 =============  ===================================================================================================
 
 Parameters follow the inputs. `KERNELS` are compiled for every dtype, ahead of time too. `FUSED` kinds compute in
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastact.spec.table import Op
 
-ROLES = ("map", "col", "sum_rows")
+ROLES = ("map", "col", "sum_rows", "random")
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,21 @@ def _gated_backward(f: Formulas) -> Callable[..., tuple[Any, ...]]:
     return outputs
 
 
+def _dropped_backward(f: Formulas) -> Callable[..., tuple[Any, ...]]:
+    def outputs(dy: Any, x: Any, keep: Any, *p: Any) -> tuple[Any, ...]:
+        dy = dy * keep
+        return (dy * f.grad(x, *p), *f.params(dy, x, *p))
+
+    return outputs
+
+
+def _biased_dropped_backward(f: Formulas) -> Callable[..., tuple[Any, ...]]:
+    def outputs(dy: Any, x: Any, bias: Any, keep: Any, *p: Any) -> tuple[Any, ...]:
+        return _biased_backward(f)(dy * keep, x, bias, *p)
+
+    return outputs
+
+
 _KERNELS = (
     Kind("forward", "x -> y", lambda f: lambda x, *p: (f.value(x, *p),)),
     Kind("backward", "dy x -> dx", lambda f: lambda dy, x, *p: (dy * f.grad(x, *p),)),
@@ -116,6 +132,19 @@ _FUSED = (
     Kind("biased_backward", "dy x bias:col -> dx dbias:sum_rows", _biased_backward),
     Kind("gated", "gate up -> y", lambda f: lambda gate, up, *p: (f.value(gate, *p) * up,)),
     Kind("gated_backward", "dy gate up -> dgate dup", _gated_backward),
+    # what `fused` is made of, beside `biased`
+    Kind("residual", "x residual -> y", lambda f: lambda x, residual, *p: (f.value(x, *p) + residual,)),
+    Kind("dropped", "x keep:random -> y", lambda f: lambda x, keep, *p: (f.value(x, *p) * keep,)),
+    Kind("dropped_residual", "x residual keep:random -> y",
+         lambda f: lambda x, residual, keep, *p: (f.value(x, *p) * keep + residual,)),
+    Kind("biased_residual", "x bias:col residual -> y",
+         lambda f: lambda x, bias, residual, *p: (f.value(x + bias, *p) + residual,)),
+    Kind("biased_dropped", "x bias:col keep:random -> y",
+         lambda f: lambda x, bias, keep, *p: (f.value(x + bias, *p) * keep,)),
+    Kind("biased_dropped_residual", "x bias:col residual keep:random -> y",
+         lambda f: lambda x, bias, residual, keep, *p: (f.value(x + bias, *p) * keep + residual,)),
+    Kind("dropped_backward", "dy x keep:random -> dx", _dropped_backward),
+    Kind("biased_dropped_backward", "dy x bias:col keep:random -> dx dbias:sum_rows", _biased_dropped_backward),
 )  # fmt: skip
 
 FUSED: dict[str, Kind] = {kind.name: kind for kind in _FUSED}

@@ -9,6 +9,7 @@ from fastact.spec.kinds import Argument
 
 # how rows lie: whole, side by side, in parts; as the driver counts them
 FORMS = ("", "side", "part")
+_POINTWISE = "x targets [weights] -> sums:row [dx] [losses]"
 _ALL = GREATEST | SUMS | LAST
 
 
@@ -79,14 +80,21 @@ ROWS: dict[str, RowKernel] = {
     "log_softmax_backward": RowKernel("log_softmax_backward", "dy y -> dx", phases=SUMS | LAST, side=True),
     "sparsemax_backward": RowKernel("sparsemax_backward", "dy y -> dx"),
     "cross_entropy": RowKernel(
-        "cross_entropy", "x labels:row [weights:col] -> loss:row [dx]", scalars=("factor",), phases=_ALL
+        "cross_entropy",
+        "x labels:row [weights:col] -> loss:row [dx]",
+        scalars=("factor", "label_smoothing", "z_loss"),
+        phases=_ALL,
     ),
     "cross_entropy_of_shares": RowKernel(
-        "cross_entropy_of_shares", "x targets -> loss:row [dx]", scalars=("factor",), phases=_ALL
+        "cross_entropy_of_shares", "x targets -> loss:row [dx]", scalars=("factor", "z_loss"), phases=_ALL
     ),
     "sigmoid_cross_entropy": RowKernel(
         "sigmoid_cross_entropy", "x targets [weights] [pos_weights] -> sums:row [dx] [losses]", scalars=("factor",)
     ),
+    "mse_loss": RowKernel("mse_loss", _POINTWISE, scalars=("factor",)),
+    "l1_loss": RowKernel("l1_loss", _POINTWISE, scalars=("factor",)),
+    "huber_loss": RowKernel("huber_loss", _POINTWISE, scalars=("factor", "delta")),
+    "kl_div": RowKernel("kl_div", _POINTWISE, scalars=("factor",)),
     "layer_norm": RowKernel(
         "layer_norm", "x weight:col bias:col -> y [mean:row] [low:row] [rstd:row]", scalars=("eps",)
     ),

@@ -17,7 +17,8 @@ from fastact.spec.kinds import ALL, Formulas
 if TYPE_CHECKING:
     from fastact.spec.table import Op
 
-ARITHMETIC = ("add", "mul")
+# what the driver has itself; `keep` makes the factors of a dropout
+ARITHMETIC = ("add", "mul", "keep")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Program:
 
     stages: tuple[Stage, ...]
     like: tuple[int, ...]
+
+    @property
+    def random(self) -> int:
+        """1 + the place that the first stage fills with random numbers; 0 where none does."""
+        return 1 + self.stages[0].places[0] if self.stages[0].what == "keep" else 0
 
     @property
     def kernels(self) -> list[Stage]:
@@ -86,7 +92,7 @@ def program_of(op: Op, kind: str) -> Program:
         like[j] = 1 + places[symbol] if symbol in places else 0
         places.setdefault(symbol, j)
     used = set(_all(outputs))
-    stages: list[Stage] = []
+    stages = [Stage("keep", (j,)) for j, argument in enumerate(ALL[kind].inputs) if argument.role == "random"]
     done = set(arguments)
     fresh = len(like)
 

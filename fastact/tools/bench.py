@@ -16,7 +16,8 @@ How it is measured, and why so:
 - Large arrays: a streaming copy (forward) or triad (backward), the best of several implementations, races in the same
   rounds; ``stream_share`` is its time over ours.
 - Fused functions, such as ``gelu.biased``, and norms run forward and as a step: the value, then every gradient. What
-  memory bounds them to is the time of a copy by the number of arrays that must be read or written, over two.
+  memory bounds them to is the time of a copy by the number of arrays that must be read or written, over two. So for a
+  step of an optimiser, kind ``update``.
 - Every form's result is compared with the textbook value before it is timed.
 """
 
@@ -47,10 +48,12 @@ import numpy as np
 
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
-from fastact.tools import norms
+from fastact.spec.units import UNITS
+from fastact.tools import norms, optimisers
 from fastact.tools.fused import FUSIONS
 from fastact.tools.norms import NormCell, forms_of, norm_cell
-from fastact.tools.peers import PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
+from fastact.tools.optimisers import UpdateCell, update_cell
+from fastact.tools.peers import DROPPED, PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
 from fastact.tools.truth import TRUTH
 
 OPS = (
@@ -66,10 +69,10 @@ OPS = (
     "softplus",
     "softmax",
 )
-FUSED = ("gelu.biased", "silu.gated")
+FUSED = ("gelu.biased", "silu.gated", "silu.packed")
 KINDS = ("forward", "backward")
 FUSED_KINDS = ("forward", "step")
-ALL_KINDS = ("forward", "backward", "step")
+ALL_KINDS = ("forward", "backward", "step", "update")
 SIZES = (2**10, 2**16, 2**20, 2**24)
 # torch.compile takes a second or more for each cell: only when asked for
 AGAINST = tuple(name for name in PEERS if name != "torch.compile")
@@ -83,6 +86,7 @@ RETRIES = 4
 # a form (a library) this much slower than the best after its trial gets no more turns: it cannot win
 HOPELESS_FORM, HOPELESS_PEER = 1.3, 8.0
 ROWS = ("softmax", "log_softmax")
+DROPOUT = "dropout"
 STREAM_SIZE = 2**24  # from here on arrays are larger than the caches of most machines
 HEAD = 2**16  # elements of a result that are compared with the textbook value
 
@@ -93,7 +97,14 @@ def is_fused(op: str) -> bool:
 
 def kinds_of(op: str, kinds: Sequence[str] = ALL_KINDS) -> list[str]:
     """Those of `kinds` that the function has."""
-    return [kind for kind in kinds if kind in (FUSED_KINDS if is_fused(op) or op in norms.OPS else KINDS)]
+    fused = is_fused(op) or op in norms.OPS
+    own = ("update",) if op in optimisers.OPS else FUSED_KINDS if fused else KINDS
+    return [kind for kind in kinds if kind in own]
+
+
+def sizes_of(op: str, sizes: Sequence[int]) -> Sequence[int]:
+    """Those of `sizes` that are measured: a list of arrays has its own."""
+    return (optimisers.MLP_SIZE,) if op == "adam_mlp" else sizes
 
 
 class FastAct(Peer):
@@ -109,7 +120,11 @@ class FastAct(Peer):
 
     def forms(self, cell: Cell) -> dict[str, Form]:
         if isinstance(cell, FusedCell):
-            return self.fused(cell)
+            return self.packed(cell) if cell.fusion.packed else self.fused(cell)
+        if cell.op == DROPOUT:
+            if cell.kind == "forward":
+                return {"out=": partial(fa.dropout, cell.x, DROPPED, seed=0, out=cell.out)}
+            return {"backward(dy, out=)": partial(fa.dropout.backward, cell.dy, DROPPED, seed=0, out=cell.out)}
         f = getattr(fa, cell.op) if cell.op in ROWS else fa.activations[cell.op]
         if cell.kind == "forward":
             return {"out=": partial(f, cell.x, out=cell.out)}
@@ -129,11 +144,28 @@ class FastAct(Peer):
         forward = partial(getattr(f, fusion), cell.x, cell.second, out=cell.out)
         if cell.kind == "forward":
             return {"out=": forward}
-        gradients = (cell.dx, cell.dsecond)
+        gradients: tuple[Any, ...] = (cell.dx, cell.dsecond)
         backward = partial(getattr(f, f"{fusion}_backward"), cell.dy, cell.x, cell.second, out=gradients)
 
         def step():
             return forward(), *backward()
+
+        return {"out=": step}
+
+    def packed(self, cell: FusedCell) -> dict[str, Form]:
+        names = [unit.name for unit in UNITS.values() if unit.activation == cell.activation]
+        if not names:
+            raise RuntimeError(f"fastact has no gated unit of {cell.activation}")
+        unit = getattr(fa, names[0])
+        forward = partial(unit, cell.packed, halves="gate_first", out=cell.out)
+        if cell.kind == "forward":
+            return {"out=": forward}
+        backward = partial(unit.backward, cell.dy, cell.packed, halves="gate_first", out=cell.dpacked)
+
+        def step():
+            forward()
+            backward()
+            return cell.results
 
         return {"out=": step}
 
@@ -257,6 +289,10 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype, index: int = 0) -> np.ndarr
 def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """The textbook result in float64."""
     x, dy = x.astype(np.float64), dy.astype(np.float64)
+    if op == DROPOUT:
+        # others drop other elements: see `wrong`
+        kept = np.random.default_rng(0).random(x.shape) >= DROPPED
+        return (x if kind == "forward" else dy) * kept / (1 - DROPPED)
     if op in ROWS:
         e = np.exp(x - x.max(-1, keepdims=True))
         s = e.sum(-1, keepdims=True)
@@ -269,17 +305,20 @@ def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 
 def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype: np.dtype) -> Iterator[Cell]:
-    for n in sizes:
+    for n in dict.fromkeys(n for op in ops for n in sizes_of(op, sizes)):
         many = any(is_fused(op) or op in norms.OPS for op in ops)
         flat = [aligned((n,), dtype, i) for i in range(8 if many else 5)]
         rng = np.random.default_rng(0)
         # both tails and the middle, as before normalisation
         flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
         flat[1][:] = rng.standard_normal(n, dtype=dtype)
-        for op in ops:
+        for op in (op for op in ops if n in sizes_of(op, sizes)):
             if op in norms.OPS:
                 for kind in kinds_of(op, kinds):
                     yield norm_cell(op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
+                continue
+            if op in optimisers.OPS:
+                yield from (update_cell(op, flat) for _ in kinds_of(op, kinds))
                 continue
             if is_fused(op):
                 for kind in kinds_of(op, kinds):
@@ -297,8 +336,14 @@ def fused_cell(op: str, kind: str, arrays: list[np.ndarray], rng: np.random.Gene
     x, dy, y, out, scratch, second, dx, dsecond = arrays
     if FUSIONS[op.partition(".")[2]].per_column:
         second, dsecond = (aligned(a.shape[1:], a.dtype) for a in (second, dsecond))
+    packed = dpacked = None
+    if FUSIONS[op.partition(".")[2]].packed:
+        packed, dpacked = (aligned((len(x), 2 * x.shape[1]), x.dtype, i) for i in (5, 6))
+        packed[:, : x.shape[1]] = x
+        x, second = np.split(packed, 2, 1)
+        dx, dsecond = np.split(dpacked, 2, 1)
     second[...] = rng.standard_normal(second.shape, dtype=x.dtype)
-    cell = FusedCell(op, kind, x, dy, y, out, scratch, second, dx, dsecond)
+    cell = FusedCell(op, kind, x, dy, y, out, scratch, second, dx, dsecond, packed, dpacked)
     return replace(cell, expected=fused_truth(cell))
 
 
@@ -325,14 +370,29 @@ def fused_truth(cell: FusedCell) -> tuple[np.ndarray, ...]:
 
 def wrong(result: Any, cell: Cell) -> str | None:
     """What is wrong with a form's result, or None: a peer that computes something else is no peer."""
+    if isinstance(cell, UpdateCell):
+        return cell.wrong(HEAD)
     if isinstance(cell, (FusedCell, NormCell)):
         results = result if isinstance(result, (tuple, list)) else (result,)
         if len(results) != len(cell.expected):
             return f"{len(results)} results"
         problems = (error_of(got, true, cell) for got, true in zip(results, cell.expected, strict=True))
         return next((problem for problem in problems if problem), None)
+    if cell.op == DROPOUT:
+        return wrong_dropout(result, cell)
     head = slice(0, max(1, HEAD * len(cell.x) // cell.x.size))
     return error_of(result, truth(cell.op, cell.kind, cell.x[head], cell.dy[head]), cell)
+
+
+def wrong_dropout(result: Any, cell: Cell) -> str | None:
+    """Elements of a dropout are 0 or scaled, and about as many of each as there should be."""
+    got = np.asarray(result[0] if isinstance(result, tuple) else result).astype(np.float64)
+    given = (cell.x if cell.kind == "forward" else cell.dy).astype(np.float64)
+    kept = got != 0
+    if got.shape != given.shape or not np.allclose(got[kept], given[kept] / (1 - DROPPED)):
+        return "other values"
+    share, spread = kept.mean(), math.sqrt(DROPPED * (1 - DROPPED) / kept.size)
+    return None if abs(share - (1 - DROPPED)) < 6 * spread else f"{share:.3f} of all kept"
 
 
 def error_of(result: Any, expected: np.ndarray, cell: Cell) -> str | None:
@@ -539,9 +599,8 @@ def measure(
         peers, result["missing"] = load_peers(against, threads)
         libraries = [FastAct(threads), *peers]
         result["versions"] = {library.name: library.version() for library in libraries}
-        result["small_calls"] = (
-            {} if all(is_fused(op) or op in norms.OPS for op in ops) else small_calls(libraries, kind_of)
-        )
+        elementwise = [op for op in ops if not is_fused(op) and op not in (*optimisers.OPS, *norms.OPS)]
+        result["small_calls"] = small_calls(libraries, kind_of) if elementwise else {}
         libraries += [Composed(threads), Stream(threads, peers)]
         result["cells"] = []
         for cell in cells(ops, kinds, sizes, kind_of):
@@ -561,6 +620,8 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         for name, call in forms_of(library, cell).items():
             for memory in cell.results:
                 memory[...] = np.nan
+            if isinstance(cell, UpdateCell):
+                cell.reset()
             mode = partial(library.mode, name)
             with mode():
                 got = call()
@@ -583,7 +644,7 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         rejected |= {f"{library.name} {form}": reason for form, reason in library.refused.items()}
         library.finish()
     stream = found.pop("stream", None)
-    if stream and isinstance(cell, (FusedCell, NormCell)):
+    if stream and isinstance(cell, (FusedCell, NormCell, UpdateCell)):
         stream["floor"] = stream["seconds"] * cell.streams / 2
     rivals = {name: mine["seconds"] for name, mine in found.items() if name not in ("fastact", "composed")}
     best = min(rivals, key=lambda name: rivals[name], default=None)
@@ -673,7 +734,7 @@ def show(result: dict[str, Any]) -> None:
 
     console = Console()
     console.print(cell_table(result, console.width))
-    for kind, moved in (("forward", 2), ("backward", 3), ("step", 2)):
+    for kind, moved in (("forward", 2), ("backward", 3), ("step", 2), ("update", 2)):
         rows = [r for r in result["cells"] if r["kind"] == kind and r["stream"]]
         if rows:
             rates = [
@@ -730,7 +791,7 @@ def plot(result: dict[str, Any], path: str) -> None:
 
 
 def _op(text: str) -> str:
-    if text in ROWS or text in norms.OPS:
+    if text in (*ROWS, DROPOUT) or text in (*optimisers.OPS, *norms.OPS):
         return text
     name, dot, fusion = text.partition(".")
     if dot and fusion not in FUSIONS:
@@ -786,14 +847,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=_op,
         metavar="OP",
-        help=f"activations (default: {', '.join(OPS)}), fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
-        f"norms: {', '.join(norms.OPS)}",
+        help=f"activations or {DROPOUT} (default: {', '.join(OPS)}), "
+        f"fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
+        f"norms: {', '.join(norms.OPS)}; steps of optimisers: {', '.join(optimisers.OPS)}",
     )
     parser.add_argument(
         "--kinds",
         type=_list_of(str, ALL_KINDS),
         default=ALL_KINDS,
-        help="forward,backward and, of fused functions and norms, forward,step (default: all)",
+        help="forward,backward, of fused functions and norms forward,step, of optimisers update (default: all)",
     )
     parser.add_argument(
         "--against",
@@ -822,7 +884,7 @@ def run(args: argparse.Namespace) -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = args.threads or min(THREADS, available)
     ops = tuple(dict.fromkeys(args.ops)) or OPS
-    total = sum(len(kinds_of(op, args.kinds)) for op in ops) * len(args.sizes)
+    total = sum(len(kinds_of(op, args.kinds)) * len(sizes_of(op, args.sizes)) for op in ops)
     if not total:
         args.error(f"nothing to measure: {', '.join(ops)} cannot run {', '.join(args.kinds)}")
     before = fa.get_num_threads()

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import fastact as fa
 from fastact import dispatch
 from fastact.api.functions import FUNCTIONS
+from fastact.api.optimisers import UPDATES
 from fastact.runtime._driver import DTYPES
 from fastact.spec.kinds import KINDS
 from fastact.spec.table import OPS, Op, resolve
@@ -44,9 +45,9 @@ def activation(text: str) -> Op:
 
 
 def function(text: str) -> str:
-    """The name of an activation, a function over an axis or a loss."""
+    """The name of an activation, a function over an axis, a loss or an optimiser."""
     try:
-        return resolve(text, FUNCTIONS)
+        return resolve(text, (*FUNCTIONS, *UPDATES))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

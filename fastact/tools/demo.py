@@ -3,7 +3,8 @@
     Dense(64, ELU) -> Dense(64, ELU) -> Dense(10, softmax)
 
 He-normal initialisation, batch normalisation on request, Adam, categorical cross-entropy; every constant is Keras'. The
-two runs share all code except three functions (class `Functions`): the activation, its gradient, and the loss.
+two runs share all code except the functions in class `Functions`: the activation with its bias, their gradients, the
+loss, and Adam's step.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ class Functions(NamedTuple):
 
     name: str
     source: str  # how the activation is computed
-    forward: Callable[[Array, Array], Any]  # (z, y): y = f(z)
-    backward: Callable[[Array, Array, Array], Any]  # (dy, z, y): dy *= f'(z); z and y may be overwritten
+    # (z, bias or None, y): y = f(z + bias); z may be overwritten, and stays so for `backward`
+    forward: Callable[[Array, Array | None, Array], Any]
+    # (dy, z, bias or None, y, dbias): dy *= f'(z + bias), dbias its sum over rows; z and y may be overwritten
+    backward: Callable[[Array, Array, Array | None, Array, Array | None], Any]
     loss: Callable[[Array, NDArray[np.intp]], float]  # (logits, labels): mean cross-entropy; logits become its gradient
+    optimiser: Callable[[Array], Callable[[Array], Any]]  # of parameters: a step, of their gradient
 
 
 def fastact_functions(name: str) -> Functions:
@@ -43,24 +47,29 @@ def fastact_functions(name: str) -> Functions:
 
     f = fa.get(name)
 
-    def forward(z: Array, y: Array) -> None:
-        f(z, out=y)
+    def forward(z: Array, bias: Array | None, y: Array) -> None:
+        if bias is None:
+            f(z, out=y)
+        else:
+            f.biased(z, bias, out=y)
 
-    if hasattr(f, "backward_from_output"):
-        backward_from_output = f.backward_from_output
-
-        def backward(dy: Array, z: Array, y: Array) -> None:
-            backward_from_output(dy, y, out=dy)
-    else:
-
-        def backward(dy: Array, z: Array, y: Array) -> None:
+    def backward(dy: Array, z: Array, bias: Array | None, y: Array, dbias: Array | None) -> None:
+        if bias is not None:
+            f.biased_backward(dy, z, bias, out=(dy, dbias))
+        elif hasattr(f, "backward_from_output"):
+            f.backward_from_output(dy, y, out=dy)
+        else:
             f.backward(dy, z, out=dy)
 
     def loss(logits: Array, labels: NDArray[np.intp]) -> float:
         value, _ = fa.softmax_cross_entropy.value_and_grad(logits, labels, out=logits)
         return float(value)
 
-    return Functions(f.name, "fastact", forward, backward, loss)
+    def optimiser(parameters: Array) -> Callable[[Array], Any]:
+        adam = fa.optim.Adam([parameters], lr=Adam.learning_rate, keras=True)
+        return lambda gradient: adam.step([gradient])
+
+    return Functions(f.name, "fastact", forward, backward, loss, optimiser)
 
 
 def relu(z: Array, y: Array) -> None:
@@ -189,11 +198,9 @@ PLAIN_NUMPY = {
 def numpy_functions(name: str) -> Functions:
     """The functions of a run with plain NumPy; where this file has none of its own, textbook definitions."""
     if name in PLAIN_NUMPY:
-        return Functions(name, "whole-array steps, in place", *PLAIN_NUMPY[name], softmax_cross_entropy)
+        return _numpy_functions(name, "whole-array steps, in place", *PLAIN_NUMPY[name])
     if name == "gelu" and importlib.util.find_spec("scipy") is not None:  # NumPy has no erf
-        return Functions(
-            name, "whole-array steps and SciPy's ndtr, in place", gelu, gelu_backward, softmax_cross_entropy
-        )
+        return _numpy_functions(name, "whole-array steps and SciPy's ndtr, in place", gelu, gelu_backward)
     from fastact.spec.table import OPS
     from fastact.tools.truth import TRUTH
 
@@ -206,7 +213,27 @@ def numpy_functions(name: str) -> Functions:
     def backward(dy: Array, z: Array, y: Array) -> None:
         dy *= truth.derivative(z, **parameters)
 
-    return Functions(name, "its textbook formula on whole arrays", forward, backward, softmax_cross_entropy)
+    return _numpy_functions(name, "its textbook formula on whole arrays", forward, backward)
+
+
+def _numpy_functions(
+    name: str, source: str, value: Callable[[Array, Array], Any], derivative: Callable[[Array, Array, Array], Any]
+) -> Functions:
+    def forward(z: Array, bias: Array | None, y: Array) -> None:
+        if bias is not None:
+            z += bias
+        value(z, y)
+
+    def backward(dy: Array, z: Array, bias: Array | None, y: Array, dbias: Array | None) -> None:
+        derivative(dy, z, y)
+        if dbias is not None:
+            np.add.reduce(dy, axis=0, out=dbias)
+
+    def optimiser(parameters: Array) -> Callable[[Array], Any]:
+        adam = Adam(parameters.size)
+        return lambda gradient: adam.step(parameters, gradient)
+
+    return Functions(name, source, forward, backward, softmax_cross_entropy, optimiser)
 
 
 class Stopwatch:
@@ -238,11 +265,17 @@ class Layer:
 
 
 class Dense(Layer):
-    """x @ kernel + bias, He-normal initialised."""
+    """x @ kernel + bias, He-normal initialised.
 
-    def __init__(self, inputs: int, units: int, batch_size: int, *, use_bias: bool = True, first: bool = False) -> None:
+    With `deferred`, the activation that follows adds the bias in training, and gives its gradient.
+    """
+
+    def __init__(
+        self, inputs: int, units: int, batch_size: int, *, use_bias: bool = True, deferred: bool = False,
+        first: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(units)
-        self.use_bias, self.first = use_bias, first
+        self.use_bias, self.deferred, self.first = use_bias, deferred, first
         self.shapes = ((inputs, units), (units,)) if use_bias else ((inputs, units),)
         self.z = np.empty((batch_size, units), np.float32)
         self.dx = np.empty((batch_size, inputs), np.float32)
@@ -259,13 +292,13 @@ class Dense(Layer):
     def forward(self, x: Array) -> Array:
         self.x = x
         z = np.matmul(x, self.parameters[0], out=self.z[: len(x)])
-        if self.use_bias:
+        if self.use_bias and not self.deferred:
             z += self.parameters[1]
         return z
 
     def backward(self, dz: Array) -> Array | None:
         np.matmul(self.x.T, dz, out=self.gradient[0])
-        if self.use_bias:
+        if self.use_bias and not self.deferred:
             np.add.reduce(dz, axis=0, out=self.gradient[1])
         if self.first:
             return None  # nobody asks for the gradient of the images
@@ -324,26 +357,30 @@ class BatchNormalization(Layer):
 
 
 class Activation(Layer):
-    """y = f(z)."""
+    """y = f(z), in training with the bias of the layer before, if that leaves it."""
 
-    def __init__(self, units: int, batch_size: int, functions: Functions, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self, units: int, batch_size: int, functions: Functions, stopwatch: Stopwatch, before: Dense | None
+    ) -> None:
         super().__init__(units)
-        self.functions, self.stopwatch = functions, stopwatch
+        self.functions, self.stopwatch, self.before = functions, stopwatch, before
         self.y = np.empty((batch_size, units), np.float32)
 
     def predict(self, z: Array) -> Array:
         y = np.empty_like(z)
-        self.functions.forward(z, y)
+        self.functions.forward(z, None, y)
         return y
 
     def forward(self, z: Array) -> Array:
         self.z = z
         y = self.y[: len(z)]
-        self.stopwatch(self.functions.forward, z, y)
+        bias = self.before.parameters[1] if self.before else None
+        self.stopwatch(self.functions.forward, z, bias, y)
         return y
 
     def backward(self, dy: Array) -> Array:
-        self.stopwatch(self.functions.backward, dy, self.z, self.y[: len(dy)])
+        bias, dbias = (self.before.parameters[1], self.before.gradient[1]) if self.before else (None, None)
+        self.stopwatch(self.functions.backward, dy, self.z, bias, self.y[: len(dy)], dbias)
         return dy
 
 
@@ -361,10 +398,13 @@ class Network:
         self.stopwatch = Stopwatch()
         self.layers: list[Any] = []
         for inputs, units in pairwise(sizes[:-1]):
-            self.layers.append(Dense(inputs, units, batch_size, use_bias=not batch_norm, first=not self.layers))
+            biased = not batch_norm
+            dense = Dense(inputs, units, batch_size, use_bias=biased, deferred=biased, first=not self.layers)
+            self.layers.append(dense)
             if batch_norm:
                 self.layers.append(BatchNormalization(units, batch_size))
-            self.layers.append(Activation(units, batch_size, functions, self.stopwatch))
+            before = dense if biased else None
+            self.layers.append(Activation(units, batch_size, functions, self.stopwatch, before))
         self.layers.append(Dense(sizes[-2], sizes[-1], batch_size))
 
         count = sum(prod(shape) for layer in self.layers for shape in layer.shapes)
@@ -440,16 +480,17 @@ def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def train_epoch(
-    network: Network, optimiser: Adam, x: Array, labels: NDArray[np.intp], batch_size: int, rng: np.random.Generator
-) -> float:
-    """One pass over the data in a new order; returns the mean loss."""
+    network: Network, step: Callable[[Array], Any], x: Array, labels: NDArray[np.intp], batch_size: int,
+    rng: np.random.Generator,
+) -> float:  # fmt: skip
+    """One pass over the data in a new order; returns the mean loss. `step` is the optimiser's."""
     order = rng.permutation(len(x))
     x, labels = x[order], labels[order]
     total = 0.0
     for start in range(0, len(x), batch_size):
         batch = slice(start, start + batch_size)
         total += network.loss_and_gradient(x[batch], labels[batch]) * len(labels[batch])
-        optimiser.step(network.parameters, network.gradient)
+        step(network.gradient)
     return total / len(x)
 
 
@@ -471,7 +512,7 @@ def statistics(network: Network, x: Array, labels: NDArray[np.intp], batch_size:
             report.append({"gradient_norm": float(np.linalg.norm(layer.gradient[0]))})
         if isinstance(layer, Activation):
             slope = np.ones_like(y)
-            layer.functions.backward(slope, x.copy(), y.copy())
+            layer.functions.backward(slope, x.copy(), None, y.copy(), None)
             np.abs(slope, out=slope)
             report[-1]["dead"] = float((slope < DEAD).all(axis=0).mean())
             report[-1]["saturated"] = float((slope < SATURATED).mean())
@@ -498,20 +539,27 @@ class Run:
         self.network = Network(
             sizes, functions, batch_norm=settings.batch_norm, batch_size=settings.batch_size, seed=settings.seed
         )
-        self.optimiser = Adam(self.network.parameters.size)
+        self.optimiser = Stopwatch()
+        self.step = functions.optimiser(self.network.parameters)
         self.rng = np.random.default_rng(settings.seed)
         self.batch_size = settings.batch_size
         self.whole_loop: list[float] = []  # seconds of each epoch
         self.activations_and_loss: list[float] = []
+        self.optimiser_steps: list[float] = []
         self.loss: list[float] = []
         self.layers: list[list[dict[str, float]]] = []
 
     def epoch(self, x: Array, labels: NDArray[np.intp]) -> None:
-        self.network.stopwatch.seconds = 0.0
+        self.network.stopwatch.seconds = self.optimiser.seconds = 0.0
+
+        def step(gradient: Array) -> None:
+            self.optimiser(self.step, gradient)
+
         start = time.perf_counter()
-        loss = train_epoch(self.network, self.optimiser, x, labels, self.batch_size, self.rng)
+        loss = train_epoch(self.network, step, x, labels, self.batch_size, self.rng)
         self.whole_loop.append(time.perf_counter() - start)
         self.activations_and_loss.append(self.network.stopwatch.seconds)
+        self.optimiser_steps.append(self.optimiser.seconds)
         self.loss.append(loss)
         self.layers.append(statistics(self.network, x, labels, self.batch_size))
 
@@ -528,8 +576,15 @@ class Result:
     def fastest_epoch(self, name: str) -> dict[str, float]:
         """Seconds of a run's fastest epoch, split. Other programs only ever make an epoch slower; sums contain that."""
         run = self.runs[name]
-        whole, activations = min(zip(run.whole_loop, run.activations_and_loss, strict=True))
-        return {"activations_and_loss": activations, "everything_else": whole - activations, "whole_loop": whole}
+        epochs = zip(run.whole_loop, run.activations_and_loss, run.optimiser_steps, strict=True)
+        whole, activations, optimiser = min(epochs)
+        rest = whole - activations - optimiser
+        return {
+            "activations_and_loss": activations,
+            "optimiser": optimiser,
+            "everything_else": rest,
+            "whole_loop": whole,
+        }
 
     def ratio(self) -> dict[str, float]:
         """NumPy's fastest epoch over fastact's."""

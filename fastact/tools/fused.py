@@ -8,7 +8,7 @@ a key of ``FUSIONS``, as in ``gelu.biased``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ class Fusion:
     nodes: Callable[[list[Node]], list[Node]]
     # the second argument has one number for each column, and its gradient is a sum over rows
     per_column: bool = False
+    # both arguments are halves of one array, and so are their gradients
+    packed: bool = False
 
 
 def biased_step(f: Callable, g: Callable, x: Any, bias: Any, dy: Any) -> tuple[Any, Any, Any]:
@@ -72,6 +74,16 @@ def renamed(names: str, old: str, new: str) -> str:
     return " ".join(new if name == old else name for name in names.split())
 
 
+GATED = Fusion(
+    forward=lambda f, gate, up: f(gate) * up,
+    step=gated_step,
+    calls=gated_calls,
+    nodes=lambda nodes: [
+        *((op, ins, renamed(outs, "y", "f"), attrs) for op, ins, outs, attrs in nodes),
+        ("Mul", "f second", "y", {}),
+    ],
+)
+
 FUSIONS: dict[str, Fusion] = {
     "biased": Fusion(
         forward=lambda f, x, bias: f(x + bias),
@@ -83,13 +95,6 @@ FUSIONS: dict[str, Fusion] = {
         ],
         per_column=True,
     ),
-    "gated": Fusion(
-        forward=lambda f, gate, up: f(gate) * up,
-        step=gated_step,
-        calls=gated_calls,
-        nodes=lambda nodes: [
-            *((op, ins, renamed(outs, "y", "f"), attrs) for op, ins, outs, attrs in nodes),
-            ("Mul", "f second", "y", {}),
-        ],
-    ),
+    "gated": GATED,
+    "packed": replace(GATED, packed=True),
 }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import fastact as fa
+from fastact.tools import optimisers
 from fastact.tools.peers import BLOCK, Cell, Form, Peer
 
 OPS = ("layer_norm", "rms_norm")
@@ -254,6 +255,8 @@ FORMS: Mapping[str, Callable[[Any, NormCell], dict[str, Form]]] = {
 
 def forms_of(library: Peer, cell: Cell) -> dict[str, Form]:
     """A library's ways to compute a cell, whatever it is of."""
-    if not isinstance(cell, NormCell) or library.name == "stream":
+    if not isinstance(cell, NormCell):
+        return optimisers.forms_of(library, cell)
+    if library.name == "stream":
         return library.forms(cell)
     return FORMS.get(library.name, lambda *_: {})(library, cell)

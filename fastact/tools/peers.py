@@ -59,6 +59,9 @@ class FusedCell(Cell):
     second: np.ndarray
     dx: np.ndarray
     dsecond: np.ndarray
+    # what x and second, dx and dsecond are halves of
+    packed: np.ndarray | None = None
+    dpacked: np.ndarray | None = None
     expected: tuple[np.ndarray, ...] = ()  # the first rows of the results in float64
 
     @property
@@ -462,6 +465,34 @@ def sp_log_sigmoid(sp, x, out, t):
     sp.log_expit(x, out=out)
 
 
+def np_dropout(x, out, t):
+    GENERATOR.random(out=t, dtype=t.dtype)
+    np.greater_equal(t, DROPPED, out=t)
+    t *= 1 / (1 - DROPPED)
+    np.multiply(x, t, out=out)
+
+
+def np_dropout_grad(dy, x, y, out, t):
+    np.not_equal(y, 0, out=t)
+    t *= 1 / (1 - DROPPED)
+    np.multiply(dy, t, out=out)
+
+
+def jax_dropout(nn, jnp):
+    import jax
+
+    def dropout(x):
+        kept = jax.random.bernoulli(jax.random.key(0), 1 - DROPPED, x.shape)
+        return jnp.where(kept, x / (1 - DROPPED), 0)
+
+    return dropout
+
+
+# dropout is no activation: a library's own numbers, and a mask that it keeps, where it has none but those
+DROPPED = 0.5
+GENERATOR = np.random.Generator(np.random.SFC64(0))
+
+
 class NumPy(Peer):
     name = "numpy"
     needs = ("numpy",)
@@ -787,6 +818,8 @@ class ONNXRuntime(Peer):
         from onnx import helper
 
         inputs = {"x": cell.x} | ({"second": cell.second} if isinstance(cell, FusedCell) else {})
+        # halves of an array are not bound as they are
+        inputs = {n: np.ascontiguousarray(a) for n, a in inputs.items()}
         info = [
             helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
             for n, a in (*inputs.items(), ("y", cell.out))
@@ -886,7 +919,7 @@ class TensorFlow(Peer):
 
 
 class Numba(Peer):
-    """Loops as a careful user of Numba writes them by hand; of norms alone (``fastact/tools/norms.py``)."""
+    """Loops as a careful user of Numba writes them by hand; of optimisers and norms alone."""
 
     name = "numba"
     needs = ("numba",)
@@ -896,9 +929,26 @@ class Numba(Peer):
         import numba
 
         numba.set_num_threads(threads)
+        self.numba = numba
 
     def forms(self, cell: Cell) -> dict[str, Form]:
         return {}
+
+    def adam_kernels(self) -> dict[str, Callable[..., None]]:
+        prange = self.numba.prange
+
+        def adam(p, g, m, v, beta1, rest1, beta2, rest2, rate, eps):
+            for i in prange(p.size):
+                m_i = beta1 * m[i] + rest1 * g[i]
+                v_i = beta2 * v[i] + rest2 * g[i] * g[i]
+                m[i] = m_i
+                v[i] = v_i
+                p[i] -= rate * m_i / (np.sqrt(v_i) + eps)
+
+        return {
+            f"prange{', fastmath' * fast}": self.numba.njit(parallel=True, fastmath=fast, error_model="numpy")(adam)
+            for fast in (False, True)
+        }
 
 
 PEERS: dict[str, type[Peer]] = {
@@ -1192,5 +1242,18 @@ HOW: dict[str, dict[str, Any]] = {
         "jax": lambda nn, np: np.exp,
         "onnxruntime": [node("Exp")],
         "tensorflow forward": lambda tf, x: tf.raw_ops.Exp(x=x),
+    },
+    "dropout": {
+        "numpy forward": [np_dropout],
+        "numpy backward": [np_dropout_grad],
+        "torch forward": lambda t, x, out: [
+            partial(t.ops.aten.native_dropout, x, DROPPED, True),
+            partial(t.ops.aten.native_dropout.out, x, DROPPED, True, out0=out, out1=t.empty_like(x, dtype=t.bool)),
+        ],
+        "torch backward": lambda t, dy, x, y, out: partial(
+            t.ops.aten.native_dropout_backward.out, dy, y != 0, 1 / (1 - DROPPED), out=out
+        ),
+        "jax": jax_dropout,
+        "tensorflow forward": lambda tf, x: tf.nn.dropout(x, DROPPED),
     },
 }

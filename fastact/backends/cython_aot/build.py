@@ -71,7 +71,7 @@ def render_all(folder: Path) -> None:
     with _source_package():
         # first: what is edited while this runs then counts as changed
         built_from = importlib.import_module("fastact.backends.cython_aot.render").source_hash(PACKAGE)
-        render, render_rows, grammar, kernel, kinds, rows, table = (
+        render, render_rows, grammar, kernel, kinds, optimisers, rows, table = (
             importlib.import_module(f"fastact.{name}")
             for name in (
                 "backends.cython_aot.render",
@@ -79,6 +79,7 @@ def render_all(folder: Path) -> None:
                 "maths.grammar",
                 "spec.kernel",
                 "spec.kinds",
+                "spec.optimisers",
                 "spec.rows",
                 "spec.table",
             )
@@ -86,6 +87,7 @@ def render_all(folder: Path) -> None:
         ops = [(op, kind) for op in table.kernel_rows() for kind in kinds.kernels_of(op)]
         maps = [kernel.kernel_of(op, kind, dtype) for op, kind in ops for dtype in kernel.DTYPES]
         over_rows = [spec for n in rows.ROWS for d in ("float32", "float64") for spec in kernel.row_kernels_of(n, d)]
+        steps = [kernel.rule_kernel_of(rule, d) for rule in optimisers.rules() for d in ("float32", "float64")]
         loops = importlib.import_module("fastact.loops")
         sources = [PACKAGE / "loops" / f"{name}.py" for name in loops.MODULES]
         parsed = render_rows.parse(sources, {"VECTOR": loops.VECTOR})
@@ -97,7 +99,8 @@ def render_all(folder: Path) -> None:
         functions = [f for f in functions if f.spec.dtype == f.spec.compute]
         functions += [render.Embedded(spec) for spec in over_rows if not spec.form and rows.ROWS[spec.name].embedded]
         fused = render.fused(table.OPS.values())
-        module = render.render_module(maps, formulas, render_rows.render_rows(over_rows, parsed, row_formulas))
+        kernels = render_rows.render_rows(over_rows, parsed, row_formulas)
+        module = render.render_module([*maps, *steps], formulas, kernels)
         _write(
             folder / "_aot.pyx", f'{module}\n\ndef sources() -> str:\n    """A hash."""\n    return "{built_from}"\n'
         )

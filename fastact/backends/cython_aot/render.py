@@ -132,12 +132,15 @@ class Term:
         return Term(f"({self.code} * {other.code})")
 
 
-def terms(spec: KernelSpec, called: list[str] | None = None) -> list[str]:
-    """The expressions of a kernel's outputs; the formulas that they call are added to `called`."""
-    assert spec.op is not None
+def statements(spec: KernelSpec, called: list[str] | None = None) -> list[str]:
+    """What computes a kernel's outputs; the formulas that are called are added to `called`."""
     env = _Calls(DTYPES[spec.dtype].compute, [] if called is None else called)
-    names = [a.name for a in spec.inputs] + list(spec.params)
-    return [term.code for term in kinds.body(env, spec.op, spec.kind)(*(Term(f"v_{name}") for name in names))]
+    names = [f"v_{name}" for name in (*(a.name for a in spec.inputs), *spec.params)]
+    outputs = [f"v_{a.name}" for a in spec.outputs]
+    if spec.rule is not None and len(outputs) > 1:
+        # one formula for all
+        return [env[spec.rule.name](*map(Term, (*names, *(f"&{name}" for name in outputs)))).code]
+    return [f"{name} = {term.code}" for name, term in zip(outputs, spec.body(env)(*map(Term, names)), strict=True)]
 
 
 def render_map(spec: KernelSpec) -> str:
@@ -151,7 +154,7 @@ def render_map(spec: KernelSpec) -> str:
     inputs, outputs = ([a.name for a in side] for side in (spec.inputs, spec.outputs))
     names = [*inputs, *spec.params, *outputs]
     types = {name: d.element if name in outputs else f"const {d.element}" for name in names}
-    values = terms(spec)
+    computed = statements(spec)
     lines = [f"cdef {types[name]} *p_{name} = <{types[name]} *>call.data[{i}]" for i, name in enumerate(names)]
     lines += [f"cdef int64_t e_{name} = call.step[{names.index(name)}] != 0" for name in spec.params]
     lines += [
@@ -165,7 +168,7 @@ def render_map(spec: KernelSpec) -> str:
         body = [f"j = i + k * LANES_{c}"]
         body += [f"v_{name} = load_{s}(p_{name} + j)" for name in inputs]
         body += [f"v_{name} = load_{s}(p_{name} + j * e_{name})" for name in params]
-        body += [f"v_{name} = {value}" for name, value in zip(outputs, values, strict=True)]
+        body += computed
         body += [f"store_{s}(SLOT_{s}(t_{o}, p_{o} + i) + k * LANES_{c}, v_{o}, stream)" for o in outputs]
         moved = [name for name in names if name not in spec.params or name in params]
         return [
@@ -299,7 +302,7 @@ def render_module(
         parts.append(rows.declarations)
     called: dict[str, list[str]] = {}
     for spec in specs:
-        terms(spec, called.setdefault(DTYPES[spec.dtype].compute, []))
+        statements(spec, called.setdefault(DTYPES[spec.dtype].compute, []))
     for compute, names in called.items():
         roots = [*(formulas[compute][name] for name in names), *(rows.roots[compute] if rows else ())]
         parts.append(render_functions(roots, compute))
@@ -364,7 +367,11 @@ class Embedded:
     def over_rows(self, index: int) -> list[str]:
         """Arguments that are absent are null pointers, which stay so from row to row."""
         spec, size = self.spec, f"<Py_ssize_t>sizeof({DTYPES[self.spec.dtype].element})"
-        lines = ["call.rows = rows", "call.n = n", *(f"call.scalars = &{name}" for name in self.scalars)]
+        lines = ["call.rows = rows", "call.n = n"]
+        if self.scalars:
+            lines.insert(0, f"cdef double[{len(self.scalars)}] scalars")
+            lines += [f"scalars[{i}] = {name}" for i, name in enumerate(self.scalars)]
+            lines.append("call.scalars = scalars")
         names = [a.name for a in (*spec.inputs, *spec.outputs)]
         for i, argument in enumerate((*spec.inputs, *spec.outputs)):
             name = argument.name

@@ -319,7 +319,6 @@ FASTACT_HALF(upper, FASTACT_UPPER)
 
 #define FASTACT_ROWS(T, element)                                                                                     \
     FASTACT_INLINE vec_##T splat_##T(double s) { return MAP_vec_##T(SPLAT, lit_##T(s)); }                             \
-    FASTACT_INLINE vec_##T number_##T(int64_t i) { return splat_##T((double)i); }                                       \
     FASTACT_INLINE quad_##T splat4_##T(double s) { return MAP_quad_##T(SPLAT, lit_##T(s)); }                          \
     FASTACT_INLINE quad_##T widen_##T(vec_##T w) { return MAP_quad_##T(WIDEN, w, VPARTS_##T); }                       \
     FASTACT_INLINE vec_##T row_load_##T(intptr_t p) {                                                                 \
@@ -355,6 +354,7 @@ FASTACT_HALF(upper, FASTACT_UPPER)
     }                                                                                                                \
     FASTACT_INLINE void store_value_##T(intptr_t p, vec_##T w) { *(element *)p = FIRST_##T(w.v[0]); }                 \
     FASTACT_INLINE vec_##T load_value_##T(intptr_t p) { return splat_##T((double)*(const element *)p); }              \
+    FASTACT_INLINE vec_##T number_##T(int64_t i) { return splat_##T((double)i); }                                     \
     FASTACT_INLINE vec_##T load_param_##T(intptr_t p) { return splat_##T(*(const double *)p); }                       \
     FASTACT_INLINE vec_##T part_##T(quad_##T w, int64_t i) { return MAP_vec_##T(PART, w, i *VPARTS_##T); }           \
     FASTACT_INLINE vec_##T fastact_add_##T(vec_##T a, vec_##T b) { return MAP_vec_##T(ADD, a, b); }                  \

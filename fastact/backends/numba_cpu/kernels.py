@@ -19,7 +19,6 @@ from fastact.backends.numba_cpu.simd import I64
 from fastact.maths.grammar import bind
 from fastact.spec.call import COLS, DATA, FLAGS, ROW_STEP, ROWS, STEP, STREAM
 from fastact.spec.kernel import KernelSpec
-from fastact.spec.kinds import body
 
 # stand-ins: `compile_kernel` gives the loop its own
 length = fixed = store_wide = stream_wide = store_one = stream_one = None
@@ -61,8 +60,7 @@ def _operations(spec: KernelSpec, lanes: int, target: Target) -> int:
 
 
 def _outputs(spec: KernelSpec, emit: Emitter, values: list[Value]) -> list[ir.Value]:
-    assert spec.op is not None
-    outputs = body(bind(emit.primitives(), spec.compute), spec.op, spec.kind)(*values)
+    outputs = spec.body(bind(emit.primitives(), spec.compute))(*values)
     return [emit.value(output).ir for output in outputs]
 
 

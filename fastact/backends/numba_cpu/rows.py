@@ -137,14 +137,14 @@ class Vectors:
     def splat4(self, scalar: Float) -> Quad:
         return [self.splat(scalar)] * PARTS
 
-    def number(self, i: Int) -> Vec:
-        return self.splat(self.builder.sitofp(i, self.type.element))
-
     def load_int(self, p: Address) -> Int:
         return simd.load_int(self.builder, p)
 
     def load_value(self, p: Address) -> Vec:
         return self.splat(self._load_scalar(p, self.type.element))
+
+    def number(self, i: Int) -> Vec:
+        return self.splat(self.builder.sitofp(i, self.type.element))
 
     def load_param(self, p: Address) -> Vec:
         value = self._load_scalar(p, ir.DoubleType())

@@ -72,10 +72,7 @@ def kernel(spec: KernelSpec) -> Callable[..., Any]:
 
         # whole arrays have no use for another form
         return getattr(Rows(spec.dtype, spec.sign), spec.loop.removesuffix(f"_{spec.form}" if spec.form else ""))
-    from fastact.spec.kinds import body
-
-    assert spec.op is not None
-    formula = body(bind(primitives(spec.compute), spec.compute), spec.op, spec.kind)
+    formula = spec.body(bind(primitives(spec.compute), spec.compute))
 
     def run(*arrays: Any) -> tuple[Any, ...]:
         with np.errstate(all="ignore"):
@@ -90,6 +87,7 @@ def kernel(spec: KernelSpec) -> Callable[..., Any]:
 @cache
 def fused(op: Op, kind: str, dtype: str) -> Callable[..., list[Any]]:
     """A fused kind over arrays, with the arguments and the result of ``_driver.Function.run_fused``."""
+    from fastact.backends.reference.philox import keep
     from fastact.backends.reference.sums import channel_sums, total
     from fastact.spec.kernel import compute_dtype
     from fastact.spec.kinds import ALL, body
@@ -98,8 +96,11 @@ def fused(op: Op, kind: str, dtype: str) -> Callable[..., list[Any]]:
     formula = body(bind(primitives(compute), compute), op, kind)
     nin = len(ALL[kind].inputs) + len(op.params)
 
-    def run(arrays: Any, roles: str, outer: int, channel: int, inner: int) -> list[Any]:
+    def run(arrays: Any, roles: str, outer: int, channel: int, inner: int, random: Any = None) -> list[Any]:
         shapes: dict[str, tuple[int, ...]] = {"a": (outer, channel, inner), "c": (1, channel, 1), "v": ()}
+        shapes["r"] = shapes["a"]
+        size = outer * channel * inner
+        arrays = [keep(random, size, compute) if r == "r" else a for a, r in zip(arrays, roles, strict=True)]
         inputs = [a.reshape(shapes[r]).astype(compute, copy=False) for a, r in zip(arrays[:nin], roles)]
         sums = []
         with np.errstate(all="ignore"):

@@ -190,8 +190,12 @@ class Rows:
         mean = self.call("quotient", self.total(self.call("supported", dy, y, None, None)), count)
         return self.call("sparsemax_grad", dy, y, mean, None, None, None)
 
-    def cross_entropy(self, x: Any, labels: Any, weights: Any, loss: Any, dx: Any, factor: float) -> None:
+    def cross_entropy(
+        self, x: Any, labels: Any, weights: Any, loss: Any, dx: Any, factor: float, smoothing: float, z: float
+    ) -> None:
         n = x.shape[-1]
+        factor, smoothing, z = (self.constant(value) for value in (factor, smoothing, z))
+        each = smoothing / self.constant(n)
         rows, flat = x.reshape(-1, n), labels.reshape(-1)
         counted = flat >= 0
         at = np.where(counted, flat, 0)[:, None]
@@ -205,34 +209,71 @@ class Rows:
             high, low = self.total_of_shares(others)
             rest = high + low
             weight = self.constant(1) if weights is None else weights[at]
-            value = weight * self.call("label_loss", chosen, m, rest, share, self.call("exp_scaled", m, c, k))
+            s = self.call("log_total", chosen, m, rest, share, self.call("exp_scaled", m, c, k))
+            value = (m - chosen) + s
+            if smoothing > 0 or z > 0:
+                whole = self.constant(n) if weights is None else self.total(weights[None])
+                far = 0 * m
+                if smoothing > 0:
+                    gaps = self.call("gap", rows, None, m, None)
+                    far = self.total(gaps if weights is None else self.call("distance", rows, weights[None], m, None))
+                own = weight * (self.constant(1) - smoothing)
+                value = self.call("with_square", self.call("smoothed_loss", value, s, far, whole, own, each), z, m + s)
+                extra = self.call("with_slope", each * whole, z, m + s)
+                here = self.call("smoothed_label", own, extra, rest, share, weight * each, factor)
+                inverse = (own + extra) * factor / (rest + share)
+            else:
+                value = weight * value
+                inverse = weight * factor / (rest + share)
+                here = self.call("negative_product", rest, inverse)
             loss.reshape(-1)[...] = np.where(counted[:, None], value, 0)[:, 0]
             if dx is not None:
-                inverse = self.call("quotient", weight * self.constant(factor), rest + share)
-                grad = self.call("scaled", shares, None, inverse, self.constant(0), None, None)
-                np.put_along_axis(grad, at, self.call("negative_product", rest, inverse), -1)
+                if each * factor == 0:
+                    grad = self.call("scaled", shares, None, inverse, self.constant(0), None, None)
+                elif weights is None:
+                    grad = self.call("less_each", shares, None, inverse, each * factor, None, None)
+                else:
+                    grad = self.call("less_weights", shares, weights[None], inverse, each * factor, None, None)
+                np.put_along_axis(grad, at, here, -1)
                 dx.reshape(-1, n)[...] = np.where(counted[:, None], grad, 0)
 
-    def cross_entropy_of_shares(self, x: Any, targets: Any, loss: Any, dx: Any, factor: float) -> None:
-        n = x.shape[-1]
+    def cross_entropy_of_shares(self, x: Any, targets: Any, loss: Any, dx: Any, factor: float, z: float) -> None:
+        n, z = x.shape[-1], self.constant(z)
         x, q = x.reshape(-1, n), targets.reshape(-1, n)
         with np.errstate(all="ignore"):
             m = self.greatest(x)
             s, c, k, rest, ties, top = self.log_sum(x, m)
             weight = self.total(q)
             far = self.total(self.call("distance", x, q, m, None))
-            loss.reshape(-1)[...] = self.call("target_loss", far, weight, s)[:, 0]
+            loss.reshape(-1)[...] = self.call("with_square", self.call("target_loss", far, weight, s), z, m + s)[:, 0]
             if dx is not None:
-                share = self.call("target_factor", weight, rest, ties, top)
+                share = self.call("target_factor", self.call("with_slope", weight, z, m + s), rest, ties, top)
                 dx.reshape(-1, n)[...] = self.call("target_grad", x, q, share, self.constant(factor), c, k)
 
     def sigmoid_cross_entropy(
         self, x: Any, targets: Any, weights: Any, positive: Any, sums: Any, dx: Any, losses: Any, factor: float
     ) -> None:
-        one, n = self.constant(1), x.size // sums.size
-        args = x.ravel(), targets.ravel(), *(one if a is None else a.ravel() for a in (weights, positive))
+        self.pointwise("sigmoid_loss", (x, targets, weights, positive), sums, dx, losses, factor)
+
+    def mse_loss(self, x: Any, t: Any, weights: Any, sums: Any, dx: Any, losses: Any, factor: float) -> None:
+        self.pointwise("squared_error", (x, t, weights, None), sums, dx, losses, factor)
+
+    def l1_loss(self, x: Any, t: Any, weights: Any, sums: Any, dx: Any, losses: Any, factor: float) -> None:
+        self.pointwise("absolute_error", (x, t, weights, None), sums, dx, losses, factor)
+
+    def huber_loss(
+        self, x: Any, t: Any, weights: Any, sums: Any, dx: Any, losses: Any, factor: float, delta: float
+    ) -> None:
+        self.pointwise("huber_error", (x, t, weights, self.constant(delta)), sums, dx, losses, factor)
+
+    def kl_div(self, x: Any, t: Any, weights: Any, sums: Any, dx: Any, losses: Any, factor: float) -> None:
+        self.pointwise("divergence", (x, t, weights, None), sums, dx, losses, factor)
+
+    def pointwise(self, name: str, given: tuple[Any, ...], sums: Any, dx: Any, losses: Any, factor: float) -> None:
+        x, one = given[0], self.constant(1)
+        args, n = [one if a is None else a.ravel() if np.ndim(a) else a for a in given], x.size // sums.size
         with np.errstate(all="ignore"):
-            value = self.call("sigmoid_loss", *args)
+            value = self.call(name, *args)
             for row in range(sums.size):
                 part = value[row * n : (row + 1) * n]
                 high = low = np.zeros(self.lanes, self.dtype)
@@ -245,7 +286,7 @@ class Rows:
             if losses is not None:
                 losses.reshape(-1)[...] = value
             if dx is not None:
-                dx.reshape(-1)[...] = self.call("sigmoid_loss_grad", *args) * self.constant(factor)
+                dx.reshape(-1)[...] = self.call(f"{name}_grad", *args) * self.constant(factor)
 
     def total_of_rows(self, terms: Any) -> Any:
         """The sum over all rows, for each column."""
