@@ -240,7 +240,7 @@ def test_norms(name, dtype, level):
         want_dx, sums = np.full((rows, n), np.nan, dtype), [np.full(n, np.nan, dtype) for _ in back.outputs[1:]]
         reference.kernel(back)(*given, want_dx, *sums)
         for flags in (0, 1):
-            launch_rows(address(name, dtype), [x, *columns, *got], rows, n, 1e-5, flags)
+            launch_rows(address(name, dtype), [x, *columns, *got], rows, n, (1e-5,), flags)
             assert all(same(a, b) for a, b in zip(got, want)), (n, flags)
             dx, pairs = aligned(rows * n, np.dtype(dtype)).reshape(rows, n), [np.zeros((2, n), dtype) for _ in sums]
             launch_rows(address(back.name, dtype), [*given, dx, *pairs], rows, n, flags=flags)
