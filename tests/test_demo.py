@@ -16,7 +16,7 @@ from fastact.tools.data import load_digits
 
 DOCS = Path(__file__).parents[1] / "docs"
 # mpi_data_parallel.py needs mpiexec
-EXAMPLES = sorted(p for p in (DOCS / "examples").glob("*.py") if not p.stem.startswith("mpi"))
+EXAMPLES = sorted(p for p in (DOCS / "examples").glob("*.py") if p.stem in ("sklearn_mlp", "training_loop"))
 # activations whose parameters all have defaults
 NAMES = [name for name, op in OPS.items() if all(p.default is not None for p in op.params)]
 BOTH = pytest.mark.parametrize("functions", [demo.numpy_functions, demo.fastact_functions], ids=["numpy", "fastact"])
