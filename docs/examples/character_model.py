@@ -1,7 +1,7 @@
 """A small language model over characters, trained on a text that comes with Python.
 
-Embedding, two blocks of transformer_block.py, RMS norm, a linear layer; AdamW with gradients clipped at norm 1. Trains for
-about half a minute on two cores and prints what it writes.
+Embedding, two blocks of transformer_block.py, RMS norm, a linear layer; AdamW with gradients clipped at norm 1. Trains
+for about 20 seconds on two cores and prints what it writes.
 """
 
 from __future__ import annotations

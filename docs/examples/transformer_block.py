@@ -2,8 +2,8 @@
 
     x = x + attention(rms_norm(x)),  x = x + swiglu(rms_norm(x) @ up) @ down
 
-Touvron and others, LLaMA, arXiv:2302.13971, without rotary embeddings. Run it: gradients are compared with differences of
-the loss, then a step is timed.
+Touvron and others, LLaMA, arXiv:2302.13971, without rotary embeddings. Run it: gradients are compared with differences
+of the loss, then a step is timed.
 """
 
 from __future__ import annotations
