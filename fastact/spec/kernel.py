@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -93,6 +92,8 @@ class KernelSpec:
         Compiled code is hashed and not text, so that comments change nothing, and an edit of one formula only the
         kernels that reach it. What a backend adds (how it compiles, for which CPU) is the backend's to hash.
         """
+        import hashlib  # 3 ms of `import fastact`, and not needed where kernels were built
+
         parts: list[Any] = [__version__, sys.version_info[:2], self.symbol]
         parts += [self.loop, self.inputs, self.params, self.outputs]
         if self.loop == "map":
