@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,63 @@ def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any],
         raise TypeError(f"{name}: cannot write a result of {dtype} to out of {out.dtype} with casting {casting!r}")
     if not out.flags.writeable:
         raise ValueError(f"{name}: out is read-only")
+
+
+def single_out(name: str, out: Any) -> Any:
+    """`out` of a function of one result: an array, None, or a tuple of one."""
+    if not isinstance(out, tuple):
+        return out
+    if len(out) != 1:
+        raise ValueError(f"{name}: out must be one array, not {len(out)}")
+    return out[0]
+
+
+def memory_dtype(name: str, dtypes: Sequence[np.dtype[Any]]) -> tuple[str, np.dtype[Any]]:
+    """The dtype in which arrays of these lie before a kernel, by name and in the order of bytes that it takes."""
+    found = _driver.computing_dtype(dtypes)
+    if found is None:
+        raise TypeError(unsupported(name, map(type, dtypes)))
+    memory = next((d for d in dtypes if d.name == found), None) or np.dtype(found)
+    return found, memory if memory.isnative else memory.newbyteorder("=")
+
+
+def contiguous(array: Any, dtype: Any) -> NDArray[Any]:
+    """An array as kernels take it: contiguous, aligned, of a dtype."""
+    with np.errstate(all="ignore"):
+        array = np.asarray(array, dtype, order="C")
+    return array if array.flags.aligned else array.copy()
+
+
+def result_buffer(
+    out: Any, shape: tuple[int, ...], dtype: Any, same: Iterable[Any] = (), others: Iterable[Any] = ()
+) -> NDArray[Any]:
+    """Where a kernel writes: to `out`, if that is laid out for it and nothing there is still to be read.
+
+    Of `same` an element is read before the one in its place is written, `others` are read at any time; None is none.
+    """
+
+    def apart(a: Any) -> bool:
+        return a is None or not np.may_share_memory(out, a)
+
+    if (
+        out is not None
+        and out.shape == shape
+        and out.dtype == dtype
+        and out.flags.carray
+        and all(apart(a) or (a.ctypes.data == out.ctypes.data and a.shape == shape) for a in same)
+        and all(apart(a) for a in others)
+    ):
+        return out  # type: ignore[no-any-return]
+    return np.empty(shape, dtype)
+
+
+def delivered(out: Any, result: Any) -> Any:
+    """The result, in `out` if there is one."""
+    if out is None or result is out:
+        return result
+    with np.errstate(all="ignore"):
+        np.copyto(out, result, casting="same_kind")
+    return out
 
 
 def row_plan(

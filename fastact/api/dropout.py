@@ -11,10 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, check_out, integer, refuse_masked
+from fastact.api.arguments import (
+    FILLED,
+    check_out,
+    contiguous,
+    delivered,
+    integer,
+    memory_dtype,
+    refuse_masked,
+    result_buffer,
+    single_out,
+)
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
-from fastact.spec.messages import shown, unsupported
+from fastact.spec.messages import shown
 from fastact.spec.table import OPS
 
 Array = NDArray[Any]
@@ -66,17 +76,11 @@ class RandomFunction:
         name = self.name
         refuse_masked(name, given.values(), FILLED)
         arrays = [np.asarray(a) for a in given.values()]
-        dtypes = [a.dtype for a in arrays]
-        found = _driver.computing_dtype(dtypes)
-        if found is None:
-            raise TypeError(unsupported(name, map(type, dtypes)))
-        memory = next((d for d in dtypes if d.name == found), None) or np.dtype(found)
-        memory = memory if memory.isnative else memory.newbyteorder("=")
+        found, memory = memory_dtype(name, [a.dtype for a in arrays])
         for what, a in zip(given, arrays):
             if a.shape != arrays[-1].shape:
                 raise ValueError(f"{name}: {what} has shape {a.shape}, x {arrays[-1].shape}")
-        arrays = [np.asarray(a, memory, order="C") for a in arrays]
-        return [a if a.flags.aligned else a.copy() for a in arrays], found, memory
+        return [contiguous(a, memory) for a in arrays], found, memory
 
     def _run(self, given: Mapping[str, Any], random: Random, out: Any) -> Any:
         if self.function_takes_numbers and random[1] == 0:
@@ -88,30 +92,15 @@ class RandomFunction:
             if done is not None:
                 return done
         arrays, dtype, memory = self._arrays(given)
-        if type(out) is tuple:
-            if len(out) != 1:
-                raise ValueError(f"{self.name}: out must be one array, not {len(out)}")
-            (out,) = out
+        out = single_out(self.name, out)
         shape = arrays[-1].shape
-        result = None
         if out is not None:
             refuse_masked(self.name, (out,), FILLED)
             check_out(self.name, out, shape, memory)
-            if out.dtype == memory and out.flags.carray:
-                same = [a for a in arrays if np.may_share_memory(out, a)]
-                if all(a.ctypes.data == out.ctypes.data for a in same):
-                    result = out
-        if result is None:
-            result = np.empty(shape, memory)
+        result = result_buffer(out, shape, memory, arrays)
         if result.size:
             self._compute(dtype, arrays, result, random)
-        if result is out:
-            return out
-        if out is None:
-            return result[()]
-        with np.errstate(all="ignore"):
-            np.copyto(out, result, casting="same_kind")
-        return out
+        return result[()] if out is None else delivered(out, result)
 
     def _compute(self, dtype: str, arrays: list[Array], result: Array, random: Random) -> None:
         inputs = (*arrays, *((None,) if self.function_takes_numbers else ()))

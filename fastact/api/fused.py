@@ -10,11 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, integer, refuse_masked
+from fastact.api.arguments import (
+    FILLED,
+    contiguous,
+    delivered,
+    integer,
+    memory_dtype,
+    refuse_masked,
+    result_buffer,
+)
 from fastact.runtime import _driver
 from fastact.spec.kernel import compute_dtype, itemsize, kernel_of
 from fastact.spec.kinds import ALL, outputs_of
-from fastact.spec.messages import unsupported
 from fastact.spec.stages import program_of
 
 if TYPE_CHECKING:
@@ -180,13 +187,8 @@ class _Call:
         numbers = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
         self.learnt = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
         dtypes = [a.dtype for a in (*arrays, *self.learnt.values())]
-        name = _driver.computing_dtype(dtypes)
-        if name is None:
-            raise TypeError(unsupported(fused.__name__, map(type, dtypes)))
-        self.dtype, self.compute = name, np.dtype(compute_dtype(name))
-        memory = next((d for d in dtypes if d.name == name), None) or np.dtype(name)
-        # of either order of bytes; kernels take the native one
-        self.memory = memory if memory.isnative else memory.newbyteorder("=")
+        self.dtype, self.memory = memory_dtype(fused.__name__, dtypes)
+        self.compute = np.dtype(compute_dtype(self.dtype))
         self.numbers = numbers
         self.shape = self._shape()
         self._place_axis(axis)
@@ -250,8 +252,7 @@ class _Call:
         a = np.broadcast_to(a, self.shape)
         if self.order is not None:
             a = a.transpose(self.order)
-        a = np.asarray(a, self.memory, order="C")
-        return a if a.flags.aligned else a.copy()
+        return contiguous(a, self.memory)
 
     def _parameter(self, name: str) -> tuple[str, Array]:
         """The role of a parameter and its values."""
@@ -271,7 +272,9 @@ class _Call:
         held = [*maps.values(), *(a for role, a in parameters if role == "a")]
         results: list[Array | None] = []
         for argument, given in zip(fused.outputs, outs):
-            results.append(None if argument.role != "map" else self._buffer(given, held))
+            # arrays laid out in another order are not the memory of out
+            own = given if self.order is None else None
+            results.append(None if argument.role != "map" else result_buffer(own, self.laid, self.memory, held))
         inputs = [maps.get(a.name, cols.get(a.name)) for a in ALL[fused.kind].inputs]
         roles = list(fused.roles[: len(inputs)]) + [role for role, _ in parameters]
         arrays = (*inputs, *(a for _, a in parameters), *results)
@@ -335,19 +338,8 @@ class _Call:
         of = name.removeprefix("d")
         return self.cols[of].shape if of in self.cols else np.shape(self.values[of])
 
-    def _buffer(self, out: Array | None, held: list[Array]) -> Array:
-        """Where kernels write: to `out`, if it is laid out for them and in no input's way."""
-        if out is not None and self.order is None and out.dtype == self.memory and out.flags.carray:
-            same = [a for a in held if np.may_share_memory(out, a)]
-            if all(a.ctypes.data == out.ctypes.data and a.nbytes == out.nbytes for a in same):
-                return out
-        return np.empty(self.laid, self.memory)
-
     def _delivered(self, out: Array | None, result: Array) -> Any:
-        if result is out:
-            return out
+        if out is not None:
+            return delivered(out, result)
         with np.errstate(all="ignore"):
-            if out is not None:
-                np.copyto(out, result, casting="same_kind")
-                return out
             return result.astype(self.memory, copy=False)[()]

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, check_out, integer, refuse_masked
+from fastact.api.arguments import (
+    FILLED,
+    check_out,
+    contiguous,
+    delivered,
+    integer,
+    memory_dtype,
+    refuse_masked,
+    result_buffer,
+    single_out,
+)
 from fastact.api.fused import Fused
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
@@ -259,13 +269,7 @@ class _Packed:
         given = [x] if method.kind == "gated" else [dy, x]
         refuse_masked(name, given, FILLED)
         arrays = [np.asarray(a) for a in given]
-        dtypes = [a.dtype for a in arrays]
-        found = _driver.computing_dtype(dtypes)
-        if found is None:
-            raise TypeError(unsupported(name, map(type, dtypes)))
-        memory = next((d for d in dtypes if d.name == found), None) or np.dtype(found)
-        self.dtype = found
-        self.memory = memory if memory.isnative else memory.newbyteorder("=")
+        self.dtype, self.memory = memory_dtype(name, [a.dtype for a in arrays])
         self.x = arrays[-1]
         halves = method.unit.halves if halves is None else halves
         if not isinstance(halves, str) or halves not in HALVES:
@@ -283,10 +287,6 @@ class _Packed:
             self.dy = arrays[0]
         self.rows, self.n = math.prod(shape[:axis]), math.prod(shape[axis + 1 :]) * self.shape[axis]
 
-    def _contiguous(self, a: Array) -> Array:
-        a = np.asarray(a, self.memory, order="C")
-        return a if a.flags.aligned else a.copy()
-
     def _halves(self, a: Array) -> tuple[Array, Array]:
         """Gate and up of an array that holds both, as rows."""
         a = a.reshape(self.rows, 2 * self.n)
@@ -294,19 +294,16 @@ class _Packed:
         return halves if self.gate_first else (halves[1], halves[0])
 
     def run(self, out: Any) -> Any:
-        if type(out) is tuple:
-            if len(out) != 1:
-                raise ValueError(f"{self.name}: out must be one array, not {len(out)}")
-            (out,) = out
+        out = single_out(self.name, out)
         shape = self.shape if self.dy is None else self.x.shape
         if out is not None:
             refuse_masked(self.name, (out,), FILLED)
             check_out(self.name, out, shape, self.memory)
         op = self.method.op
         function = self.method._apart.function(op)
-        x = self._contiguous(self.x)
-        inputs = [x] if self.dy is None else [self._contiguous(self.dy), x]
-        result = self._buffer(out, inputs, shape)
+        x = contiguous(self.x, self.memory)
+        inputs = [x] if self.dy is None else [contiguous(self.dy, self.memory), x]
+        result = result_buffer(out, shape, self.memory, inputs)
         if result.size:
             arrays: list[Array] = [] if self.dy is None else [inputs[0].reshape(self.rows, self.n)]
             arrays += self._halves(x)
@@ -319,19 +316,7 @@ class _Packed:
                 function.run_apart(self.dtype, tuple(arrays), roles, self.rows, self.n)
             else:
                 python(tuple(arrays), roles, self.rows, self.n, 1)
-        if out is None or result is out:
-            return result
-        with np.errstate(all="ignore"):
-            np.copyto(out, result, casting="same_kind")
-        return out
-
-    def _buffer(self, out: Any, inputs: list[Array], shape: tuple[int, ...]) -> Array:
-        """Where kernels write: to `out`, if it is laid out for them and in no input's way."""
-        if out is not None and out.dtype == self.memory and out.flags.carray:
-            same = [a for a in inputs if np.may_share_memory(out, a)]
-            if all(a.ctypes.data == out.ctypes.data and a.shape == shape for a in same):
-                return out
-        return np.empty(shape, self.memory)
+        return delivered(out, result)
 
 
 GATED_UNITS: dict[str, GatedUnit] = {name: GatedUnit(unit) for name, unit in UNITS.items()}

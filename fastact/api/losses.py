@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, broadcast, check_out, dtypes_of, integer, refuse_masked, row_plan
+from fastact.api.arguments import (
+    FILLED,
+    broadcast,
+    check_out,
+    contiguous,
+    dtypes_of,
+    integer,
+    refuse_masked,
+    result_buffer,
+    row_plan,
+)
 from fastact.runtime import _driver
 from fastact.spec.call import VALUE_ONLY
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
@@ -26,11 +36,6 @@ REDUCTIONS = ("mean", "sum", "none")
 def _loss_dtype(name: str, x: NDArray[Any], t: NDArray[Any]) -> tuple[str, str]:
     # class indices, and probabilities given as 0 and 1 or False and True, have no say
     return dtypes_of(name, *((x,) if t.dtype.kind in "iub" else (x, t)))
-
-
-def _contiguous(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    array = np.asarray(array, dtype, order="C")
-    return array if array.flags.aligned else array.copy()
 
 
 def _numpy_dtype(name: str, *arrays: NDArray[Any]) -> np.dtype[Any]:
@@ -65,23 +70,6 @@ class Loss:
             raise ValueError(
                 f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
             )
-
-    @staticmethod
-    def _buffer(out: Any, like: NDArray[Any], same: tuple[Any, ...], others: tuple[Any, ...] = ()) -> NDArray[Any]:
-        # where a kernel writes the gradient: to out, if that is laid out for it and nothing there is still to be read;
-        # `same` are read element by element as it is written, `others` at any time
-        def apart(a: Any) -> bool:
-            return a is None or not np.may_share_memory(out, a)
-
-        if (
-            out is not None
-            and out.dtype == like.dtype
-            and out.flags.carray
-            and all(apart(a) or a.ctypes.data == out.ctypes.data for a in same)
-            and all(apart(a) for a in others)
-        ):
-            return out
-        return np.empty(like.shape, like.dtype)
 
     @staticmethod
     def _delivered(dx: NDArray[Any], out: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -293,18 +281,18 @@ class SoftmaxCrossEntropy(Loss):
             dtypes_of(f"{self.name}: weight", weight)
             if weight.shape != (classes,):
                 raise ValueError(f"{self.name}: weight has shape {weight.shape}, and there are {classes} classes")
-            weight = _contiguous(weight, compute)
+            weight = contiguous(weight, compute)
         if out is not None:
             check_out(self.name, out, x.shape, result_dtype)
         if indices:
             y = self._checked_labels(y, classes, ignore_index)
 
-        rows = _contiguous(np.moveaxis(x, axis, -1), compute)
+        rows = contiguous(np.moveaxis(x, axis, -1), compute)
         loss = np.zeros(rows_shape, compute)
         targets = None if indices else self._targets(y, classes, weight, smoothing, compute)
         dx = None
         if grad:
-            dx = self._buffer(out if axis == x.ndim - 1 else None, rows, (rows, targets), (weight,))
+            dx = result_buffer(out if axis == x.ndim - 1 else None, rows.shape, rows.dtype, (rows, targets), (weight,))
         if indices:
             counted = y >= 0
             number = int(np.count_nonzero(counted))
@@ -354,7 +342,7 @@ class SoftmaxCrossEntropy(Loss):
         return np.where(ignored, -1, labels).astype(np.int64, order="C")
 
     def _targets(self, y: NDArray[Any], classes: int, weight: Any, smoothing: float, compute: str) -> NDArray[Any]:
-        targets = _contiguous(y, compute)
+        targets = contiguous(y, compute)
         if smoothing:
             targets = targets * targets.dtype.type(1 - smoothing) + targets.dtype.type(smoothing / classes)
         return targets if weight is None else targets * weight
@@ -374,7 +362,7 @@ class PointwiseLoss(Loss):
             return None
         given = np.asarray(given)
         dtypes_of(f"{self.name}: {what}", given)
-        return _contiguous(broadcast(f"{self.name}: {what}", given, shape, self.arrays[0]), compute)
+        return contiguous(broadcast(f"{self.name}: {what}", given, shape, self.arrays[0]), compute)
 
     @np.errstate(all="ignore")
     def _run(
@@ -397,8 +385,8 @@ class PointwiseLoss(Loss):
         if out is not None:
             check_out(self.name, out, x.shape, result_dtype)
         others = [self._factors(what, given, x.shape, compute) for what, given in factors.items()]
-        rows, t = _contiguous(x, compute), _contiguous(t, compute)
-        dx = self._buffer(out, rows, (rows, t, *others)) if grad else None
+        rows, t = contiguous(x, compute), contiguous(t, compute)
+        dx = result_buffer(out, rows.shape, rows.dtype, (rows, t, *others)) if grad else None
         losses = np.empty(x.shape, compute) if reduction == "none" else None
         sums = np.zeros(-(-x.size // LOSS_ROW), compute)
         factor = _divided(1.0, x.size) if reduction == "mean" else 1.0

@@ -13,7 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, check_out, dtypes_of, integer, refuse_masked, row_plan
+from fastact.api.arguments import (
+    FILLED,
+    check_out,
+    contiguous,
+    delivered,
+    dtypes_of,
+    integer,
+    memory_dtype,
+    refuse_masked,
+    result_buffer,
+    row_plan,
+)
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 from fastact.spec.messages import shown
@@ -112,9 +123,8 @@ class _Call:
             dtypes_of(f"{name}: {what}", a)
             if what != "x" and a.dtype.kind in "iub":
                 raise TypeError(f"{name}: {what} must be of floats, not {a.dtype}")
-        dtype, compute = dtypes_of(name, *given.values())
-        self.compute = np.dtype(compute)
-        self.dtype = next((a.dtype for a in given.values() if a.dtype.name == dtype), np.dtype(dtype)).newbyteorder("=")
+        dtype, self.dtype = memory_dtype(name, [a.dtype for a in given.values()])
+        self.compute = np.dtype(compute_dtype(dtype))
         x = self.x = given["x"]
         self.axis = axis = np.lib.array_utils.normalize_axis_index(integer(f"{name}: axis", axis), x.ndim)
         self.length = x.shape[axis]
@@ -128,7 +138,7 @@ class _Call:
                     raise ValueError(
                         f"{name}: {what} has shape {column.shape}, axis {axis} of {x.shape} needs {(self.length,)}"
                     )
-                column = _contiguous(column, self.compute)
+                column = contiguous(column, self.compute)
             self.columns.append(column)
         if offset is not None:
             self._add(offset)
@@ -159,36 +169,24 @@ class _Call:
             raise TypeError(f"{self.name}: stats must be of floats, not {stats.dtype}")
         if stats.shape != shape:
             raise ValueError(f"{self.name}: stats have shape {stats.shape}, x of {self.x.shape} needs {shape}")
-        return _contiguous(stats, self.compute)
+        return contiguous(stats, self.compute)
 
     def _rows(self, a: Array) -> Array:
-        return _contiguous(np.moveaxis(a, self.axis, -1), self.compute)
+        return contiguous(np.moveaxis(a, self.axis, -1), self.compute)
 
     def _result(self, *inputs: Array) -> Array:
-        # where the kernel writes: to out, if that is laid out for it and no array there is still to be read
-        out, shape = self.out, (*self.rows_shape, self.length)
-        held = [*inputs, *(c for c in self.columns if c is not None)]
-        if (
-            out is not None
-            and self.axis == self.x.ndim - 1
-            and out.dtype == self.compute
-            and out.flags.carray
-            and all(
-                not np.may_share_memory(out, a) or (a.ctypes.data == out.ctypes.data and a.shape == shape) for a in held
-            )
-        ):
-            return out  # type: ignore[no-any-return]
-        return np.empty(shape, self.compute)
+        # rows that are copies have none of the memory of out
+        out = self.out if self.axis == self.x.ndim - 1 else None
+        return result_buffer(out, (*self.rows_shape, self.length), self.compute, (*inputs, *self.columns))
 
     def _delivered(self, result: Array) -> Array:
         if result is self.out:
             return result
         result = np.moveaxis(result, -1, self.axis)
-        with np.errstate(all="ignore"):
-            if self.out is None:
+        if self.out is None:
+            with np.errstate(all="ignore"):
                 return result.astype(self.dtype, order="C", copy=False)
-            np.copyto(self.out, result, casting="same_kind")
-        return self.out  # type: ignore[no-any-return]
+        return delivered(self.out, result)  # type: ignore[no-any-return]
 
     def _filled(self) -> list[Array]:
         """The columns; what changes nothing in the place of absent ones."""
@@ -219,12 +217,6 @@ class _Call:
         with np.errstate(all="ignore"):
             given = [None if c is None else s.astype(self.dtype, copy=False) for c, s in zip(self.columns, sums)]
         return result, given[0], given[1] if len(given) > 1 else None
-
-
-def _contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
-    with np.errstate(all="ignore"):
-        array = np.asarray(array, dtype, order="C")
-    return array if array.flags.aligned else array.copy()
 
 
 def _finfo_eps(dtype: np.dtype[Any]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.arguments import broadcast, check_out, dtypes_of, integer, refuse_masked, row_plan
+from fastact.api.arguments import broadcast, check_out, dtypes_of, integer, refuse_masked, row_plan, single_out
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 
@@ -83,10 +83,7 @@ class RowMethod:
 
     def _along_many(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         # the axes go last, as one
-        if isinstance(out, tuple):
-            if len(out) != 1:
-                raise ValueError(f"{self.name}: out must be one array, not {len(out)}")
-            out = out[0]
+        out = single_out(self.name, out)
         keepdims = kwargs.pop("keepdims", False) if self._reduces else False
         arrays = tuple(np.asanyarray(a) for a in arrays)
         dtypes_of(self.name, *arrays)

@@ -77,23 +77,9 @@ def cross_entropy(call: Address) -> None:
         rest: Vec = plus(high, low)
         chosen: Vec = load(values + 2 * VECTOR)
         weight: Vec = load(values + 3 * VECTOR)
-        share: Vec = exp_scaled(chosen, c, k)
-        top: Vec = m
-        s: Vec = log_total(chosen, top, rest, share, exp_scaled(top, c, k))
-        lost: Vec = plus(minus(top, chosen), s)
-        mass: Vec = weight
-        here: Vec = zero
-        if general:
-            own: Vec = scale(weight, minus(splat(1.0), smoothing))
-            lost = with_square(smoothed_loss(lost, s, far, whole, own, each), z, plus(top, s))
-            here = with_slope(scale(each, whole), z, plus(top, s))
-            mass = plus(own, here)
-            here = smoothed_label(own, here, rest, share, scale(weight, each), factor)
-        else:
-            lost = scale(weight, lost)
-        inverse: Vec = quotient(scale(mass, factor), plus(rest, share))
-        if not general:
-            here = negative_product(rest, inverse)
+        lost, inverse, here = loss_of_label(
+            chosen, m, rest, c, k, weight, factor, general, smoothing, each, whole, far, z
+        )
         row += stop
         done: Int = stop
         if row < rows:
@@ -122,6 +108,31 @@ def cross_entropy(call: Address) -> None:
             dx += row_step(call, 4)
             e += de
             i += 1
+
+
+def loss_of_label(
+    chosen: Vec, m: Vec, rest: Vec, c: Vec, k: Vec, weight: Vec, factor: Vec, general: Int, smoothing: Vec, each: Vec,
+    whole: Vec, far: Vec, z: Vec
+) -> tuple[Vec, Vec, Vec]:  # fmt: skip
+    # The loss, what shares are multiplied with for dx, and dx at the label, from the logit there, the greatest one and
+    # the sum of the other shares. `general`: with label smoothing or the square of the logarithm
+    share: Vec = exp_scaled(chosen, c, k)
+    s: Vec = log_total(chosen, m, rest, share, exp_scaled(m, c, k))
+    lost: Vec = plus(minus(m, chosen), s)
+    mass: Vec = weight
+    here: Vec = weight
+    if general:
+        own: Vec = scale(weight, minus(splat(1.0), smoothing))
+        lost = with_square(smoothed_loss(lost, s, far, whole, own, each), z, plus(m, s))
+        here = with_slope(scale(each, whole), z, plus(m, s))
+        mass = plus(own, here)
+        here = smoothed_label(own, here, rest, share, scale(weight, each), factor)
+    else:
+        lost = scale(weight, lost)
+    inverse: Vec = quotient(scale(mass, factor), plus(rest, share))
+    if not general:
+        here = negative_product(rest, inverse)
+    return lost, inverse, here
 
 
 def gaps_of_rows(x: Address, dx: Int, weights: Address, count: Int, n: Int, m: Vec, work: Address) -> Vec:

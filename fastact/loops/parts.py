@@ -251,30 +251,20 @@ def cross_entropy_part(call: Address) -> None:
             weight: Vec = splat(1.0)
             if weights:
                 weight = load_value(weights + label * SIZE)
-            share: Vec = exp_scaled(chosen, c, k)
             factor: Vec = load_param(scalars)
-            s: Vec = log_total(chosen, m, rest, share, exp_scaled(m, c, k))
-            value: Vec = plus(minus(m, chosen), s)
-            mass: Vec = weight
-            here: Vec = zero
             each: Vec = zero
+            whole: Vec = zero
+            far: Vec = zero
             if general:
                 size: Vec = total_of_records(call, 5, COUNT)
-                whole: Vec = size
+                each = quotient(smoothing, size)
+                whole = size
                 if weights:
                     whole = total_of_records(call, 5, WHOLE)
-                each = quotient(smoothing, size)
-                share_of_label: Vec = scale(weight, minus(splat(1.0), smoothing))
-                far: Vec = total_of_records(call, 5, WEIGHT)
-                value = with_square(smoothed_loss(value, s, far, whole, share_of_label, each), z, plus(m, s))
-                here = with_slope(scale(each, whole), z, plus(m, s))
-                mass = plus(share_of_label, here)
-                here = smoothed_label(share_of_label, here, rest, share, scale(weight, each), factor)
-            else:
-                value = scale(weight, value)
-            inverse: Vec = quotient(scale(mass, factor), plus(rest, share))
-            if not general:
-                here = negative_product(rest, inverse)
+                far = total_of_records(call, 5, WEIGHT)
+            value, inverse, here = loss_of_label(
+                chosen, m, rest, c, k, weight, factor, general, smoothing, each, whole, far, z
+            )
             if first == 0:
                 if given < 0:
                     value = zero

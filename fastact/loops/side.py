@@ -15,7 +15,8 @@ NARROW_SIDE = 65536
 
 
 def bring(x: Address, apart: Int, e: Address, far: Int, n: Int, rows: Int, groups: Int, tops: Address) -> None:
-    # to e, `far` bytes from group to group, VECTOR bytes from element to element; the greatest of each row to tops
+    # to e, `far` bytes from group to group, VECTOR bytes from element to element; the greatest of each row to tops, if
+    # that is not 0
     i: Int = 0
     a: Quad = splat4(-INF)
     if groups == 4:
@@ -23,7 +24,8 @@ def bring(x: Address, apart: Int, e: Address, far: Int, n: Int, rows: Int, group
             store4(e + i * VECTOR, load4(x + i * apart, VECTOR), far)
             a = greater(signed4(x + i * apart, VECTOR), a)
             i += 1
-        store4(tops, a, VECTOR)
+        if tops:
+            store4(tops, a, VECTOR)
     else:
         m: Vec = splat(-INF)
         if rows >= LANES:
@@ -36,7 +38,8 @@ def bring(x: Address, apart: Int, e: Address, far: Int, n: Int, rows: Int, group
             store(e + i * VECTOR, load_some(x + i * apart, rows, 0.0))
             m = greater(signed_some(x + i * apart, rows), m)
             i += 1
-        store(tops, m)
+        if tops:
+            store(tops, m)
 
 
 def shares_side_by_side(
@@ -127,39 +130,14 @@ def groups_of(rows: Int) -> Int:
 
 
 def softmax_side(call: Address) -> None:
-    n: Int = load_int(call + COLS)
-    x: Address = data(call, 0)
-    y: Address = data(call, 1)
-    e: Address = data(call, 2)
-    far: Int = (n + 1) * VECTOR
-    past: Int = load_int(call + FLAGS) & STREAM
-    work: Address = stack()
-    values: Address = work + VALUES
-    tops: Address = values + 8 * VECTOR
-    rows: Int = load_int(call + ROWS)
-    while rows > 0:
-        count: Int = rows_at_once(call, n, rows, y, step(call, 1))
-        groups: Int = groups_of(count)
-        bring(x, step(call, 0), e, far, n, count, groups, tops)
-        g: Int = 0
-        while g < groups:
-            own: Address = e + g * far
-            m: Vec = load(tops + g * VECTOR)
-            _c, k = row_shift(m)
-            high, low, _ties = shares_side_by_side__share(own, own, n, m, k, 0, y + g * VECTOR, step(call, 1), work)
-            inverse, rest = reciprocal(high, low)
-            store(values + g * VECTOR, inverse)
-            store(values + (4 + g) * VECTOR, rest)
-            g += 1
-        finish_side__scaled(e, e, far, y, step(call, 1), n, count, groups, values, past)
-        x += count * SIZE
-        y += count * SIZE
-        rows -= count
-    if past:
-        fence()
+    exponentials_side(call, 0)
 
 
 def log_softmax_side(call: Address) -> None:
+    exponentials_side(call, 1)
+
+
+def exponentials_side(call: Address, logarithms: Int) -> None:
     n: Int = load_int(call + COLS)
     x: Address = data(call, 0)
     y: Address = data(call, 1)
@@ -177,13 +155,25 @@ def log_softmax_side(call: Address) -> None:
         g: Int = 0
         while g < groups:
             own: Address = e + g * far
+            kept: Address = 0 if logarithms else own
             m: Vec = load(tops + g * VECTOR)
             c, k = row_shift(m)
-            high, low, ties = shares_side_by_side__share(own, 0, n, m, k, 1, y + g * VECTOR, step(call, 1), work)
-            store(values + g * VECTOR, m)
-            store(values + (4 + g) * VECTOR, log_sum_over(plus(high, low), ties, exp_scaled(m, c, k)))
+            high, low, ties = shares_side_by_side__share(
+                own, kept, n, m, k, logarithms, y + g * VECTOR, step(call, 1), work
+            )
+            a: Vec = m
+            b: Vec = m
+            if logarithms:
+                b = log_sum_over(plus(high, low), ties, exp_scaled(m, c, k))
+            else:
+                a, b = reciprocal(high, low)
+            store(values + g * VECTOR, a)
+            store(values + (4 + g) * VECTOR, b)
             g += 1
-        finish_side__log_share(e, e, far, y, step(call, 1), n, count, groups, values, past)
+        if logarithms:
+            finish_side__log_share(e, e, far, y, step(call, 1), n, count, groups, values, past)
+        else:
+            finish_side__scaled(e, e, far, y, step(call, 1), n, count, groups, values, past)
         x += count * SIZE
         y += count * SIZE
         rows -= count
@@ -210,14 +200,13 @@ def gradient_side(call: Address) -> None:
     past: Int = load_int(call + FLAGS) & STREAM
     work: Address = stack()
     values: Address = work + VALUES
-    tops: Address = values + 8 * VECTOR
     sign: Vec = splat(SIGN)
     rows: Int = load_int(call + ROWS)
     while rows > 0:
         count: Int = rows_at_once(call, n, rows, dx, step(call, 2))
         groups: Int = groups_of(count)
-        bring(dy, step(call, 0), p, far, n, count, groups, tops)
-        bring(y, step(call, 1), q, far, n, count, groups, tops)
+        bring(dy, step(call, 0), p, far, n, count, groups, 0)
+        bring(y, step(call, 1), q, far, n, count, groups, 0)
         g: Int = 0
         while g < groups:
             lane: Int = 0

@@ -538,7 +538,8 @@ static void fastact_packed_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
     }
 }
 
-/* Rows whose elements lie side by side, as those of a transposed array do. */
+/* Rows whose elements lie side by side, as those of a transposed array do. What a kernel cannot take as it lies is packed:
+ * element by element, for here that is contiguous. */
 static void fastact_side_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
 {
     const fastact_slot *slot = job->slot;
@@ -564,8 +565,8 @@ static void fastact_side_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
             call.data[j] = job->data[j] + low * slot->size;
             call.step[j] = job->step[j];
             if (own && j < nin)
-                fastact_pack_side(slot->dtype, memory + j * bytes, call.data[j], rows, job->n, job->step[j],
-                                  j == 0 ? mask : NULL, job->mask_row, job->mask_step, slot->fill_in);
+                fastact_pack(slot->dtype, memory + j * bytes, lanes, call.data[j], job->n, rows, job->step[j], slot->size,
+                             j == 0 ? mask : NULL, job->mask_step, job->mask_row, slot->fill_in);
             if (own) {
                 call.data[j] = memory + (j < nin ? j : 0) * bytes;
                 call.step[j] = VECTOR;
@@ -573,8 +574,8 @@ static void fastact_side_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
         }
         job->resolved->stages[0].kernel(&call);
         if (own)
-            fastact_unpack_side(slot->dtype, memory, job->data[out] + low * slot->size, rows, job->n, job->step[out], mask,
-                                job->mask_row, job->mask_step, slot->fill);
+            fastact_unpack(slot->dtype, memory, lanes, job->data[out] + low * slot->size, job->n, rows, job->step[out],
+                           slot->size, mask, job->mask_step, job->mask_row, slot->fill);
     }
 }
 

@@ -23,7 +23,6 @@ typedef struct {
     char *partial; /* of sums: for each block of rows, or each segment of a row, high and low parts */
 } fastact_fused;
 
-#define SEGMENT 65536 /* elements of a row that are summed into one pair, where inner > 1 */
 #define CHAINS 64     /* columns of such a sum */
 #define TOGETHER 8192 /* elements that a kernel takes at a time, at least, where rows are short */
 
@@ -93,8 +92,8 @@ static void fastact_segment(fastact_fused *f, ptrdiff_t index, char *memory)
 {
     fastact_job *job = &f->job;
     const ptrdiff_t size = job->slot->size, compute = job->slot->compute, piece = f->columns;
-    const ptrdiff_t segments = fastact_over(f->inner, SEGMENT), row = index / segments;
-    const ptrdiff_t first = index % segments * SEGMENT, stop = fastact_least(first + SEGMENT, f->inner);
+    const ptrdiff_t segments = fastact_over(f->inner, FASTACT_SEGMENT), row = index / segments;
+    const ptrdiff_t first = index % segments * FASTACT_SEGMENT, stop = fastact_least(first + FASTACT_SEGMENT, f->inner);
     const ptrdiff_t strip = piece * compute + VECTOR, width = CHAINS * compute;
     char *at[FASTACT_ARGS], blocks[FASTACT_ARGS * VECTOR + VECTOR], *block = fastact_aligned(blocks), *sums[FASTACT_ARGS];
     char *channels = memory + f->nsum * (strip + 4 * width);
@@ -158,7 +157,7 @@ static void fastact_segment(fastact_fused *f, ptrdiff_t index, char *memory)
 static void fastact_segments_task(void *context, ptrdiff_t index)
 {
     fastact_fused *f = (fastact_fused *)context;
-    const ptrdiff_t all = f->outer * f->channel * fastact_over(f->inner, SEGMENT);
+    const ptrdiff_t all = f->outer * f->channel * fastact_over(f->inner, FASTACT_SEGMENT);
     const ptrdiff_t stop = fastact_least((index + 1) * f->job.task, all);
     const ptrdiff_t compute = f->job.slot->compute, piece = f->columns * compute + VECTOR;
     char *memory = fastact_scratch((size_t)(f->nsum * (piece + 4 * CHAINS * compute) + f->job.slot->nin * piece));
@@ -188,7 +187,7 @@ static int fastact_combine(const fastact_fused *f, int s, char *to)
         for (ptrdiff_t k = 1; k < f->copies; k++)
             fastact_add_pair(size, high, low, high + k * channel, low + k * channel, f->channel);
     } else {
-        const ptrdiff_t segments = fastact_over(f->inner, SEGMENT);
+        const ptrdiff_t segments = fastact_over(f->inner, FASTACT_SEGMENT);
         own = high = (char *)calloc(2, (size_t)channel);
         if (!own)
             return -1;
@@ -285,8 +284,8 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
         job->step[j] = f->role[j] == FASTACT_ARRAY ? job->slot->size : compute;
     }
     if (f->inner > 1) {
-        const ptrdiff_t units = f->outer * f->channel * fastact_over(f->inner, SEGMENT);
-        const ptrdiff_t each = fastact_least(f->inner, SEGMENT);
+        const ptrdiff_t units = f->outer * f->channel * fastact_over(f->inner, FASTACT_SEGMENT);
+        const ptrdiff_t each = fastact_least(f->inner, FASTACT_SEGMENT);
         f->columns = CACHED / compute / CHAINS * CHAINS / FASTACT_QUAD * FASTACT_QUAD;
         f->columns = f->columns > 1024 ? 1024 : f->columns;
         job->task = fastact_least(fastact_over(job->resolved->chunk, each), fastact_over(units, threads));

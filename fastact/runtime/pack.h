@@ -289,40 +289,4 @@ static void fastact_unpack(int dtype, void *from_, ptrdiff_t row, char *to, ptrd
         fastact_scatter(dtype, false, to + r * outer, from + r * row * compute, n, core);
 }
 
-/* Elements of at most 64 bytes' worth of rows side by side, `step` bytes from element to element there, 64 in scratch. */
-#define FASTACT_SIDE_BYTES 64
-
-static void fastact_side_mask(int dtype, char *at, ptrdiff_t rows, const char *mask, ptrdiff_t mask_row, double fill)
-{
-    for (ptrdiff_t r = 0; r < rows; r++)
-        if (!mask[r * mask_row]) {
-            if (dtype == 1)
-                ((double *)at)[r] = fill;
-            else
-                ((float *)at)[r] = (float)fill;
-        }
-}
-
-static void fastact_pack_side(int dtype, char *to, const char *from, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t step,
-                              const char *mask, ptrdiff_t mask_row, ptrdiff_t mask_step, double fill)
-{
-    const ptrdiff_t size = dtype == 0 ? 4 : dtype == 1 ? 8 : 2;
-    for (ptrdiff_t i = 0; i < n; i++, from += step, to += FASTACT_SIDE_BYTES) {
-        fastact_gather(dtype, false, to, from, rows, size);
-        if (mask)
-            fastact_side_mask(dtype, to, rows, mask + i * mask_step, mask_row, fill);
-    }
-}
-
-static void fastact_unpack_side(int dtype, char *from, char *to, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t step,
-                                const char *mask, ptrdiff_t mask_row, ptrdiff_t mask_step, double fill)
-{
-    const ptrdiff_t size = dtype == 0 ? 4 : dtype == 1 ? 8 : 2;
-    for (ptrdiff_t i = 0; i < n; i++, from += FASTACT_SIDE_BYTES, to += step) {
-        if (mask)
-            fastact_side_mask(dtype, from, rows, mask + i * mask_step, mask_row, fill);
-        fastact_scatter(dtype, false, to, from, rows, size);
-    }
-}
-
 #endif
