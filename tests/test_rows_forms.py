@@ -166,3 +166,16 @@ def test_a_long_row_in_place_and_past_the_cache(compiled, streaming):
             streaming(1)
             assert same(f(x, out=misaligned(x.shape, x.dtype, 5)), expected)
             streaming(1 << 40)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_results_are_laid_out_as_what_is_given(order, compiled):
+    x = np.array(values((24, 40, 6), np.float32, 1), order=order)
+    for axis in (0, 1, 2):
+        y = fa.softmax(x, axis=axis)
+        assert y.strides == x.strides
+        assert fa.softmax(x, axis=axis, where=x < 1).strides == x.strides
+        assert fa.softmax.backward(x, y, axis=axis).strides == x.strides
+    assert fa.softmax(x.astype(np.float16), axis=0).strides == tuple(s // 2 for s in x.strides)
+    mixed = fa.softmax.backward(x, x.astype(np.float64), axis=0)
+    assert mixed.dtype == np.float64 and mixed.strides == tuple(2 * s for s in x.strides)

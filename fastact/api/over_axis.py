@@ -10,12 +10,23 @@ from typing import Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.arguments import broadcast, check_out, dtypes_of, integer, refuse_masked, row_plan, single_out
+from fastact.api.arguments import (
+    broadcast,
+    check_out,
+    dtypes_of,
+    integer,
+    memory_dtype,
+    refuse_masked,
+    row_plan,
+    single_out,
+)
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 
 Axis = int | tuple[int, ...] | None
 
+# dtypes that results have as they are
+COMPUTED = {np.dtype(np.float32), np.dtype(np.float64)}
 # CPython has one object for it; any other -1 takes the general way
 LAST = -1
 
@@ -62,8 +73,23 @@ class RowMethod:
         axis = self._axis(axis)
         where = None if where is True or where is None else self._mask(arrays, where)
         if isinstance(axis, int):
+            if out is None and not kwargs and not self._reduces:
+                out = self._like(arrays)
             return function.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
+
+    def _like(self, arrays: tuple[Any, ...]) -> Any:
+        # a result laid out as the first array: NumPy's would have the axis contiguous, so that elements change places;
+        # None where types or shapes are NumPy's to bring together
+        first = arrays[0]
+        if not all(type(a) is np.ndarray and a.ndim and a.shape == first.shape for a in arrays):
+            return None
+        dtypes = [a.dtype for a in arrays]
+        if set(dtypes) == {first.dtype} <= COMPUTED:
+            return np.empty_like(first)
+        if _driver.computing_dtype(dtypes) is None:
+            return None
+        return np.empty_like(first, memory_dtype(self.name, dtypes)[1])
 
     def _axis(self, axis: Any) -> Axis:
         what, kinds = f"{self.name}: axis", "an integer, a tuple of integers or None"
