@@ -313,6 +313,36 @@ def norm_of_short_rows(call: Address, centre: Int) -> None:
         fence()
 
 
+def layer_norm_apply(call: Address) -> None:
+    """x, weight, bias, mean, its low part, 1/std -> y"""
+    norm_from_statistics(call, 1)
+
+
+def rms_norm_apply(call: Address) -> None:
+    """x, weight, 1/rms -> y"""
+    norm_from_statistics(call, 0)
+
+
+def norm_from_statistics(call: Address, centre: Int) -> None:
+    rows: Int = load_int(call + ROWS)
+    n: Int = load_int(call + COLS)
+    w: Address = data(call, 1)
+    b: Address = data(call, 2) if centre else w
+    # the argument of 1/std; y comes after it
+    last: Int = 5 if centre else 2
+    row: Int = 0
+    while row < rows:
+        r: Vec = load_value(data(call, last) + row * row_step(call, last))
+        m: Vec = r
+        shift: Vec = r
+        if centre:
+            m = load_value(data(call, 3) + row * row_step(call, 3))
+            shift = negative_product(load_value(data(call, 4) + row * row_step(call, 4)), r)
+        x: Address = data(call, 0) + row * row_step(call, 0)
+        norm_row(x, w, b, data(call, last + 1) + row * row_step(call, last + 1), n, m, r, shift, centre, 0)
+        row += 1
+
+
 def layer_norm_backward(call: Address) -> None:
     """dy, x, weight, mean, its low part, 1/std -> dx; adds to the sums of the gradients of weight and bias"""
     norm_gradients(call, 1)

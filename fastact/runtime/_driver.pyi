@@ -120,27 +120,21 @@ def mean_by_label(
 def plain_norm(
     function: Function, x: Any, columns: tuple[Any, ...], out: Any, nstat: int, keep: bool, eps: float
 ) -> Any: ...
-def norm_forward(
-    function: Function,
-    x: NDArray[Any],
-    columns: tuple[NDArray[Any], ...],
-    y: NDArray[Any],
-    stats: NDArray[Any] | None,
-    nstat: int,
-    eps: float,
-) -> None: ...
 def plain_norm_backward(
     function: Function, dy: Any, x: Any, stats: Any, columns: tuple[Any, ...], out: Any, nstat: int
 ) -> tuple[Any, Any, Any] | None: ...
-def norm_backward(
+def run_norm(
     function: Function,
-    dy: NDArray[Any],
-    x: NDArray[Any],
-    weight: NDArray[Any],
-    stats: NDArray[Any],
+    again: Function | None,
+    then: tuple[Any, ...] | None,
+    dtype: str,
+    inputs: tuple[NDArray[Any], ...],
+    columns: tuple[NDArray[Any], ...],
+    stats: NDArray[Any] | None,
     nstat: int,
-    dx: NDArray[Any],
-    sums: tuple[NDArray[Any], ...],
+    outputs: tuple[NDArray[Any], ...],
+    eps: float,
+    sums: list[NDArray[Any]] | None = ...,
 ) -> None: ...
 def configure(
     *,

@@ -77,6 +77,7 @@ cdef extern from "fused.h" nogil:
         int64_t flags
         int scratch_arg
         bint direct, stream, failed
+        bint one[1]
         uint64_t seed, offset
         int form, threads
     ctypedef struct fastact_fused:
@@ -97,8 +98,16 @@ cdef extern from "fused.h" nogil:
     int fastact_combine(const fastact_fused *f, int s, char *to)
     void fastact_add_f32(const fastact_call *)
     void fastact_add_f64(const fastact_call *)
+    void fastact_sub_f32(const fastact_call *)
+    void fastact_sub_f64(const fastact_call *)
     void fastact_mul_f32(const fastact_call *)
     void fastact_mul_f64(const fastact_call *)
+    void fastact_copy_f32(const fastact_call *)
+    void fastact_copy_f64(const fastact_call *)
+    void fastact_normed_f32(const fastact_call *)
+    void fastact_normed_f64(const fastact_call *)
+    void fastact_normed_grad_f32(const fastact_call *)
+    void fastact_normed_grad_f64(const fastact_call *)
     void fastact_keep_f32(const fastact_call *)
     void fastact_keep_f64(const fastact_call *)
     void fastact_numbers_f32(const fastact_call *)
@@ -113,11 +122,25 @@ cdef extern from "fused.h" nogil:
 
 
 cdef extern from "norms.h" nogil:
-    ctypedef struct fastact_gradients:
-        fastact_job job
-        int nsum
+    ctypedef struct fastact_array:
+        char *data
+        Py_ssize_t row, group, step
+    ctypedef struct fastact_normed:
+        const fastact_slot *slot
+        const fastact_resolved *resolved
+        const fastact_resolved *again
+        const fastact_job *then
+        Py_ssize_t groups, rows, n
+        int nin, nout, ncol, nstat, nsum
+        fastact_array in_ "in"[1]
+        fastact_array out[1]
+        char *col[1]
+        char *stats
         char *sums[1]
-    void fastact_run_gradients(fastact_gradients *f)
+        double eps
+        bint stream, failed
+    void fastact_run_normed(fastact_normed *f)
+    void fastact_run_gradients(fastact_normed *f)
 
 
 cdef extern from *:
@@ -207,7 +230,12 @@ NARROW_BYTES = NARROW
 # the arithmetic between stages, and what makes random numbers: address by (operation, dtype)
 ARITHMETIC = {
     ("add", "float32"): <uintptr_t> &fastact_add_f32, ("add", "float64"): <uintptr_t> &fastact_add_f64,
+    ("sub", "float32"): <uintptr_t> &fastact_sub_f32, ("sub", "float64"): <uintptr_t> &fastact_sub_f64,
     ("mul", "float32"): <uintptr_t> &fastact_mul_f32, ("mul", "float64"): <uintptr_t> &fastact_mul_f64,
+    ("copy", "float32"): <uintptr_t> &fastact_copy_f32, ("copy", "float64"): <uintptr_t> &fastact_copy_f64,
+    ("normed", "float32"): <uintptr_t> &fastact_normed_f32, ("normed", "float64"): <uintptr_t> &fastact_normed_f64,
+    ("normed_grad", "float32"): <uintptr_t> &fastact_normed_grad_f32,
+    ("normed_grad", "float64"): <uintptr_t> &fastact_normed_grad_f64,
     ("keep", "float32"): <uintptr_t> &fastact_keep_f32, ("keep", "float64"): <uintptr_t> &fastact_keep_f64,
     ("numbers", "float32"): <uintptr_t> &fastact_numbers_f32, ("numbers", "float64"): <uintptr_t> &fastact_numbers_f64,
     ("dropout", "float32"): <uintptr_t> &fastact_dropout_f32, ("dropout", "float64"): <uintptr_t> &fastact_dropout_f64,
@@ -1202,10 +1230,16 @@ def plain_norm(Function function, object x, tuple columns, object out, int nstat
     `columns` are weight and, if the norm has one, bias, or None. The result is None where arrays are not so plain.
     """
     cdef cnp.ndarray first, y
+    cdef fastact_normed f
+    cdef fastact_resolved *resolved
+    cdef int j
     cdef list given = []
     if not is_plain(x):
         return None
     first = x
+    resolved = resolved_of(&function.slots[0 if cnp.PyArray_TYPE(first) == cnp.NPY_FLOAT32 else 1])
+    if resolved.nstage == 0:
+        return None
     for column, neutral in zip(columns, (1.0, -0.0)):
         column = column_of(column, first, neutral)
         if column is None:
@@ -1223,44 +1257,17 @@ def plain_norm(Function function, object x, tuple columns, object out, int nstat
             if shares(y, <cnp.ndarray> column):
                 return None
     stats = stats_like(first, nstat) if keep else None
-    norm_forward(function, first, tuple(given), y, stats, nstat, eps)
-    return (y, stats) if keep else y
-
-
-def norm_forward(Function function, cnp.ndarray x, tuple columns, cnp.ndarray y, object stats, int nstat, double eps):
-    """Runs a norm: `x` and `y` of one shape, not empty, `columns` and, if wanted, `stats` with `nstat` values of each row;
-    all contiguous, of one of the computing dtypes."""
-    cdef fastact_job job
-    cdef fastact_slot *slot = &function.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
-    cdef int j
-    cdef char *at
-    memset(&job, 0, sizeof(job))
-    job.slot = slot
-    job.resolved = resolved_of(slot)
-    if job.resolved.nstage == 0:
-        rows = (None,) * nstat if stats is None else (stats,) if nstat == 1 else tuple(stats)
-        (<object> <PyObject *> job.resolved.python)(x, *columns, y, *rows, eps)
-        return
-    job.n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
-    job.rows = cnp.PyArray_SIZE(x) // job.n
-    job.narg = len(columns) + 2 + nstat
-    job.scalars = &eps
-    job.scratch_arg = -1
-    job.direct, job.form = True, FASTACT_WHOLE
-    job.stream = cnp.PyArray_NBYTES(y) >= fastact_stream_setting()[0] and not shares(y, x)
-    job.data[0], job.row_step[0], job.step[0] = cnp.PyArray_BYTES(x), job.n * slot.size, slot.size
-    for j in range(len(columns)):
-        job.data[1 + j] = cnp.PyArray_BYTES(<cnp.ndarray> columns[j])
-    j = 1 + len(columns)
-    job.data[j], job.row_step[j], job.step[j] = cnp.PyArray_BYTES(y), job.n * slot.size, slot.size
-    if stats is not None:
-        at = cnp.PyArray_BYTES(<cnp.ndarray> stats)
-        for j in range(j + 1, job.narg):
-            job.data[j], job.row_step[j] = at, slot.size
-            at += job.rows * slot.size
+    plain_job(&f, function, resolved, first, given, stats, nstat)
+    f.nin = f.nout = 1
+    f.eps = eps
+    plain_array(&f.in_[0], first)
+    plain_array(&f.out[0], y)
+    f.stream = cnp.PyArray_NBYTES(y) >= fastact_stream_setting()[0] and not shares(y, first)
     with nogil:
-        fastact_plan_threads(&job)
-        run_rows(&job)
+        fastact_run_normed(&f)
+    if f.failed:
+        no_memory()
+    return (y, stats) if keep else y
 
 
 def plain_norm_backward(Function function, object dy, object x, object stats, tuple columns, object out, int nstat):
@@ -1268,10 +1275,13 @@ def plain_norm_backward(Function function, object dy, object x, object stats, tu
     that are not wanted; None where arrays are not so plain."""
     cdef cnp.ndarray first, dx, column
     cdef cnp.npy_intp n
+    cdef fastact_normed f
+    cdef fastact_resolved *resolved
     if not is_plain(x):
         return None
     first = x
-    if not same_layout(dy, first, cnp.PyArray_TYPE(first)) or not are_stats(stats, first, nstat):
+    resolved = resolved_of(&function.slots[0 if cnp.PyArray_TYPE(first) == cnp.NPY_FLOAT32 else 1])
+    if resolved.nstage == 0 or not same_layout(dy, first, cnp.PyArray_TYPE(first)) or not are_stats(stats, first, nstat):
         return None
     weight, bias = columns[0], columns[1] if len(columns) > 1 else None
     column = column_of(weight, first, 1.0)
@@ -1287,45 +1297,137 @@ def plain_norm_backward(Function function, object dy, object x, object stats, tu
                 or shares(dx, <cnp.ndarray> stats)):
             return None
     n = cnp.PyArray_DIM(column, 0)
-    sums = tuple([PyArray_SimpleNew(1, &n, cnp.PyArray_TYPE(first)) for _ in range(2 if nstat > 1 else 1)])
-    norm_backward(function, dy, first, column, stats, nstat, dx, sums)
+    sums = [PyArray_SimpleNew(1, &n, cnp.PyArray_TYPE(first)) for _ in range(2 if nstat > 1 else 1)]
+    plain_job(&f, function, resolved, first, [column], stats, nstat)
+    plain_array(&f.in_[0], <cnp.ndarray> dy)
+    plain_array(&f.in_[1], first)
+    plain_array(&f.out[0], dx)
+    run_gradients(&f, sums, cnp.PyArray_NBYTES(dx) >= fastact_stream_setting()[0] and not shares(dx, first)
+                  and not shares(dx, <cnp.ndarray> dy))
     return dx, None if weight is None else sums[0], sums[1] if bias is not None else None
 
 
-def norm_backward(Function function, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray stats, int nstat,
-                  cnp.ndarray dx, tuple sums):
-    """Runs the gradient of a norm: arrays as for `norm_forward`, `sums` for the gradients of weight and bias."""
-    cdef fastact_gradients f
-    cdef fastact_slot *slot = &function.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
-    cdef int j, s
-    cdef Py_ssize_t row
-    memset(&f, 0, sizeof(f))
-    f.job.slot = slot
-    f.job.resolved = resolved_of(slot)
-    if f.job.resolved.nstage == 0:
-        rows = (stats,) if nstat == 1 else tuple(stats)
-        (<object> <PyObject *> f.job.resolved.python)(dy, x, weight, *rows, dx, *sums)
-        return
-    f.job.n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
-    f.job.rows = cnp.PyArray_SIZE(x) // f.job.n
+cdef void plain_array(fastact_array *to, cnp.ndarray a):
+    # contiguous: rows along the last axis, in one group
+    to.data = cnp.PyArray_BYTES(a)
+    to.step = cnp.PyArray_ITEMSIZE(a)
+    to.row, to.group = cnp.PyArray_DIM(a, cnp.PyArray_NDIM(a) - 1) * to.step, 0
+
+
+cdef void plain_job(fastact_normed *f, Function function, fastact_resolved *resolved, cnp.ndarray x, list columns,
+                    object stats, int nstat):
+    cdef int j
+    memset(f, 0, sizeof(f[0]))
+    f.slot = &function.slots[0 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else 1]
+    f.resolved = resolved
+    f.n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
+    f.groups, f.rows = 1, cnp.PyArray_SIZE(x) // f.n
+    f.ncol, f.nstat = len(columns), nstat
+    for j in range(f.ncol):
+        f.col[j] = cnp.PyArray_BYTES(<cnp.ndarray> columns[j])
+    if stats is not None:
+        f.stats = cnp.PyArray_BYTES(<cnp.ndarray> stats)
+
+
+cdef int run_gradients(fastact_normed *f, list sums, bint stream) except -1:
+    cdef int s
+    f.nin, f.nout = 2, 1
     f.nsum = len(sums)
-    f.job.narg = 4 + nstat + f.nsum
-    f.job.stream = cnp.PyArray_NBYTES(dx) >= fastact_stream_setting()[0] and not shares(dx, x) and not shares(dx, dy)
-    row = f.job.n * slot.size
-    f.job.data[0], f.job.row_step[0], f.job.step[0] = cnp.PyArray_BYTES(dy), row, slot.size
-    f.job.data[1], f.job.row_step[1], f.job.step[1] = cnp.PyArray_BYTES(x), row, slot.size
-    f.job.data[2] = cnp.PyArray_BYTES(weight)
-    for j in range(nstat):
-        f.job.data[3 + j] = cnp.PyArray_BYTES(stats) + j * f.job.rows * slot.size
-        f.job.row_step[3 + j] = slot.size
-    j = 3 + nstat
-    f.job.data[j], f.job.row_step[j], f.job.step[j] = cnp.PyArray_BYTES(dx), row, slot.size
+    f.stream = stream
     for s in range(f.nsum):
         f.sums[s] = cnp.PyArray_BYTES(<cnp.ndarray> sums[s])
     with nogil:
-        fastact_run_gradients(&f)
-    if f.job.failed:
+        fastact_run_gradients(f)
+    if f.failed:
         no_memory()
+    return 0
+
+
+def run_norm(Function function, Function again, tuple then, str dtype, tuple inputs, tuple columns, object stats,
+             int nstat, tuple outputs, double eps, list sums=None):
+    """A norm or, with `sums`, its gradient, over arrays of shape (rows, groups, n), not empty, of any strides.
+
+    Parameters
+    ----------
+    again : Function or None
+        Of a gradient with an activation: the norm from statistics.
+    then : tuple or None
+        An activation: the `Function` of its values or, of a gradient, of its gradient, and parameters.
+    dtype : str
+        Of `inputs` and `outputs`: x, perhaps a residual; y, perhaps the sum of both. Or dy, x; dx.
+    columns : tuple of ndarray
+        (groups, n) each; these and `stats` contiguous, of the computing dtype.
+    stats : ndarray or None
+        Of shape (values of a row, groups, rows), or (groups, rows) if there is one.
+    sums : list of ndarray
+        For the gradients of the columns; like them.
+    """
+    cdef fastact_normed f
+    cdef fastact_job job
+    cdef char blocks[BLOCKS]
+    cdef cnp.ndarray x = inputs[0], y = outputs[0]
+    cdef int j, compute = 1 if dtype == "float64" else 0
+    cdef bint stream = cnp.PyArray_NBYTES(y) >= fastact_stream_setting()[0]
+    memset(&f, 0, sizeof(f))
+    f.slot = &function.slots[DTYPES.index(dtype)]
+    f.resolved = resolved_of(&function.slots[compute])
+    f.rows, f.groups, f.n = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), cnp.PyArray_DIM(x, 2)
+    f.nin, f.nout, f.ncol = len(inputs), len(outputs), len(columns)
+    f.eps = eps
+    for j in range(f.nin):
+        strided_array(&f.in_[j], <cnp.ndarray> inputs[j])
+        stream = stream and not shares(y, <cnp.ndarray> inputs[j])
+    for j in range(f.nout):
+        strided_array(&f.out[j], <cnp.ndarray> outputs[j])
+    for j in range(f.ncol):
+        f.col[j] = cnp.PyArray_BYTES(<cnp.ndarray> columns[j])
+    # what is scattered or narrowed goes through the cache
+    stream = stream and f.slot.size == f.slot.compute and f.out[0].step == f.slot.size
+    f.nstat = nstat
+    if stats is not None:
+        f.stats = cnp.PyArray_BYTES(<cnp.ndarray> stats)
+    if again is not None:
+        f.again = resolved_of(&again.slots[compute])
+    if then is not None:
+        activation(&job, <Function> then[0], then[1:], compute, blocks)
+        job.stream = stream and sums is None
+        f.then = &job
+    if sums is not None:
+        run_gradients(&f, sums, stream)
+        return
+    f.stream = stream
+    with nogil:
+        fastact_run_normed(&f)
+    if f.failed:
+        no_memory()
+
+
+cdef int activation(fastact_job *job, Function function, tuple params, int dtype, char *blocks) except -1:
+    # contiguous elements, with parameters of one value each
+    cdef fastact_slot *slot = &function.slots[dtype]
+    cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+    cdef double d
+    cdef float s
+    cdef int j
+    memset(job, 0, sizeof(job[0]))
+    job.slot, job.resolved = slot, resolved_of(slot)
+    job.narg = slot.nin + slot.nparam + slot.nout
+    job.direct = True
+    for j in range(job.narg):
+        job.step[j] = slot.size
+    for j in range(slot.nparam):
+        d = params[j]
+        s = <float> d
+        fastact_fill(block, <char *> &d if slot.size == 8 else <char *> &s, slot.size)
+        job.data[slot.nin + j] = block
+        job.one[slot.nin + j] = True
+        block += VECTOR
+    return 0
+
+
+cdef void strided_array(fastact_array *to, cnp.ndarray a):
+    to.data = cnp.PyArray_BYTES(a)
+    to.row, to.group, to.step = cnp.PyArray_STRIDE(a, 0), cnp.PyArray_STRIDE(a, 1), cnp.PyArray_STRIDE(a, 2)
 
 
 # ---- fma as a ufunc, for the reference backend

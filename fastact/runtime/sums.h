@@ -57,28 +57,34 @@
         /* the low part of an infinite sum is no number */                                                             \
         for (ptrdiff_t i = 0; i < n; i++)                                                                              \
             to[i] = h[i] - h[i] == 0 ? h[i] + l[i] : h[i];                                                             \
-    }                                                                                                                  \
-    FASTACT_CLONES static void fastact_add_##name(const fastact_call *call)                                            \
-    {                                                                                                                  \
-        const T *a = (const T *)call->data[0], *b = (const T *)call->data[1];                                          \
-        T *out = (T *)call->data[2];                                                                                   \
-        ptrdiff_t n = call->n;                                                                                         \
-        FASTACT_INDEPENDENT                                                                                            \
-        for (ptrdiff_t i = 0; i < n; i++)                                                                              \
-            out[i] = a[i] + b[i];                                                                                      \
-    }                                                                                                                  \
-    FASTACT_CLONES static void fastact_mul_##name(const fastact_call *call)                                            \
-    {                                                                                                                  \
-        const T *a = (const T *)call->data[0], *b = (const T *)call->data[1];                                          \
-        T *out = (T *)call->data[2];                                                                                   \
-        ptrdiff_t n = call->n;                                                                                         \
-        FASTACT_INDEPENDENT                                                                                            \
-        for (ptrdiff_t i = 0; i < n; i++)                                                                              \
-            out[i] = a[i] * b[i];                                                                                      \
     }
+
+/* out = value, of up to six inputs a to f: between the kernels of a fused function (spec/stages.py) */
+#define FASTACT_ARITHMETIC(T, name, nin, value)                                                                        \
+    FASTACT_CLONES static void fastact_##name(const fastact_call *call)                                                \
+    {                                                                                                                  \
+        const T *a = (const T *)call->data[0], *b = (const T *)call->data[nin > 1 ? 1 : 0];                            \
+        const T *c = (const T *)call->data[nin > 2 ? 2 : 0], *d = (const T *)call->data[nin > 3 ? 3 : 0];              \
+        const T *e = (const T *)call->data[nin > 4 ? 4 : 0], *f = (const T *)call->data[nin > 5 ? 5 : 0];              \
+        T *out = (T *)call->data[nin];                                                                                 \
+        const ptrdiff_t n = call->n;                                                                                   \
+        (void)b, (void)c, (void)d, (void)e, (void)f;                                                                   \
+        FASTACT_INDEPENDENT                                                                                            \
+        for (ptrdiff_t i = 0; i < n; i++)                                                                              \
+            out[i] = value;                                                                                            \
+    }
+#define FASTACT_ARITHMETICS(T, type)                                                                                   \
+    FASTACT_ARITHMETIC(T, add_##type, 2, a[i] + b[i])                                                                  \
+    FASTACT_ARITHMETIC(T, sub_##type, 2, a[i] - b[i])                                                                  \
+    FASTACT_ARITHMETIC(T, mul_##type, 2, a[i] * b[i])                                                                  \
+    FASTACT_ARITHMETIC(T, copy_##type, 1, a[i])                                                                        \
+    FASTACT_ARITHMETIC(T, normed_##type, 4, (a[i] - b[i]) * c[i] + d[i])                                               \
+    FASTACT_ARITHMETIC(T, normed_grad_##type, 6, a[i] * d[i] - ((b[i] - c[i]) * e[i] + f[i]))
 
 FASTACT_COMPENSATED(float, f32)
 FASTACT_COMPENSATED(double, f64)
+FASTACT_ARITHMETICS(float, f32)
+FASTACT_ARITHMETICS(double, f64)
 
 static inline void fastact_add_quad(int size, void *s, void *c, const void *const *rows, ptrdiff_t n)
 {

@@ -49,6 +49,14 @@ class Formulas:
         """The gradient by the parameter that has one, before it is summed; nothing where none has."""
         return () if self.param_grad is None else (dy * self.param_grad(x, *p),)
 
+    def normed(self, x: Any, mean: Any, scale: Any, offset: Any) -> Any:
+        """A channel's values after a norm; x - mean is exact next to the mean."""
+        return (x - mean) * scale + offset
+
+    def normed_grad(self, dz: Any, x: Any, mean: Any, scale: Any, slope: Any, shift: Any) -> Any:
+        """The gradient by x, which through the statistics is linear in it."""
+        return dz * scale - ((x - mean) * slope + shift)
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -115,6 +123,24 @@ def _biased_dropped_backward(f: Formulas) -> Callable[..., tuple[Any, ...]]:
     return outputs
 
 
+def _normed_sums(f: Formulas) -> Callable[..., tuple[Any, ...]]:
+    def outputs(dy: Any, x: Any, mean: Any, scale: Any, offset: Any, *p: Any) -> tuple[Any, ...]:
+        dz = dy * f.grad(f.normed(x, mean, scale, offset), *p)
+        return dz * (x - mean), dz
+
+    return outputs
+
+
+def _normed_gradient(f: Formulas) -> Callable[..., tuple[Any, ...]]:
+    def outputs(
+        dy: Any, x: Any, mean: Any, scale: Any, offset: Any, slope: Any, shift: Any, *p: Any
+    ) -> tuple[Any, ...]:
+        dz = dy * f.grad(f.normed(x, mean, scale, offset), *p)
+        return (f.normed_grad(dz, x, mean, scale, slope, shift),)
+
+    return outputs
+
+
 _KERNELS = (
     Kind("forward", "x -> y", lambda f: lambda x, *p: (f.value(x, *p),)),
     Kind("backward", "dy x -> dx", lambda f: lambda dy, x, *p: (dy * f.grad(x, *p),)),
@@ -147,8 +173,24 @@ _FUSED = (
     Kind("biased_dropped_backward", "dy x bias:col keep:random -> dx dbias:sum_rows", _biased_dropped_backward),
 )  # fmt: skip
 
+# what a norm of channels is made of, with an activation of its result or, the first four, of the identity alone
+_CHANNELS = (
+    Kind("moments", "x guess:col -> d:sum_rows squares:sum_rows",
+         lambda f: lambda x, guess: (x - guess, (x - guess) * (x - guess))),
+    Kind("scaled", "x mean:col scale:col offset:col -> y",
+         lambda f: lambda x, mean, scale, offset: (f.normed(x, mean, scale, offset),)),
+    Kind("scaled_sums", "dy x mean:col -> products:sum_rows sums:sum_rows",
+         lambda f: lambda dy, x, mean: (dy * (x - mean), dy)),
+    Kind("scaled_gradient", "dy x mean:col scale:col slope:col shift:col -> dx",
+         lambda f: lambda *given: (f.normed_grad(*given),)),
+    Kind("normed", "x mean:col scale:col offset:col -> y",
+         lambda f: lambda x, mean, scale, offset, *p: (f.value(f.normed(x, mean, scale, offset), *p),)),
+    Kind("normed_sums", "dy x mean:col scale:col offset:col -> products:sum_rows sums:sum_rows", _normed_sums),
+    Kind("normed_gradient", "dy x mean:col scale:col offset:col slope:col shift:col -> dx", _normed_gradient),
+)  # fmt: skip
+
 FUSED: dict[str, Kind] = {kind.name: kind for kind in _FUSED}
-ALL: dict[str, Kind] = {kind.name: kind for kind in (*_KERNELS, *_FUSED)}
+ALL: dict[str, Kind] = {kind.name: kind for kind in (*_KERNELS, *_FUSED, *_CHANNELS)}
 # with a kernel of their own
 KERNELS: tuple[str, ...] = tuple(kind.name for kind in _KERNELS)
 # ufuncs that users hold

@@ -98,9 +98,12 @@ ROWS: dict[str, RowKernel] = {
     "layer_norm": RowKernel(
         "layer_norm", "x weight:col bias:col -> y [mean:row] [low:row] [rstd:row]", scalars=("eps",)
     ),
+    # the norm again, from the statistics that it left
+    "layer_norm_apply": RowKernel("layer_norm_apply", "x weight:col bias:col mean:row low:row rstd:row -> y"),
     "layer_norm_backward": RowKernel(
         "layer_norm_backward", "dy x weight:col mean:row low:row rstd:row -> dx dweight:pair dbias:pair"
     ),
     "rms_norm": RowKernel("rms_norm", "x weight:col -> y [rstd:row]", scalars=("eps",)),
+    "rms_norm_apply": RowKernel("rms_norm_apply", "x weight:col rstd:row -> y"),
     "rms_norm_backward": RowKernel("rms_norm_backward", "dy x weight:col rstd:row -> dx dweight:pair"),
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastact.spec.table import Op
 
 # what the driver has itself; `keep` makes the factors of a dropout
-ARITHMETIC = ("add", "mul", "keep")
+ARITHMETIC = ("add", "sub", "mul", "copy", "normed", "normed_grad", "keep")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Symbol:
     def __add__(self, other: Symbol) -> Symbol:
         return Symbol("add", (self, other))
 
+    def __sub__(self, other: Symbol) -> Symbol:
+        return Symbol("sub", (self, other))
+
     def __mul__(self, other: Symbol) -> Symbol:
         return Symbol("mul", (self, other))
 
@@ -70,6 +73,12 @@ class _Traced(Formulas):
         self.value = lambda x, *p: Symbol("value", (x,))
         self.grad = lambda x, *p: Symbol("grad", (x,))
         self.param_grad = None if op.param_grad is None else (lambda x, *p: Symbol("param_grad", (x,)))
+
+    def normed(self, *given: Symbol) -> Symbol:
+        return Symbol("normed", given)
+
+    def normed_grad(self, *given: Symbol) -> Symbol:
+        return Symbol("normed_grad", given)
 
 
 @cache
@@ -85,7 +94,11 @@ def program_of(op: Op, kind: str) -> Program:
     nin, nparam = len(ALL[kind].inputs), len(op.params)
     params = tuple(range(nin, nin + nparam))
     arguments = [Symbol("argument", (j,)) for j in range(nin + nparam)]
-    outputs = ALL[kind].body(_Traced(op))(*arguments)
+    # an argument is the memory of somebody else
+    outputs = [
+        Symbol("copy", (symbol,)) if symbol in arguments else symbol
+        for symbol in ALL[kind].body(_Traced(op))(*arguments)
+    ]
     places = {symbol: j for j, symbol in enumerate(arguments)}
     like = [0] * (nin + nparam + len(outputs))
     for j, symbol in enumerate(outputs, nin + nparam):

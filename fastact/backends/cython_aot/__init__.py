@@ -150,10 +150,10 @@ def state(spec: KernelSpec) -> State:
 def stages(spec: KernelSpec) -> list[KernelSpec]:
     """The kernels that serve one: itself, or the stages of a fused kind."""
     from fastact.spec.kernel import kernel_of
-    from fastact.spec.kinds import FUSED
+    from fastact.spec.kinds import KERNELS
     from fastact.spec.stages import program_of
 
-    if spec.kind not in FUSED:
+    if not spec.kind or spec.kind in KERNELS:
         return [spec]
     assert spec.op is not None
     return [kernel_of(spec.op, s.what, spec.dtype) for s in program_of(spec.op, spec.kind).kernels]

@@ -303,8 +303,7 @@ class Rows:
             rest = self.total(d)
             r = self.call("spread_scale", self.total(d * d), rest, count, self.constant(eps))
             m, lost = self.call("two_sum", guess, rest / count)
-            h = self.call("normalised", rows, m, r, -(lost * r))
-            out[...] = self.call("affine", h, weight, bias)
+            out[...] = self.call("affine", self.centred(rows, m, lost, r), weight, bias)
         for to, value in ((mean, m), (low, lost), (rstd, r)):
             if to is not None:
                 to.reshape(-1)[...] = value[:, 0]
@@ -319,6 +318,20 @@ class Rows:
                 rstd.reshape(-1)[...] = r[:, 0]
             y.reshape(-1, n)[...] = rows * r * weight
 
+    def centred(self, rows: Any, mean: Any, low: Any, rstd: Any) -> Any:
+        return self.call("normalised", rows, mean, rstd, -(low * rstd))
+
+    def layer_norm_apply(self, x: Any, weight: Any, bias: Any, mean: Any, low: Any, rstd: Any, y: Any) -> None:
+        n = x.shape[-1]
+        with np.errstate(all="ignore"):
+            h = self.centred(x.reshape(-1, n), *(a.reshape(-1, 1) for a in (mean, low, rstd)))
+            y.reshape(-1, n)[...] = self.call("affine", h, weight, bias)
+
+    def rms_norm_apply(self, x: Any, weight: Any, rstd: Any, y: Any) -> None:
+        n = x.shape[-1]
+        with np.errstate(all="ignore"):
+            y.reshape(-1, n)[...] = x.reshape(-1, n) * rstd.reshape(-1, 1) * weight
+
     def layer_norm_backward(
         self, dy: Any, x: Any, weight: Any, mean: Any, low: Any, rstd: Any, dx: Any, dweight: Any, dbias: Any
     ) -> None:
@@ -326,7 +339,7 @@ class Rows:
         m, lost, r = (a.reshape(-1, 1) for a in (mean, low, rstd))
         rows, terms = x.reshape(-1, n), dy.reshape(-1, n)
         with np.errstate(all="ignore"):
-            h = self.call("normalised", rows, m, r, -(lost * r))
+            h = self.centred(rows, m, lost, r)
             self.norm_gradients(terms, h, weight, r, True, dx.reshape(-1, n), dweight, dbias)
 
     def rms_norm_backward(self, dy: Any, x: Any, weight: Any, rstd: Any, dx: Any, dweight: Any) -> None:
