@@ -207,13 +207,18 @@ def test_warmup_of_functions_over_an_axis():
         assert (fa.info()["kernels compiled"], fa.info()["kernels from disk"]) == before
 
 
+# kinds of the identity that batch_norm is made of
+OF_CHANNELS = ("moments", "scaled", "scaled_sums", "scaled_gradient")
+
+
 def test_every_row_kernel_belongs_to_a_function():
     kinds = ("forward", "backward", "value_and_grad")
     specs = {spec for f in FUNCTIONS.values() for kind in kinds for spec in f.kernels(kind, "float32")}
     rows = {spec.name for name in ROWS for spec in row_kernels_of(name, "float32")}
     assert {spec.name for spec in specs if spec.loop != "map"} == rows
     gated = {f"{f.op.name}_{kind}" for f in GATED_UNITS.values() for kind in ("gated", "gated_backward")}
-    assert {spec.name for spec in specs if spec.loop == "map"} == gated | {"prelu_forward", "prelu_backward"}
+    of_channels = {f"identity_{kind}" for kind in OF_CHANNELS}
+    assert {spec.name for spec in specs if spec.loop == "map"} == gated | of_channels | {"prelu_forward", "prelu_backward"}
 
 
 @pytest.mark.parametrize("backend_name", ["cython", "reference"])
@@ -224,7 +229,8 @@ def test_warmup_where_nothing_is_compiled(backend_name):
         over_rows = sum(len(row.forms) for row in ROWS.values())
         of_units = 2 * len(GATED_UNITS)
         steps = sum(len(row.rules) for row in optimisers.ROWS.values())
-        assert fa.warmup() == over_rows + of_units + sum(len(kernels_of(op)) for op in kernel_rows()) + steps
+        others = of_units + len(OF_CHANNELS) + steps
+        assert fa.warmup() == over_rows + sum(len(kernels_of(op)) for op in kernel_rows()) + others
 
 
 @pytest.mark.parametrize("backend_name", fa.backends.ORDER)

@@ -400,8 +400,6 @@ def test_bad_input_names_its_argument_and_writes_nothing(name):
             with pytest.raises(error, match=match):
                 f.backward(dy, x, stats, *given, out=bad)
     assert same(fixed, x)
-    with pytest.raises(TypeError):
-        f(x, *given, activation="relu")
 
 
 # the rest of the interface
@@ -416,8 +414,8 @@ def test_explain_warmup_pickle(name):
     assert fa.explain(f.backward, x, x, None).startswith(f"{name} backward, 12 elements of float32 in 3 rows")
     assert fa.explain(f"{name}.backward", x, x, None) == fa.explain(f.backward, x, x, None)
     with fa.use_backend("reference"):
-        assert fa.warmup(name) == 2
-        assert fa.warmup(name, "backward", ["float32", "float64"]) == 2
+        assert fa.warmup(name) == 3  # the gradient has a second kernel, for an activation
+        assert fa.warmup(name, "backward", ["float32", "float64"]) == 4
     assert pickle.loads(pickle.dumps(f)) is f
     assert repr(f) == f"<fastact.{name}>"
     assert fa.explain(name) == fa.explain(f)

@@ -36,7 +36,7 @@ OTHERS = {
     ),
     *("use_backend", "warmup"),
     *("softmax", "log_softmax", "softmin", "sparsemax", "logsumexp", "softmax_cross_entropy", "sigmoid_cross_entropy"),
-    *("layer_norm", "rms_norm", "group_norm"),
+    *("layer_norm", "rms_norm", "group_norm", "batch_norm"),
     *("glu", "swiglu", "geglu", "geglu_tanh", "reglu", "dropout", "rrelu"),
     *("mse_loss", "l1_loss", "huber_loss", "kl_div"),
 }

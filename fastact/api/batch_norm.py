@@ -365,7 +365,7 @@ class _Call:
             products = sums = np.zeros(channels.channel, channels.compute)
             if x.size:
                 products, sums = channels.run(self._kind("_sums"), (dy, x), (mean, *activated), self.then)
-            dweight = rstd * (products - low * sums)
+            dweight = rstd * (products - low * sums) if x.size else products
             slope = rstd * scale * (dweight / count)
             shift = scale * (sums / count) - low * slope
             if x.size:
