@@ -269,7 +269,7 @@ class BatchNorm:
         >>> dy = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
         >>> dx, dweight, dbias = fa.batch_norm.backward(dy, x, stats, np.ones(2))
         >>> print(dweight.round(4), dbias)
-        [-1.2245 -0.9258] None
+        [-1.2245 -0.9257] None
         """
         name = f"{self.name}.backward"
         call = _Call(name, {"dy": dy, "x": x}, {"weight": weight, "bias": bias}, channel_axis, activation, out)

@@ -945,11 +945,12 @@ class GroupNorm(Norm):
         Examples
         --------
         >>> import numpy as np, fastact as fa
-        >>> x, weight = np.array([[1.0, 3.0, 4.0, 8.0]]), np.ones(4)
-        >>> y, stats = fa.group_norm.forward(x, 2, weight, eps=1e-12)
-        >>> dx, dweight, dbias = fa.group_norm.backward(np.array([[1.0, 0.0, 0.0, 2.0]]), x, stats, weight)
-        >>> print(dx.round(6), dweight, dbias)
-        [[0. 0. 0. 0.]] [-1.  0.  0.  2.] None
+        >>> x, weight = np.array([[1.0, 3.0, 2.0, 4.0, 8.0, 0.0]]), np.ones(6)
+        >>> y, stats = fa.group_norm.forward(x, 2, weight)
+        >>> dy = np.array([[1.0, 0.0, 0.0, 0.0, 2.0, 0.0]])
+        >>> dx, dweight, dbias = fa.group_norm.backward(dy, x, stats, weight)
+        >>> print(dx.round(3), dweight.round(3), dbias)
+        [[ 0.204  0.204 -0.408 -0.204  0.102  0.102]] [-1.225  0.     0.     0.     2.449  0.   ] None
         """
         shape = np.shape(stats)
         if len(shape) != 3:

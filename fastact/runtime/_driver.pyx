@@ -49,6 +49,7 @@ cdef extern from "fused.h" nogil:
     ctypedef struct fastact_resolved:
         int nstage
         fastact_stage stages[1]
+        bint arithmetic
         void *python
         Py_ssize_t parallel_min, chunk
         fastact_resolved *older
@@ -240,6 +241,7 @@ ARITHMETIC = {
     ("numbers", "float32"): <uintptr_t> &fastact_numbers_f32, ("numbers", "float64"): <uintptr_t> &fastact_numbers_f64,
     ("dropout", "float32"): <uintptr_t> &fastact_dropout_f32, ("dropout", "float64"): <uintptr_t> &fastact_dropout_f64,
 }
+OWN = frozenset(ARITHMETIC.values())
 
 
 # ---- calls
@@ -637,6 +639,7 @@ cdef class Function:
             new.stages[s].narg = len(places)
             for k, place in enumerate(places):
                 new.stages[s].place[k] = place
+            new.arithmetic = address in OWN
         new.python = NULL if python is None else <void *> python
         new.parallel_min = parallel_min
         new.chunk = max(chunk // slot.granule, 1) * slot.granule

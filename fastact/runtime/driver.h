@@ -47,6 +47,7 @@ typedef struct {
 typedef struct fastact_resolved {
     int nstage; /* 0: `python` serves */
     fastact_stage stages[FASTACT_STAGES];
+    bool arithmetic;        /* the last stage is the driver's own, which never stores past the cache */
     void *python;           /* a callable over arrays in the place of kernels */
     ptrdiff_t parallel_min; /* elements from which on threads pay */
     ptrdiff_t chunk;        /* elements of a task */
@@ -189,7 +190,10 @@ static inline void fastact_fill(char *block, const char *value, ptrdiff_t size)
 /* ---- spans of elements */
 
 /* Whether one kernel computes it all; one that makes random numbers before it does not count. */
-static inline bool fastact_is_one(const fastact_job *job) { return job->resolved->nstage == 1 + (job->slot->random != 0); }
+static inline bool fastact_is_one(const fastact_job *job)
+{
+    return job->resolved->nstage == 1 + (job->slot->random != 0) && !job->resolved->arithmetic;
+}
 
 /* All stages over n elements that are contiguous at `at`, each argument of the function or a temporary; `index` is the
  * first one's, of all. */
@@ -348,7 +352,7 @@ static void fastact_span(const fastact_job *job, char *const *at, const char *ma
     if (body) {
         if (head)
             fastact_moved(job, args, at, head);
-        if (job->resolved->nstage == 1)
+        if (job->resolved->nstage == 1 && (one || !stream))
             fastact_run_stages(job, head ? args : at, body, index + head, stream ? FASTACT_STREAM : 0);
         else
             fastact_pieces(job, head ? args : at, body, index + head, one && stream ? FASTACT_STREAM : 0);
