@@ -343,9 +343,6 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
     )
 
 
-make_channels = cache(make_fused)
-
-
 @cache
 def make_rule(rule: Rule) -> _driver.Function:
     """A step of an optimiser, its kernels found when first needed; for `_driver.Lists`."""

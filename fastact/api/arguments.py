@@ -80,6 +80,10 @@ def memory_dtype(name: str, dtypes: Sequence[np.dtype[Any]]) -> tuple[str, np.dt
 
 def contiguous(array: Any, dtype: Any) -> NDArray[Any]:
     """An array as kernels take it: contiguous, aligned, of a dtype."""
+    if type(array) is np.ndarray and array.dtype == dtype:
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned:
+            return array
     with np.errstate(all="ignore"):
         array = np.asarray(array, dtype, order="C")
     return array if array.flags.aligned else array.copy()

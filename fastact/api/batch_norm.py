@@ -6,7 +6,8 @@ import inspect
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,10 +20,13 @@ from fastact.spec.messages import shown
 from fastact.spec.stages import program_of
 from fastact.spec.table import OPS
 
+if TYPE_CHECKING:
+    from fastact.spec.table import Op
+
 # what kernels of channels without an activation are made for
 NOTHING = OPS["identity"]
 # values of a channel from which a first guess of its mean is taken
-SAMPLE = 64
+SAMPLE = 16
 
 
 class Channels:
@@ -37,44 +41,55 @@ class Channels:
         # values of a channel
         self.count = self.outer * self.inner
 
-    def run(self, kind: str, arrays: tuple[Array, ...], columns: tuple[Array, ...], then: Then | None,
-            out: Array | None = None) -> list[Array]:  # fmt: skip
+    def run(
+        self, kind: str, arrays: tuple[Array, ...], columns: tuple[Array, ...], then: Then | None,
+        out: Array | None = None, shape: tuple[int, int, int] | None = None,
+    ) -> list[Array]:  # fmt: skip
         """A kind of arrays and columns; its result goes to `out`, its sums are returned."""
         op, values = (NOTHING, ()) if then is None else (then.op, then.values)
-        function = dispatch.make_channels(op, kind)
-        outer, channel, inner = self.outer, self.channel, self.inner
-        if arrays[0].size != outer * channel * inner:
-            outer, channel, inner = arrays[0].shape
+        function, roles, results = _made(op, kind)
         params = tuple(np.array([v], self.compute) for v in values)
-        outputs = [out if a.role == "map" else None for a in ALL[kind].outputs]
-        given = (*arrays, *columns, *params, *outputs)
-        roles = "a" * len(arrays) + "c" * len(columns) + "v" * len(params)
-        roles += "".join("s" if o is None else "a" for o in outputs)
-        run = function.python(self.dtype) or (lambda *args: function.run_fused(self.dtype, *args))
-        return run(given, roles, outer, channel, inner)  # type: ignore[no-any-return]
+        given = (*arrays, *columns, *params, *((out,) if out is not None else (None,) * results))
+        outer, channel, inner = shape or (self.outer, self.channel, self.inner)
+        python = function.python(self.dtype)
+        if python is None:
+            return function.run_fused(self.dtype, given, roles, outer, channel, inner)  # type: ignore[no-any-return]
+        return python(given, roles, outer, channel, inner)  # type: ignore[no-any-return]
 
-    def statistics(self, x: Array) -> tuple[Array, Array, Array]:
-        """Of each channel the mean in two parts, and the variance."""
+    def statistics(self, x: Array, stats: Array) -> Array:
+        """The variance of each channel; the mean goes to `stats`, in two parts."""
         whole = x.reshape(self.outer, self.channel, self.inner)
         positions = min(self.inner, SAMPLE)
         sample = np.ascontiguousarray(whole[: -(-SAMPLE // positions), :, :positions])
-        first = contiguous(whole[0, :, 0], self.compute)
-        guess = self._moments(sample, first)[0]
-        c, v = self._moments(whole, guess)[1:]
-        if (c * c > v).any():
-            # far from it in some channel: the difference would lose digits
+        guess = contiguous(whole[0, :, 0], self.compute)
+        guess = guess + self._moments(sample, guess, sample.shape)[0]
+        c, squares = self._moments(x, guess)
+        square = c * c
+        if (square > squares - square).any():
+            # far from the mean in some channel: the difference would lose digits
             guess = guess + c
-            c, v = self._moments(whole, guess)[1:]
-        mean = guess + c
+            c, squares = self._moments(x, guess)
+            square = c * c
+        mean = np.add(guess, c, out=stats[0])
         z = mean - guess
         # Knuth's two-sum: TAOCP 2, 4.2.2
-        return mean, (guess - (mean - z)) + (c - z), v
+        np.add(guess - (mean - z), c - z, out=stats[1])
+        return np.maximum(squares - square, 0)
 
-    def _moments(self, x: Array, guess: Array) -> tuple[Array, Array, Array]:
-        d, squares = self.run("moments", (x,), (guess,), None)
+    def _moments(self, x: Array, guess: Array, shape: Any = None) -> tuple[Array, Array]:
+        """Means of the differences from a guess and of their squares."""
+        d, squares = self.run("moments", (x,), (guess,), None, None, shape)
         count = self.compute.type(x.size // self.channel)
-        c = d / count
-        return guess + c, c, np.maximum(squares / count - c * c, 0)
+        return d / count, squares / count
+
+
+@cache
+def _made(op: Op, kind: str) -> tuple[Any, str, int]:
+    """The function of a kind, the roles of its arguments, and how many results it has."""
+    roles = ["a" if a.role == "map" else "c" for a in ALL[kind].inputs]
+    roles += ["v" for _ in op.params]
+    roles += ["a" if a.role == "map" else "s" for a in ALL[kind].outputs]
+    return dispatch.make_fused(op, kind), "".join(roles), len(ALL[kind].outputs)
 
 
 class BatchNorm:
@@ -210,21 +225,18 @@ class BatchNorm:
             raise ValueError(f"{name}: an unbiased variance needs more than 1 value of a channel")
         with np.errstate(all="ignore"):
             x, *total = call.with_residual()
-            if channels.count == 0 or channels.channel == 0:
-                stats = np.full((3, channels.channel), np.nan, channels.compute)
-                return (
-                    call.outs[0] if call.outs[0] is not None else np.empty(channels.shape, call.dtype),
-                    stats,
-                    *total,
-                )
-            mean, low, var = channels.statistics(x)
-            rstd = _rstd(var, eps)
-            y = call.normed(mean, low, rstd, x)
+            stats = np.full((3, channels.channel), np.nan, channels.compute)
+            if x.size == 0:
+                y = np.empty(channels.shape, call.dtype) if call.outs[0] is None else call.outs[0]
+                return (y, stats, *total)
+            var = channels.statistics(x, stats)
+            stats[2] = _rstd(var, eps)
+            y = call.normed(*stats, x)
             if unbiased:
                 var = var * channels.compute.type(channels.count / (channels.count - 1))
-            for to, value in zip(running, (mean, var)):
+            for to, value in zip(running, (stats[0], var)):
                 to[...] = momentum * to + (1 - momentum) * value
-        return (y, np.stack([mean, low, rstd]), *total)
+        return (y, stats, *total)
 
     def backward(
         self, dy: Any, x: Any, stats: Any, weight: Any = None, bias: Any = None, *, channel_axis: int = -1,

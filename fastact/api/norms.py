@@ -47,9 +47,9 @@ class Then:
     def __init__(self, op: Op, values: tuple[float, ...]) -> None:
         self.op, self.values = op, values
 
-    def function(self, kind: str) -> _driver.Function:
-        """Its ufunc of a kind, over y or dy and y."""
-        return _elementwise(self.op, kind)
+    def call(self, kind: str) -> tuple[Any, ...]:
+        """Its ufunc of a kind, over y or dy and y, and parameters."""
+        return _elementwise(self.op, kind), *self.values
 
 
 @cache
@@ -57,12 +57,21 @@ def _elementwise(op: Op, kind: str) -> _driver.Function:
     return dispatch.make_ufunc(op, kind)
 
 
+@cache
+def _named(name: str, given: str) -> Then:
+    from fastact.api.activation import get
+
+    return activation_of(name, get(given))  # type: ignore[return-value]
+
+
 def activation_of(name: str, given: Any) -> Then | None:
     """What `activation=` means: None, an activation, its name, or one of these and its parameters."""
     from fastact.api.activation import Activation, get
 
-    if given is None:
-        return None
+    if given is None or isinstance(given, Then):
+        return given
+    if isinstance(given, str):
+        return _named(name, given)
     params: Any = {}
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
         given, params = given[0], dict(given[1])
@@ -224,6 +233,8 @@ class Norm:
 
 def positive_eps(name: str, eps: Any, compute: np.dtype[Any]) -> float:
     """`eps` as a number that the computing dtype has."""
+    if type(eps) is float and 1e-30 < eps < 1e30:
+        return eps
     if isinstance(eps, (bool, np.bool_)) or not isinstance(eps, numbers.Real):
         raise TypeError(f"{name}: eps must be a number, not {shown(eps)}")
     eps = float(eps)
@@ -232,6 +243,10 @@ def positive_eps(name: str, eps: Any, compute: np.dtype[Any]) -> float:
     if not (0.0 < rounded < np.inf):
         raise ValueError(f"{name}: eps must be positive and finite in {compute}, not {eps}")
     return eps
+
+
+# dtypes that are computed in, as arrays that NumPy makes have them
+PLAIN: dict[Any, str] = {np.dtype(name): name for name in ("float32", "float64")}
 
 
 def arrays_of(
@@ -243,13 +258,19 @@ def arrays_of(
     """
     found = {what: a for what, a in {**arrays, **columns}.items() if a is not None}
     outs = out if isinstance(out, tuple) else (out,)
-    refuse_masked(name, (*found.values(), *outs), FILLED)
-    found = {what: np.asarray(a) for what, a in found.items()}
-    for what, a in found.items():
-        dtypes_of(f"{name}: {what}", a)
-        if what != "x" and a.dtype.kind in "iub":
-            raise TypeError(f"{name}: {what} must be of floats, not {a.dtype}")
-    dtype, memory = memory_dtype(name, [a.dtype for what, a in found.items() if what not in ("mean", "var")])
+    first = getattr(found["x"], "dtype", None)
+    if first in PLAIN and all(type(a) is np.ndarray and a.dtype is first for a in found.values()):
+        # nothing to bring together; other ways take 20 us to find that out
+        dtype, memory = PLAIN[first], np.dtype(first)
+        refuse_masked(name, outs, FILLED)
+    else:
+        refuse_masked(name, (*found.values(), *outs), FILLED)
+        found = {what: np.asarray(a) for what, a in found.items()}
+        for what, a in found.items():
+            dtypes_of(f"{name}: {what}", a)
+            if what != "x" and a.dtype.kind in "iub":
+                raise TypeError(f"{name}: {what} must be of floats, not {a.dtype}")
+        dtype, memory = memory_dtype(name, [a.dtype for what, a in found.items() if what not in ("mean", "var")])
     x = found["x"]
     for what in arrays:
         if what in found and found[what].shape != x.shape:
@@ -404,7 +425,7 @@ class _Call:
         norm, then = self.norm, self.then
         function = norm._function(kind)
         again = norm._function("apply") if then is not None and sums is not None else None
-        after = None if then is None else (then.function(kind), *then.values)
+        after = None if then is None else then.call(kind)
         if function.python(self.compute.name) is None:
             _driver.run_norm(
                 function, again, after, self.memory, inputs, columns, stats, norm.nstat, outputs, eps, sums
@@ -465,21 +486,27 @@ class RowNorm(Norm):
         self, x: Any, columns: tuple[Any, ...], axis: Any, eps: Any, offset: Any, activation: Any, residual: Any,
         out: Any, keep: bool,
     ) -> Any:  # fmt: skip
-        plain = axis == -1 and offset is None and activation is None and residual is None
-        if plain and type(eps) is float and 1e-30 < eps < 1e30:
-            done = _driver.plain_norm(self._function("forward"), x, columns, out, self.nstat, keep, eps)
+        then = activation_of(self.name, activation)
+        if axis == -1 and offset is None and type(eps) is float and 1e-30 < eps < 1e30:
+            after = None if then is None else then.call("forward")
+            function = self._function("forward")
+            done = _driver.plain_norm(function, x, columns, out, self.nstat, keep, eps, after, residual)
             if done is not None:
                 return done
-        return self._forward(x, columns, (axis,), eps, offset, activation, residual, out, keep)
+        return self._forward(x, columns, (axis,), eps, offset, then, residual, out, keep)
 
     def _gradients(
         self, dy: Any, x: Any, stats: Any, columns: tuple[Any, ...], axis: Any, offset: Any, activation: Any, out: Any
     ) -> tuple[Array, Array | None, Array | None]:
-        if axis == -1 and offset is None and activation is None:
-            done = _driver.plain_norm_backward(self._function("backward"), dy, x, stats, columns, out, self.nstat)
+        then = activation_of(f"{self.name}.backward", activation)
+        if axis == -1 and offset is None:
+            function, again, after = self._function("backward"), None, None
+            if then is not None:
+                again, after = self._function("apply"), then.call("backward")
+            done = _driver.plain_norm_backward(function, dy, x, stats, columns, out, self.nstat, again, after)
             if done is not None:
                 return done  # type: ignore[no-any-return]
-        return _Call(self, {"dy": dy, "x": x}, columns, (axis,), offset, activation, out).backward(stats)
+        return _Call(self, {"dy": dy, "x": x}, columns, (axis,), offset, then, out).backward(stats)
 
 
 class LayerNorm(RowNorm):

@@ -118,10 +118,26 @@ def mean_by_label(
     function: Function, logits: Any, labels: Any, out: Any, grad: bool, smoothing: float, z: float
 ) -> tuple[Any, Any] | None: ...
 def plain_norm(
-    function: Function, x: Any, columns: tuple[Any, ...], out: Any, nstat: int, keep: bool, eps: float
+    function: Function,
+    x: Any,
+    columns: tuple[Any, ...],
+    out: Any,
+    nstat: int,
+    keep: bool,
+    eps: float,
+    then: tuple[Any, ...] | None = ...,
+    residual: Any = ...,
 ) -> Any: ...
 def plain_norm_backward(
-    function: Function, dy: Any, x: Any, stats: Any, columns: tuple[Any, ...], out: Any, nstat: int
+    function: Function,
+    dy: Any,
+    x: Any,
+    stats: Any,
+    columns: tuple[Any, ...],
+    out: Any,
+    nstat: int,
+    again: Function | None = ...,
+    then: tuple[Any, ...] | None = ...,
 ) -> tuple[Any, Any, Any] | None: ...
 def run_norm(
     function: Function,

@@ -1227,87 +1227,134 @@ cdef bint are_stats(object given, cnp.ndarray x, int nstat):
             and PyArray_CompareLists(cnp.PyArray_DIMS(a) + lead, cnp.PyArray_DIMS(x), nd - 1))
 
 
-def plain_norm(Function function, object x, tuple columns, object out, int nstat, bint keep, double eps):
-    """A norm over the last axis of contiguous arrays of one dtype: y, or with `keep` (y, statistics of its rows).
+cdef bint plain_columns(tuple columns, cnp.ndarray x, list given) except -1:
+    # weight, bias: what changes nothing in the place of None
+    cdef Py_ssize_t j
+    cdef object column
+    for j in range(PyTuple_GET_SIZE(<PyObject *> columns)):
+        column = column_of(columns[j], x, -0.0 if j else 1.0)
+        if column is None:
+            return False
+        given.append(column)
+    return True
 
-    `columns` are weight and, if the norm has one, bias, or None. The result is None where arrays are not so plain.
+
+cdef bint plain_result(object out, cnp.ndarray x, list results, list same, list apart) except -1:
+    # memory like x's is added to `results`: `out`, if there is one; False where it is not so plain. Of `same` an element
+    # is read before the one in its place is written
+    if out is None:
+        results.append(PyArray_SimpleNew(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x)))
+        return True
+    if not same_layout(out, x, cnp.PyArray_TYPE(x)) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
+        return False
+    for a in same:
+        if overlaps(<cnp.ndarray> out, <cnp.ndarray> a):
+            return False
+    for a in apart:
+        if shares(<cnp.ndarray> out, <cnp.ndarray> a):
+            return False
+    for a in results:
+        if shares(<cnp.ndarray> out, <cnp.ndarray> a):
+            return False
+    results.append(out)
+    return True
+
+
+def plain_norm(Function function, object x, tuple columns, object out, int nstat, bint keep, double eps,
+               tuple then=None, object residual=None):
+    """A norm over the last axis of contiguous arrays of one dtype: y, or with `keep` (y, statistics of its rows), and the
+    sum with a residual.
+
+    `columns` are weight and, if the norm has one, bias, or None; `then` an activation as in `run_norm`. The result is None
+    where arrays are not so plain.
     """
-    cdef cnp.ndarray first, y
+    cdef cnp.ndarray first
     cdef fastact_normed f
+    cdef fastact_job job
+    cdef char blocks[BLOCKS]
     cdef fastact_resolved *resolved
     cdef int j
-    cdef list given = []
+    cdef list given = [], results = [], inputs
     if not is_plain(x):
         return None
     first = x
     resolved = resolved_of(&function.slots[0 if cnp.PyArray_TYPE(first) == cnp.NPY_FLOAT32 else 1])
     if resolved.nstage == 0:
         return None
-    for column, neutral in zip(columns, (1.0, -0.0)):
-        column = column_of(column, first, neutral)
-        if column is None:
+    if not plain_columns(columns, first, given):
+        return None
+    inputs = [first]
+    if residual is None:
+        if not plain_result(out, first, results, inputs, given):
             return None
-        given.append(column)
-    if out is None:
-        y = PyArray_SimpleNew(cnp.PyArray_NDIM(first), cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
     else:
-        if not same_layout(out, first, cnp.PyArray_TYPE(first)) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
+        if not same_layout(residual, first, cnp.PyArray_TYPE(first)):
             return None
-        y = out
-        if overlaps(y, first):
+        inputs.append(residual)
+        if out is None:
+            out = (None, None)
+        if not isinstance(out, tuple) or PyTuple_GET_SIZE(<PyObject *> out) != 2:
             return None
-        for column in given:
-            if shares(y, <cnp.ndarray> column):
+        for a in <tuple> out:
+            if not plain_result(a, first, results, inputs, given):
                 return None
     stats = stats_like(first, nstat) if keep else None
     plain_job(&f, function, resolved, first, given, stats, nstat)
-    f.nin = f.nout = 1
+    f.nin = f.nout = len(inputs)
     f.eps = eps
-    plain_array(&f.in_[0], first)
-    plain_array(&f.out[0], y)
-    f.stream = cnp.PyArray_NBYTES(y) >= fastact_stream_setting()[0] and not shares(y, first)
+    f.stream = cnp.PyArray_NBYTES(first) >= fastact_stream_setting()[0]
+    for j in range(f.nin):
+        plain_array(&f.in_[j], <cnp.ndarray> inputs[j])
+        plain_array(&f.out[j], <cnp.ndarray> results[j])
+        f.stream = f.stream and not shares(<cnp.ndarray> results[0], <cnp.ndarray> inputs[j])
+    if then is not None:
+        activation(&job, <Function> then[0], then[1:], f.slot.dtype, blocks)
+        job.stream = f.stream
+        f.then = &job
     with nogil:
         fastact_run_normed(&f)
     if f.failed:
         no_memory()
-    return (y, stats) if keep else y
+    if not keep:
+        return results[0]
+    return (results[0], stats) if residual is None else (results[0], stats, results[1])
 
 
-def plain_norm_backward(Function function, object dy, object x, object stats, tuple columns, object out, int nstat):
+def plain_norm_backward(Function function, object dy, object x, object stats, tuple columns, object out, int nstat,
+                        Function again=None, tuple then=None):
     """The gradients of a norm over the last axis of contiguous arrays of one dtype: (dx, dweight, dbias), None for those
-    that are not wanted; None where arrays are not so plain."""
-    cdef cnp.ndarray first, dx, column
+    that are not wanted; None where arrays are not so plain. `again` and `then` are those of `run_norm`."""
+    cdef cnp.ndarray first, dx
     cdef cnp.npy_intp n
     cdef fastact_normed f
+    cdef fastact_job job
+    cdef char blocks[BLOCKS]
     cdef fastact_resolved *resolved
+    cdef list given = [], results = []
     if not is_plain(x):
         return None
     first = x
     resolved = resolved_of(&function.slots[0 if cnp.PyArray_TYPE(first) == cnp.NPY_FLOAT32 else 1])
     if resolved.nstage == 0 or not same_layout(dy, first, cnp.PyArray_TYPE(first)) or not are_stats(stats, first, nstat):
         return None
-    weight, bias = columns[0], columns[1] if len(columns) > 1 else None
-    column = column_of(weight, first, 1.0)
-    if column is None or (bias is not None and column_of(bias, first, 0.0) is None):
+    if not plain_columns(columns, first, given):
         return None
-    if out is None:
-        dx = PyArray_SimpleNew(cnp.PyArray_NDIM(first), cnp.PyArray_DIMS(first), cnp.PyArray_TYPE(first))
-    else:
-        if not same_layout(out, first, cnp.PyArray_TYPE(first)) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
-            return None
-        dx = out
-        if (overlaps(dx, first) or overlaps(dx, <cnp.ndarray> dy) or shares(dx, column)
-                or shares(dx, <cnp.ndarray> stats)):
-            return None
-    n = cnp.PyArray_DIM(column, 0)
-    sums = [PyArray_SimpleNew(1, &n, cnp.PyArray_TYPE(first)) for _ in range(2 if nstat > 1 else 1)]
-    plain_job(&f, function, resolved, first, [column], stats, nstat)
+    if not plain_result(out, first, results, [first, dy], [*given, stats]):
+        return None
+    dx = results[0]
+    n = cnp.PyArray_DIM(<cnp.ndarray> given[0], 0)
+    sums = [PyArray_SimpleNew(1, &n, cnp.PyArray_TYPE(first)) for _ in columns]
+    plain_job(&f, function, resolved, first, given, stats, nstat)
     plain_array(&f.in_[0], <cnp.ndarray> dy)
     plain_array(&f.in_[1], first)
     plain_array(&f.out[0], dx)
+    if then is not None:
+        f.again = resolved_of(&again.slots[f.slot.dtype])
+        activation(&job, <Function> then[0], then[1:], f.slot.dtype, blocks)
+        f.then = &job
     run_gradients(&f, sums, cnp.PyArray_NBYTES(dx) >= fastact_stream_setting()[0] and not shares(dx, first)
                   and not shares(dx, <cnp.ndarray> dy))
-    return dx, None if weight is None else sums[0], sums[1] if bias is not None else None
+    return dx, None if columns[0] is None else sums[0], sums[1] if len(columns) > 1 and columns[1] is not None else None
 
 
 cdef void plain_array(fastact_array *to, cnp.ndarray a):

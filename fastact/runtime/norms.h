@@ -13,7 +13,7 @@
 
 #define FASTACT_NORM_ARRAYS 2 /* at most, in and out; and columns, and sums */
 #define STRIP_COLUMNS 512     /* whose sums a task combines */
-#define STRIP_BYTES 65536     /* of an array, that are taken through the steps together */
+#define STRIP_BYTES 16384     /* of an array, that are taken through the steps together */
 
 typedef struct {
     char *data;
@@ -131,14 +131,16 @@ static char *fastact_normed_scratch(fastact_normed *f, ptrdiff_t more)
     return memory;
 }
 
-/* x + residual, to where it is wanted, as it is there after rounding; *at where the norm finds it */
+/* x + residual, to where it is wanted, as it is there after rounding; *at where the norm finds it. What goes past the cache
+ * is added in scratch and copied. */
 static void fastact_add_residual(const fastact_normed *f, char *memory, ptrdiff_t group, ptrdiff_t low, ptrdiff_t rows,
                                  char **at, ptrdiff_t *apart)
 {
     const ptrdiff_t row = f->n * f->slot->compute;
     const fastact_array *sum = &f->out[1];
-    char *wanted = fastact_row_of(sum, group, low), *to = sum->straight ? wanted : memory;
-    const ptrdiff_t to_apart = sum->straight ? sum->row : row;
+    const bool there = sum->straight && !f->stream;
+    char *wanted = fastact_row_of(sum, group, low), *to = there ? wanted : memory;
+    const ptrdiff_t to_apart = there ? sum->row : row;
     fastact_call call;
     memset(&call, 0, sizeof(call));
     call.n = f->n;
@@ -150,6 +152,8 @@ static void fastact_add_residual(const fastact_normed *f, char *memory, ptrdiff_
             fastact_add_f32(&call);
         else
             fastact_add_f64(&call);
+        if (sum->straight && !there)
+            fastact_stream_copy(wanted + r * sum->row, call.data[2], row);
     }
     if (!sum->straight) {
         fastact_normed_unpack(f, memory, sum, wanted, rows);
@@ -232,7 +236,7 @@ static void fastact_normed_task(void *context, ptrdiff_t index)
         return;
     for (ptrdiff_t r = low; r < high; r += f->strip)
         fastact_normed_strip(f, group, r, fastact_least(f->strip, high - r), memory, NULL);
-    if (f->stream && f->then)
+    if (f->stream && !f->direct)
         fastact_streamed();
 }
 
