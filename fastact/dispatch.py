@@ -561,7 +561,7 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
         chosen, why = backend(), "asked for"
         isa = "NumPy"
         if chosen != "reference" or _asked == "auto":
-            chosen, why, isa = "driver", "it has this kernel itself, for every backend", _driver.status()["random_isa"]
+            chosen, why, isa = "driver", "it has this kernel itself, for every backend", _driver.status()["driver_isa"]
     lines = [f"{plan.call}, {plan.size}", f"backend: {chosen} ({why})", f"isa: {isa}"]
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")

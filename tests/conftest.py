@@ -16,6 +16,8 @@ os.environ.setdefault("PYTHONSAFEPATH", "1")
 import ulp
 from cases import BACKENDS, fa, unavailable
 
+from fastact.runtime import _driver
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -35,6 +37,17 @@ def pytest_sessionfinish():
     path = os.environ.get("FASTACT_ACCURACY_JSON")
     if path and ulp.RECORDS:
         ulp.write_records(path)
+
+
+@pytest.fixture(params=_driver.DRIVER_ISA)
+def driver_isa(request):
+    """Each instruction set of the driver's own arithmetic that this machine has."""
+    most = _driver.status()["driver_isa"]
+    if _driver.DRIVER_ISA.index(request.param) > _driver.DRIVER_ISA.index(most):
+        pytest.skip(f"this machine has {most}")
+    _driver.configure(driver_isa=request.param)
+    yield request.param
+    _driver.configure(driver_isa=most)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -178,10 +178,10 @@ def test_gradients_against_differences(name, activation):
 @each_channel_norm
 def test_bits_of_every_length(name):
     for m in (*range(1, 68), 256, 257, 1025):
-        x, dy, weight, bias, residual = arrays(np.float32, (1 + m % 5, 4, m), 6)
+        x, dy, weight, bias, _ = arrays(np.float32, (1 + m % 5, 4, m), 6)
         agree(lambda a=(x, dy, weight, bias): step(name, *a), (1,))
     for channels in (*range(2, 68, 2), 510, 1026):
-        x, dy, weight, bias, _residual = arrays(np.float32, (67, channels, 1), 6)
+        x, dy, weight, bias, _ = arrays(np.float32, (67, channels, 1), 6)
         agree(lambda a=(x, dy, weight, bias): step(name, *a), (1,))
 
 

@@ -218,7 +218,10 @@ def test_every_row_kernel_belongs_to_a_function():
     assert {spec.name for spec in specs if spec.loop != "map"} == rows
     gated = {f"{f.op.name}_{kind}" for f in GATED_UNITS.values() for kind in ("gated", "gated_backward")}
     of_channels = {f"identity_{kind}" for kind in OF_CHANNELS}
-    assert {spec.name for spec in specs if spec.loop == "map"} == gated | of_channels | {"prelu_forward", "prelu_backward"}
+    assert {spec.name for spec in specs if spec.loop == "map"} == gated | of_channels | {
+        "prelu_forward",
+        "prelu_backward",
+    }
 
 
 @pytest.mark.parametrize("backend_name", ["cython", "reference"])

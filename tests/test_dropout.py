@@ -22,17 +22,6 @@ SEED = 0x0123456789ABCDEF
 each_float = pytest.mark.parametrize("dtype", [F32, F64], ids=lambda d: d.name)
 
 
-@pytest.fixture(params=_driver.RANDOM_ISA)
-def random_isa(request):
-    """Each instruction set of the random numbers that this machine has."""
-    most = _driver.status()["random_isa"]
-    if _driver.RANDOM_ISA.index(request.param) > _driver.RANDOM_ISA.index(most):
-        pytest.skip(f"this machine has {most}")
-    _driver.configure(random_isa=request.param)
-    yield request.param
-    _driver.configure(random_isa=most)
-
-
 def dropped(x, p, seed=SEED, offset=0):
     """Dropout by the oracle, in the computing dtype, rounded once."""
     compute = COMPUTE[x.dtype]
@@ -65,14 +54,14 @@ def numbers_of(n, seed, offset, dtype=F64):
 @each_float
 @pytest.mark.parametrize("seed", [0, 1, SEED, (1 << 64) - 1])
 @pytest.mark.parametrize("offset", [0, 5, (1 << 32) - 3, (1 << 64) - 1, (1 << 64) - 4, (1 << 64) - 9])
-def test_numbers_are_those_of_philox(seed, offset, dtype, random_isa):
+def test_numbers_are_those_of_philox(seed, offset, dtype, driver_isa):
     """Also where the lower half of the counter, or a quarter, overflows."""
     n = 150
     assert_same(numbers_of(n, seed, offset, dtype), random_oracle.numbers(seed, offset, n).astype(dtype))
 
 
 @each_dtype
-def test_every_length(dtype, random_isa):
+def test_every_length(dtype, driver_isa):
     whole = batch(dtype, max(LENGTHS))
     for n in LENGTHS:
         x = whole[:n]
@@ -108,7 +97,7 @@ def test_threads(count, threads, dtype):
 
 @each_float
 @pytest.mark.parametrize("shift", [0, 1, 3, 4, 6, 7])
-def test_past_the_cache(shift, dtype, threads, random_isa):
+def test_past_the_cache(shift, dtype, threads, driver_isa):
     """Whatever the alignment of the result; numbers go by the index, not by the address."""
     limit = _driver.status()["stream_min"]
     threads(2)

@@ -9,6 +9,8 @@ from subprocesses import python
 from test_forward import case_text
 from ulp import BFLOAT16, assert_within, errors, measure
 
+import fastact as fa
+
 PATTERNS = np.arange(65536, dtype=np.uint16)
 
 
@@ -69,6 +71,31 @@ FIRST_CALLS = {
     "loss": "fa.softmax_cross_entropy.value_and_grad(xb, 0)[1]",
     "explain": "(fa.explain(fa.mish, xb), xb)[1]",
 }
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=lambda d: d.name)
+def test_conversions_of_the_driver(dtype, driver_isa):
+    """Every pattern widened; products narrowed: overflow, subnormals, ties, NaN; every length at the end of a tile."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([PATTERNS, PATTERNS]).view(dtype)
+    up = np.concatenate(
+        [np.full(65536, 0x3C00 if dtype == np.float16 else 0x3F80, np.uint16), rng.permutation(PATTERNS)]
+    )
+    up = up.view(dtype)
+    with np.errstate(all="ignore"):
+        want = (x.astype(np.float32) * up.astype(np.float32)).astype(dtype)
+    got = fa.identity.gated(x, up)
+    nan = np.isnan(want)
+    assert (np.isnan(got) == nan).all()
+    assert (got.view(np.uint16)[~nan] == want.view(np.uint16)[~nan]).all()
+    if dtype == np.float16:
+        assert (got.view(np.uint16)[nan] & 0x7FFF == 0x7E00).all()
+    for n in (*range(68), 511, 512, 513, 1100):
+        memory = np.zeros(n + 2, dtype)
+        fa.identity.gated(x[-n - 70 : -70], up[-n - 70 : -70], out=memory[1:-1])
+        same = memory[1:-1].view(np.uint16) == got[-n - 70 : -70].view(np.uint16)
+        assert (same | nan[-n - 70 : -70]).all()
+        assert memory[0] == memory[-1] == 0
 
 
 def test_bfloat16_that_comes_along_later():

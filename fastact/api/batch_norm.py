@@ -231,7 +231,7 @@ class BatchNorm:
                 return (y, stats, *total)
             var = channels.statistics(x, stats)
             stats[2] = _rstd(var, eps)
-            y = call.normed(*stats, x)
+            y = call.normed(stats[0], stats[1], stats[2], x)
             if unbiased:
                 var = var * channels.compute.type(channels.count / (channels.count - 1))
             for to, value in zip(running, (stats[0], var)):

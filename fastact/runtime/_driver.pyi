@@ -158,6 +158,6 @@ def configure(
     stream_min: int | None = None,
     asleep_factor: int | None = None,
     spin_ns: int | None = None,
-    random_isa: str | None = None,
+    driver_isa: str | None = None,
 ) -> None: ...
 def status() -> dict[str, Any]: ...

@@ -117,6 +117,7 @@ cdef extern from "fused.h" nogil:
     void fastact_dropout_f64(const fastact_call *)
     int fastact_philox_level
     void fastact_philox_init(int most)
+    void fastact_pack_init(int most)
     void fastact_fill(char *block, const char *value, Py_ssize_t size)
     void fastact_pool_set_spin(long ns)
     int fastact_pool_workers()
@@ -1516,12 +1517,13 @@ fma = cnp.PyUFunc_FromFuncAndData(
 
 # ---- settings
 
-RANDOM_ISA = ("generic", "avx2", "avx512")
+DRIVER_ISA = ("generic", "avx2", "avx512")
 
 
-def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None, random_isa=None):
+def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None, driver_isa=None):
     """Set the number of threads, the bytes of output from which on stores go past the cache, how many times as much work
-    pays for waking a worker, the workers' patience, and the instruction set of random numbers, at most "avx512"."""
+    pays for waking a worker, the workers' patience, and the instruction set of random numbers and of conversions of 16-bit
+    elements, at most "avx512"."""
     if threads is not None:
         fastact_threads_setting()[0] = threads
     if stream_min is not None:
@@ -1530,12 +1532,13 @@ def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None
         fastact_asleep_setting()[0] = max(1, asleep_factor)
     if spin_ns is not None:
         fastact_pool_set_spin(spin_ns)
-    if random_isa is not None:
-        fastact_philox_init(RANDOM_ISA.index(random_isa))
+    if driver_isa is not None:
+        fastact_philox_init(DRIVER_ISA.index(driver_isa))
+        fastact_pack_init(DRIVER_ISA.index(driver_isa))
 
 
 def status():
-    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, threading, openmp, random_isa."""
+    """What the driver runs with: a dict of threads, threads_now, stream_min, workers, threading, openmp, driver_isa."""
     return {
         "threads": fastact_threads_setting()[0],
         "threads_now": fastact_threads_now(),
@@ -1543,7 +1546,7 @@ def status():
         "workers": fastact_pool_workers(),
         "threading": "pool of POSIX threads" if FASTACT_THREADS else "none (built without POSIX threads)",
         "openmp": bool(FASTACT_OPENMP),
-        "random_isa": RANDOM_ISA[fastact_philox_level],
+        "driver_isa": DRIVER_ISA[fastact_philox_level],
     }
 
 

@@ -137,6 +137,7 @@ static void fastact_driver_init(void)
 #endif
     fastact_pool_init();
     fastact_philox_init(2);
+    fastact_pack_init(2);
 }
 
 /* how many threads for n elements, where threads pay from parallel_min on if the workers are awake */

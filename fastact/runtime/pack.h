@@ -138,15 +138,157 @@ static const fastact_scatter_fn fastact_scatters[2][4] = {
     {fastact_scatter_f32, fastact_scatter_f64, fastact_scatter_f16, fastact_scatter_bf16},
     {fastact_scatter_f32, fastact_scatter_f64, fastact_scatter_u16, fastact_scatter_u16}};
 
+/* 16-bit elements that are contiguous, by the instructions for it: GCC's loops over the functions above take three (bfloat16)
+ * to ten times as long (Emerald Rapids, 1024 elements: float16 0.26 and 0.62 ns an element). What rounds is the same: NaN as
+ * above, and subnormals are kept, which AVX512-BF16 does not do. */
+typedef void (*fastact_widen_fn)(float *, const uint16_t *, ptrdiff_t);
+typedef void (*fastact_narrow_fn)(uint16_t *, const float *, ptrdiff_t);
+
+/* elements that are fetched ahead, so that memory is not idle while those at hand are computed with (2^24 bfloat16, two
+ * threads: relu.biased 4.8 ms, with it 2.3; layer norm 6.3 and 3.6) */
+#define AHEAD 2048
+#define FASTACT_CONVERTING(isa, features, name, width, widen, narrow)                                                  \
+    __attribute__((target(features))) static void fastact_widen_##isa##_##name(float *to, const uint16_t *from,        \
+                                                                               ptrdiff_t n)                            \
+    {                                                                                                                  \
+        uint16_t in[width] = {0};                                                                                      \
+        float out[width];                                                                                              \
+        for (; n >= width; n -= width, to += width, from += width) {                                                   \
+            __builtin_prefetch(from + AHEAD);                                                                          \
+            widen(to, from);                                                                                           \
+        }                                                                                                              \
+        if (!n)                                                                                                        \
+            return;                                                                                                    \
+        memcpy(in, from, (size_t)n * 2);                                                                               \
+        widen(out, in);                                                                                                \
+        memcpy(to, out, (size_t)n * 4);                                                                                \
+    }                                                                                                                  \
+    __attribute__((target(features))) static void fastact_narrow_##isa##_##name(uint16_t *to, const float *from,       \
+                                                                                ptrdiff_t n)                           \
+    {                                                                                                                  \
+        float in[width] = {0};                                                                                         \
+        uint16_t out[width];                                                                                           \
+        for (; n >= width; n -= width, to += width, from += width) {                                                   \
+            __builtin_prefetch(to + AHEAD, 1);                                                                         \
+            narrow(to, from);                                                                                          \
+        }                                                                                                              \
+        if (!n)                                                                                                        \
+            return;                                                                                                    \
+        memcpy(in, from, (size_t)n * 4);                                                                               \
+        narrow(out, in);                                                                                               \
+        memcpy(to, out, (size_t)n * 2);                                                                                \
+    }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define AVX2 "avx2,f16c"
+#define AVX512 "avx512f,avx512vl,avx512bw"
+#define FASTACT_CONVERT(features) __attribute__((target(features), always_inline)) static inline void
+
+FASTACT_CONVERT(AVX512) fastact_widen16_f16(float *to, const uint16_t *from)
+{
+    _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)));
+}
+FASTACT_CONVERT(AVX512) fastact_widen16_bf16(float *to, const uint16_t *from)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    _mm512_storeu_si512((void *)to, _mm512_slli_epi32(wide, 16));
+}
+FASTACT_CONVERT(AVX512) fastact_narrow16_f16(uint16_t *to, const float *from)
+{
+    __m512 v = _mm512_loadu_ps(from);
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    __m256i h = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    if (__builtin_expect(nan != 0, 0))
+        h = _mm256_mask_blend_epi16(nan, h, _mm256_or_si256(_mm256_and_si256(h, _mm256_set1_epi16((short)0x8000)),
+                                                            _mm256_set1_epi16(0x7e00)));
+    _mm256_storeu_si256((__m256i *)to, h);
+}
+FASTACT_CONVERT(AVX512) fastact_narrow16_bf16(uint16_t *to, const float *from)
+{
+    __m512 v = _mm512_loadu_ps(from);
+    __m512i u = _mm512_castps_si512(v), high = _mm512_srli_epi32(u, 16);
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    __m512i half = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+    __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, half), 16);
+    if (__builtin_expect(nan != 0, 0))
+        r = _mm512_mask_or_epi32(r, nan, high, _mm512_set1_epi32(0x40));
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(r));
+}
+FASTACT_CONVERT(AVX2) fastact_widen8_f16(float *to, const uint16_t *from)
+{
+    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from)));
+}
+FASTACT_CONVERT(AVX2) fastact_widen8_bf16(float *to, const uint16_t *from)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+    _mm256_storeu_si256((__m256i *)to, _mm256_slli_epi32(wide, 16));
+}
+FASTACT_CONVERT(AVX2) fastact_narrow8_f16(uint16_t *to, const float *from)
+{
+    __m256 v = _mm256_loadu_ps(from);
+    int nan = _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    for (int i = 0; __builtin_expect(nan != 0, 0) && i < 8; i++)
+        to[i] = fastact_narrow_f16(from[i]);
+}
+FASTACT_CONVERT(AVX2) fastact_narrow8_bf16(uint16_t *to, const float *from)
+{
+    __m256 v = _mm256_loadu_ps(from);
+    __m256i u = _mm256_castps_si256(v), high = _mm256_srli_epi32(u, 16);
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    __m256i half = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+    __m256i r = _mm256_srli_epi32(_mm256_add_epi32(u, half), 16);
+    r = _mm256_blendv_epi8(r, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+    r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
+    _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(r));
+}
+FASTACT_CONVERTING(avx512, AVX512, f16, 16, fastact_widen16_f16, fastact_narrow16_f16)
+FASTACT_CONVERTING(avx512, AVX512, bf16, 16, fastact_widen16_bf16, fastact_narrow16_bf16)
+FASTACT_CONVERTING(avx2, AVX2, f16, 8, fastact_widen8_f16, fastact_narrow8_f16)
+FASTACT_CONVERTING(avx2, AVX2, bf16, 8, fastact_widen8_bf16, fastact_narrow8_bf16)
+#undef AVX2
+#undef AVX512
+#endif
+
+/* of float16, bfloat16; null: by the loops */
+static fastact_widen_fn fastact_widens[2];
+static fastact_narrow_fn fastact_narrows[2];
+
+/* `most`: 2 AVX-512, 1 AVX2, 0 neither; for tests of what this CPU would not choose */
+static void fastact_pack_init(int most)
+{
+    fastact_widens[0] = fastact_widens[1] = NULL;
+    fastact_narrows[0] = fastact_narrows[1] = NULL;
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (most >= 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) {
+        fastact_widens[0] = fastact_widen_avx512_f16, fastact_widens[1] = fastact_widen_avx512_bf16;
+        fastact_narrows[0] = fastact_narrow_avx512_f16, fastact_narrows[1] = fastact_narrow_avx512_bf16;
+    } else if (most >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) {
+        fastact_widens[0] = fastact_widen_avx2_f16, fastact_widens[1] = fastact_widen_avx2_bf16;
+        fastact_narrows[0] = fastact_narrow_avx2_f16, fastact_narrows[1] = fastact_narrow_avx2_bf16;
+    }
+#else
+    (void)most;
+#endif
+}
+
 /* n elements into contiguous memory and out of it; `same`: as they are, else widened to and narrowed from float32 */
 static inline void fastact_gather(int dtype, bool same, void *to, const char *from, ptrdiff_t n, ptrdiff_t step)
 {
-    fastact_gathers[same][dtype](to, from, n, step);
+    if (dtype >= 2 && !same && step == 2 && fastact_widens[dtype - 2])
+        fastact_widens[dtype - 2]((float *)to, (const uint16_t *)from, n);
+    else
+        fastact_gathers[same][dtype](to, from, n, step);
 }
 
 static inline void fastact_scatter(int dtype, bool same, char *to, const void *from, ptrdiff_t n, ptrdiff_t step)
 {
-    fastact_scatters[same][dtype](to, from, n, step);
+    if (dtype >= 2 && !same && step == 2 && fastact_narrows[dtype - 2])
+        fastact_narrows[dtype - 2]((uint16_t *)to, (const float *)from, n);
+    else
+        fastact_scatters[same][dtype](to, from, n, step);
 }
 
 /* out where the mask holds */
@@ -205,7 +347,6 @@ static inline void fastact_mask(int dtype, void *at, ptrdiff_t row, ptrdiff_t ro
 /* Where rows lie side by side in memory, as those of a transposed array do, memory is read and written by lines: blocks of
  * 8 rows and 8 elements are transposed. `step`: bytes between what are elements there and rows here. */
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
 __attribute__((target("avx2"))) static void fastact_transpose_avx2(char *to, ptrdiff_t to_step, const char *from,
                                                                    ptrdiff_t from_step)
 {
