@@ -475,7 +475,7 @@ def test_steps_of_an_optimiser():
         assert not row["rejected"]
 
 
-@pytest.mark.parametrize("name", ["torch", "numba"])
+@pytest.mark.parametrize("name", [pytest.param("torch", marks=pytest.mark.torch), "numba"])
 def test_peers_take_the_same_steps(name):
     libraries, missing = bench.load_peers([name], 1)
     if missing:
