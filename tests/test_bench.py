@@ -497,3 +497,30 @@ def test_a_wrong_step_does_not_count(monkeypatch):
     monkeypatch.setattr(optimisers, "FORMS", {**optimisers.FORMS, "numpy": lazy})
     (row,) = bench.measure(["adam"], ["update"], ["numpy"], [64], rounds=1, threads=1)["cells"]
     assert "p: relative error" in row["rejected"]["numpy no step"]
+
+
+# whole training steps
+
+
+@pytest.mark.parametrize("name", ["mlp", "block"])
+def test_whole_steps_compute_the_same(name):
+    training_steps = pytest.importorskip("benchmarks.training_steps")
+    model = training_steps.MODELS[name]
+    ours, theirs = (model(functions) for functions in (training_steps.FASTACT, training_steps.NUMPY))
+    for _ in range(training_steps.COMPARED):
+        loss = theirs.step()
+        assert ours.step() == pytest.approx(loss, rel=training_steps.TOLERANCE)
+        for got, want in zip(ours.gradients, theirs.gradients, strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
+def test_report_of_whole_steps(result):
+    report = pytest.importorskip("benchmarks.report")
+    run = {key: result[key] for key in ("machine", "versions", "load_before", "load_after")}
+    run |= {"missing": {}, "settings": {**result["settings"], "openblas_thread_timeout": "16"}, "models": {}}
+    times = {"numpy step": 0.05, "fastact step": 0.02, "torch eager": 0.018, "products numpy": 0.01}
+    run["models"]["mlp"] = {"steps": {form: {"median": seconds} for form, seconds in times.items()}}
+    section = report.page(result, "run.json", run, "steps.json").partition("## Whole training steps")[2]
+    assert "| 50.0 | 20.0 | 18.0 | - | 10.0 | - |" in section
+    assert "| plain NumPy | >= 2.3 | 2.50 | met |" in section
+    assert "| PyTorch eager | >= 1 | 0.90 | missed |" in section
