@@ -14,7 +14,7 @@ import ulp
 
 import fastact as fa
 from fastact.spec.table import OPS
-from fastact.tools import bench, optimisers, verify
+from fastact.tools import bench, losses, norms, optimisers, verify
 from fastact.tools import peers as _peers
 from fastact.tools import truth as _truth
 from fastact.tools.fused import FUSIONS
@@ -410,6 +410,41 @@ def test_fused_peers_are_right(name, fusion, kind):
                 assert bench.wrong(call(), cell) is None, form
         assert not loaded[0].refused
         loaded[0].finish()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "numpy",
+        "numba",
+        pytest.param("torch", marks=pytest.mark.torch),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("torch.compile", "jax", "tensorflow", "onnxruntime")),
+    ],
+)
+@pytest.mark.parametrize("op", [*bench.STEPPED, bench.DROPOUT])
+def test_peers_of_what_surrounds_activations_are_right(name, op):
+    loaded, missing = bench.load_peers([name], 1)
+    if missing:
+        pytest.skip(missing[name])
+    for cell in bench.cells([op], bench.ALL_KINDS, [4096, 2**16 + 2**10], np.dtype("float32")):
+        forms = bench.forms_of(loaded[0], cell)
+        # ONNX Runtime has no gradients, and Numba's loops are of norms
+        without = {"onnxruntime": cell.kind != "forward", "numba": op not in norms.OPS}
+        assert forms or without.get(name)
+        for form, call in forms.items():
+            for memory in cell.results:
+                memory[...] = np.nan
+            with loaded[0].mode(form):
+                assert bench.wrong(call(), cell) is None, form
+        assert not loaded[0].refused
+        loaded[0].finish()
+
+
+def test_a_wrong_loss_does_not_count(monkeypatch):
+    monkeypatch.setattr(losses, "FORMS", {**losses.FORMS, "numpy": lambda library, cell: {"none": lambda: 0.0}})
+    (row,) = bench.measure(["cross_entropy"], ["forward"], ["numpy"], [4096], rounds=1, threads=1)["cells"]
+    assert "relative error" in row["rejected"]["numpy none"]
+    assert row["libraries"]["fastact"]["seconds"] > 0
 
 
 # the report
