@@ -848,7 +848,8 @@ class ONNXRuntime(Peer):
         for n, a in inputs.items():
             binding.bind_input(n, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
         binding.bind_output("y", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
-        self.live.append((session, binding))
+        # which keeps no reference to the arrays
+        self.live.append((session, binding, inputs))
 
         def call():
             session.run_with_iobinding(binding)
