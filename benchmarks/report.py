@@ -1,9 +1,10 @@
 """From the JSON of ``fastact bench`` to docs/performance.md and the README's table.
 
     python -m benchmarks.report benchmarks/results/NAME.json [--fused benchmarks/results/FUSED.json]
-        [--out docs/performance.md] [--readme README.md]
+        [--steps benchmarks/results/STEPS.json] [--out docs/performance.md] [--readme README.md]
 
-The section 'Fused' comes from a run of its own, of fused functions alone.
+The section 'Fused' comes from a run of its own, of fused functions alone; 'Whole training steps' from one of
+``python -m benchmarks.training_steps``.
 Every statement, a missed target included, is computed from the numbers. The README's table goes between the lines
 ``<!-- speed -->`` and ``<!-- /speed -->``.
 """
@@ -162,9 +163,55 @@ def fused(result: dict[str, Any], source: str) -> str:
     )
 
 
-def page(result: dict[str, Any], source: str, *fused_run: Any) -> str:
-    """docs/performance.md from a run, and a run of fused functions and its source if there is one."""
-    return performance(result, source) + (f"\n{fused(*fused_run)}\n" if fused_run else "")
+# of a whole step: how many times faster fastact should be than plain NumPy, and than PyTorch eager
+STEP_TARGETS = {"mlp": (2.3, 1.0), "block": (1.4, 1.0)}
+STEP_MODELS = {
+    "mlp": "784-1024-1024-10, GELU, batch 256",
+    "block": "transformer block of width 256, 4 heads, SwiGLU, 8 × 128 tokens",
+}
+STEP_FORMS = {
+    "numpy step": "plain NumPy",
+    "fastact step": "fastact",
+    "torch eager": "PyTorch eager",
+    "torch.compile compiled": "compiled",
+    "products numpy": "products alone, NumPy",
+    "products torch": "PyTorch",
+}
+
+
+def steps(result: dict[str, Any], source: str) -> str:
+    """The section about whole training steps."""
+    rows, lines = [], []
+    for name, model in result["models"].items():
+        seconds = {form: row["median"] for form, row in model["steps"].items()}
+        rows.append([STEP_MODELS[name], *(f"{1e3 * seconds[f]:.1f}" if f in seconds else "-" for f in STEP_FORMS)])
+        for form, target in zip(("numpy step", "torch eager"), STEP_TARGETS[name], strict=True):
+            if form in seconds:
+                ratio = seconds[form] / seconds["fastact step"]
+                lines.append(
+                    [STEP_MODELS[name], STEP_FORMS[form], f">= {target:g}", f"{ratio:.2f}",
+                     "met" if ratio >= target else "missed"]
+                )  # fmt: skip
+    return "\n\n".join(
+        [
+            "## Whole training steps, milliseconds",
+            f"From `{source}`, by `python -m benchmarks.training_steps`, whose module says how.",
+            "\n".join(machine_lines(result)),
+            "Forward, backward and a step of Adam (PyTorch's is its fused one). Plain NumPy and fastact share all code "
+            "but the functions that fastact has; 'products alone' is that shared code. GELU of plain NumPy is SciPy's "
+            f"ndtr. OPENBLAS_THREAD_TIMEOUT is {result['settings']['openblas_thread_timeout']} for both.",
+            table(["", *STEP_FORMS.values()], rows),
+            table(["", "fastact against", "asked", "measured", ""], lines, left=2),
+        ]
+    )
+
+
+def page(result: dict[str, Any], source: str, *more: Any) -> str:
+    """docs/performance.md from a run and its source; then runs of fused functions or of whole steps, and theirs."""
+    sections = [
+        (fused if "cells" in run else steps)(run, path) for run, path in zip(more[::2], more[1::2], strict=True)
+    ]
+    return "\n".join([performance(result, source), *(section + "\n" for section in sections)])
 
 
 def performance(result: dict[str, Any], source: str) -> str:
@@ -254,12 +301,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path)
     parser.add_argument("--fused", type=Path, metavar="JSON", help="a run of fused functions, for a section of its own")
+    parser.add_argument("--steps", type=Path, metavar="JSON", help="a run of whole training steps, likewise")
     parser.add_argument("--out", type=Path, default=Path("docs/performance.md"))
     parser.add_argument("--readme", type=Path, help="replace the table in this file")
     args = parser.parse_args()
     result = json.loads(args.json.read_text())
-    fused_run = (json.loads(args.fused.read_text()), args.fused.as_posix()) if args.fused else ()
-    args.out.write_text(page(result, args.json.as_posix(), *fused_run))
+    runs = [(json.loads(path.read_text()), path.as_posix()) for path in (args.fused, args.steps) if path]
+    args.out.write_text(page(result, args.json.as_posix(), *(part for run in runs for part in run)))
     if args.readme:
         before, begin, rest = args.readme.read_text().partition(BEGIN)
         _, end, after = rest.partition(END)

@@ -14,7 +14,7 @@ import ulp
 
 import fastact as fa
 from fastact.spec.table import OPS
-from fastact.tools import bench, optimisers, verify
+from fastact.tools import bench, losses, norms, optimisers, verify
 from fastact.tools import peers as _peers
 from fastact.tools import truth as _truth
 from fastact.tools.fused import FUSIONS
@@ -412,6 +412,41 @@ def test_fused_peers_are_right(name, fusion, kind):
         loaded[0].finish()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "numpy",
+        "numba",
+        pytest.param("torch", marks=pytest.mark.torch),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("torch.compile", "jax", "tensorflow", "onnxruntime")),
+    ],
+)
+@pytest.mark.parametrize("op", [*bench.STEPPED, bench.DROPOUT])
+def test_peers_of_what_surrounds_activations_are_right(name, op):
+    loaded, missing = bench.load_peers([name], 1)
+    if missing:
+        pytest.skip(missing[name])
+    for cell in bench.cells([op], bench.ALL_KINDS, [4096, 2**16 + 2**10], np.dtype("float32")):
+        forms = bench.forms_of(loaded[0], cell)
+        # ONNX Runtime has no gradients, and Numba's loops are of norms
+        without = {"onnxruntime": cell.kind != "forward", "numba": op not in norms.OPS}
+        assert forms or without.get(name)
+        for form, call in forms.items():
+            for memory in cell.results:
+                memory[...] = np.nan
+            with loaded[0].mode(form):
+                assert bench.wrong(call(), cell) is None, form
+        assert not loaded[0].refused
+        loaded[0].finish()
+
+
+def test_a_wrong_loss_does_not_count(monkeypatch):
+    monkeypatch.setattr(losses, "FORMS", {**losses.FORMS, "numpy": lambda library, cell: {"none": lambda: 0.0}})
+    (row,) = bench.measure(["cross_entropy"], ["forward"], ["numpy"], [4096], rounds=1, threads=1)["cells"]
+    assert "relative error" in row["rejected"]["numpy none"]
+    assert row["libraries"]["fastact"]["seconds"] > 0
+
+
 # the report
 
 
@@ -475,7 +510,7 @@ def test_steps_of_an_optimiser():
         assert not row["rejected"]
 
 
-@pytest.mark.parametrize("name", ["torch", "numba"])
+@pytest.mark.parametrize("name", [pytest.param("torch", marks=pytest.mark.torch), "numba"])
 def test_peers_take_the_same_steps(name):
     libraries, missing = bench.load_peers([name], 1)
     if missing:
@@ -497,3 +532,30 @@ def test_a_wrong_step_does_not_count(monkeypatch):
     monkeypatch.setattr(optimisers, "FORMS", {**optimisers.FORMS, "numpy": lazy})
     (row,) = bench.measure(["adam"], ["update"], ["numpy"], [64], rounds=1, threads=1)["cells"]
     assert "p: relative error" in row["rejected"]["numpy no step"]
+
+
+# whole training steps
+
+
+@pytest.mark.parametrize("name", ["mlp", "block"])
+def test_whole_steps_compute_the_same(name):
+    training_steps = pytest.importorskip("benchmarks.training_steps")
+    model = training_steps.MODELS[name]
+    ours, theirs = (model(functions) for functions in (training_steps.FASTACT, training_steps.NUMPY))
+    for _ in range(training_steps.COMPARED):
+        loss = theirs.step()
+        assert ours.step() == pytest.approx(loss, rel=training_steps.TOLERANCE)
+        for got, want in zip(ours.gradients, theirs.gradients, strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
+def test_report_of_whole_steps(result):
+    report = pytest.importorskip("benchmarks.report")
+    run = {key: result[key] for key in ("machine", "versions", "load_before", "load_after")}
+    run |= {"missing": {}, "settings": {**result["settings"], "openblas_thread_timeout": "16"}, "models": {}}
+    times = {"numpy step": 0.05, "fastact step": 0.02, "torch eager": 0.018, "products numpy": 0.01}
+    run["models"]["mlp"] = {"steps": {form: {"median": seconds} for form, seconds in times.items()}}
+    section = report.page(result, "run.json", run, "steps.json").partition("## Whole training steps")[2]
+    assert "| 50.0 | 20.0 | 18.0 | - | 10.0 | - |" in section
+    assert "| plain NumPy | >= 2.3 | 2.50 | met |" in section
+    assert "| PyTorch eager | >= 1 | 0.90 | missed |" in section

@@ -134,6 +134,7 @@ def test_conventions_where_frameworks_disagree():
     assert slope("threshold", 0.5, threshold=0.5, value=1.0) == 0
 
 
+@pytest.mark.torch
 def test_agrees_with_frameworks_in_the_middle():
     """The definitions are those of PyTorch, where it has them."""
     torch = pytest.importorskip("torch")

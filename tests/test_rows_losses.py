@@ -452,6 +452,7 @@ def test_gradients_against_differences(dtype):
         assert np.isclose((f(x)[1] * v).sum(), numeric, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.torch
 def test_against_torch():
     torch = pytest.importorskip("torch")
     x, labels = logits_and_labels(np.float64, (20, 6), 9)

@@ -30,13 +30,13 @@ def text():
 class Model:
     """Characters to logits of the next ones."""
 
-    def __init__(self, characters, seed=0):
+    def __init__(self, characters, seed=0, dtype=np.float32):
         rng = np.random.default_rng(seed)
-        self.embedding = (0.02 * rng.standard_normal((characters, WIDTH))).astype(np.float32)
-        self.position = (0.02 * rng.standard_normal((TOKENS, WIDTH))).astype(np.float32)
-        self.blocks = [Block(WIDTH, 4, 256, seed=seed + i) for i in range(2)]
-        self.norm = np.ones(WIDTH, np.float32)
-        self.head = (rng.standard_normal((WIDTH, characters)) / np.sqrt(WIDTH)).astype(np.float32)
+        self.embedding = (0.02 * rng.standard_normal((characters, WIDTH))).astype(dtype)
+        self.position = (0.02 * rng.standard_normal((TOKENS, WIDTH))).astype(dtype)
+        self.blocks = [Block(WIDTH, 4, 256, dtype, seed + i) for i in range(2)]
+        self.norm = np.ones(WIDTH, dtype)
+        self.head = (rng.standard_normal((WIDTH, characters)) / np.sqrt(WIDTH)).astype(dtype)
         own = [self.embedding, self.position, self.norm, self.head]
         self.own_gradients = [np.zeros_like(p) for p in own]
         self.parameters = [*own, *(p for block in self.blocks for p in block.parameters)]

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-class Fused:
+@_driver.enable_vectorcall
+class Fused(_driver.FusedCallable):
     """One fused kind of an activation, such as ``fa.gelu.biased``."""
 
     def __init__(self, activation: Activation, kind: str, name: str = "") -> None:
@@ -60,9 +61,10 @@ class Fused:
     def _plainly(self) -> tuple[_driver.Function, tuple[float, ...]]:
         op = self.op.at_default or self.op
         self._plain = self.function(op), tuple(p.default for p in op.params if p.default is not None)
+        self.plain(*self._plain, self.roles, len(self.inputs), self.axis)
         return self._plain
 
-    def __call__(self, *arrays: Any, axis: int | None = None, out: Any = None, **params: Any) -> Any:
+    def _call(self, *arrays: Any, axis: int | None = None, out: Any = None, **params: Any) -> Any:
         variants = self.activation.variants
         if variants is not None and variants[0] in params:
             chosen = self.activation.variant(params.pop(variants[0]))

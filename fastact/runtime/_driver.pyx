@@ -6,6 +6,7 @@ It knows no mathematics: what a function runs, its resolver says.
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -789,112 +790,18 @@ cdef class Function:
         `roles` and `random` are those of inputs and outputs (see `run_fused`); an input ``c`` lies along the axis. None where
         arrays are not so plain, or anything is wrong.
         """
-        cdef fastact_fused f
-        cdef double scalars[2]
-        cdef fastact_slot *slot
-        cdef cnp.ndarray first, a
-        cdef int nin = len(arrays), nparam = len(params), nout = len(roles) - nin, number, nd, i, j, at = -1
-        cdef size_t bytes
-        cdef cnp.npy_intp length
-        cdef list results = []
-        cdef double value
-        cdef float narrow
-        cdef char blocks[BLOCKS]
-        cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
-        cdef tuple given
-        if not cnp.PyArray_CheckExact(arrays[0]):
+        cdef PyObject *given[FASTACT_ARGS]
+        cdef double numbers[FASTACT_ARGS]
+        cdef bytes letters = roles.encode()
+        cdef int j, nin = len(arrays), nparam = len(params)
+        if nin + nparam > FASTACT_ARGS:
             return None
-        first = arrays[0]
-        number, nd = cnp.PyArray_TYPE(first), cnp.PyArray_NDIM(first)
-        if (number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64) or nd == 0 or cnp.PyArray_SIZE(first) == 0:
-            return None
-        slot = &self.slots[0 if number == cnp.NPY_FLOAT32 else 1]
-        if axis is not None:
-            if type(axis) is not int or not -nd <= axis < nd:
-                return None
-            at = axis if axis >= 0 else axis + nd
-        given = (out,) if not isinstance(out, tuple) else <tuple> out
-        if out is None:
-            given = (None,) * nout
-        if len(given) != nout:
-            return None
-        memset(&f, 0, sizeof(f))
-        f.job.slot = slot
-        f.job.resolved = resolved_of(slot)
-        if f.job.resolved.nstage == 0:
-            return None
-        f.job.narg = nin + nparam + nout
-        if random is not None:
-            scalars[0], scalars[1], f.job.seed, f.job.offset = random
-            f.job.scalars = scalars
-        f.outer = f.channel = 1
-        f.inner = cnp.PyArray_SIZE(first)
-        if at >= 0:
-            f.channel, f.inner = cnp.PyArray_DIM(first, at), 1
-            for i in range(at):
-                f.outer *= cnp.PyArray_DIM(first, i)
-            for i in range(at + 1, nd):
-                f.inner *= cnp.PyArray_DIM(first, i)
-        bytes = cnp.PyArray_SIZE(first) * slot.size
         for j in range(nin):
-            if roles[j] == "r":
-                f.role[j], f.job.data[j] = FASTACT_RANDOM, blocks
-                continue
-            if roles[j] == "a":
-                if not same_layout(arrays[j], first, number):
-                    return None
-                f.role[j] = FASTACT_ARRAY
-            else:
-                if not cnp.PyArray_CheckExact(arrays[j]):
-                    return None
-                a = arrays[j]
-                if (at < 0 or cnp.PyArray_TYPE(a) != number or cnp.PyArray_NDIM(a) != 1 or not PyArray_ISCARRAY_RO(a)
-                        or cnp.PyArray_DIM(a, 0) != f.channel):
-                    return None
-                f.role[j] = FASTACT_CHANNEL
-            f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
+            given[j] = PyTuple_GET_ITEM(<PyObject *> arrays, j)
         for j in range(nparam):
-            value = params[j]
-            narrow = <float> value
-            fastact_fill(block, <char *> &narrow if slot.size == 4 else <char *> &value, slot.size)
-            f.role[nin + j] = FASTACT_VALUE
-            f.job.data[nin + j] = block
-            block += VECTOR
-        for j in range(nout):
-            what = given[j]
-            if roles[nin + j] == "s":
-                # into a new array, and out last of all
-                f.role[nin + nparam + j] = FASTACT_SUM
-                if what is None:
-                    length = f.channel
-                    a = PyArray_SimpleNew(1, &length, number)
-                else:
-                    if not cnp.PyArray_CheckExact(what):
-                        return None
-                    a = what
-                    if (cnp.PyArray_TYPE(a) != number or cnp.PyArray_NDIM(a) != 1 or not PyArray_ISCARRAY(a)
-                            or cnp.PyArray_DIM(a, 0) != f.channel):
-                        return None
-            else:
-                f.role[nin + nparam + j] = FASTACT_ARRAY
-                if what is None:
-                    a = PyArray_SimpleNew(nd, cnp.PyArray_DIMS(first), number)
-                else:
-                    if not same_layout(what, first, number) or not PyArray_ISCARRAY(<cnp.ndarray> what):
-                        return None
-                    a = what
-                    for i in range(nin):
-                        if roles[i] == "a" and partly(f.job.data[i], cnp.PyArray_BYTES(a), bytes):
-                            return None
-                        if roles[i] == "c" and overlaps(a, <cnp.ndarray> arrays[i]):
-                            return None
-                f.job.data[nin + nparam + j] = cnp.PyArray_BYTES(a)
-            for other in results:
-                if what is not None and shares(a, <cnp.ndarray> other):
-                    return None
-            results.append(a)
-        run_fused(&f, [a for a, role in zip(results, roles[nin:]) if role == "s"])
-        return results[0] if nout == 1 else tuple(results)
+            numbers[j] = params[j]
+        return call_fused(self, given, nin, numbers, nparam, letters, len(letters) - nin,
+                          NULL if axis is None else <PyObject *> axis, NULL if out is None else <PyObject *> out, random)
 
     def run_fused(self, str dtype, tuple arrays, str roles, Py_ssize_t outer, Py_ssize_t channel, Py_ssize_t inner,
                   tuple random=None):
@@ -924,6 +831,7 @@ cdef class Function:
         cdef fastact_slot *slot = &self.slots[DTYPES.index(dtype)]
         cdef int j
         cdef list sums = []
+        cdef char *to[FASTACT_ARGS]
         memset(&f, 0, sizeof(f))
         f.job.slot = slot
         f.job.resolved = resolved_of(slot)
@@ -941,14 +849,16 @@ cdef class Function:
                 f.job.data[j] = blocks
                 continue
             if role == "s":
-                sums.append(np.empty(channel, np.float64 if slot.compute == 8 else np.float32))
+                found = np.empty(channel, np.float64 if slot.compute == 8 else np.float32)
+                to[len(sums)] = cnp.PyArray_BYTES(<cnp.ndarray> found)
+                sums.append(found)
                 continue
             f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
             if role == "v":
                 fastact_fill(block, f.job.data[j], slot.compute)
                 f.job.data[j] = block
                 block += VECTOR
-        run_fused(&f, sums)
+        run_fused(&f, to)
         return sums
 
     def plain_packed(self, object dy, object packed, bint gate_first, object axis, tuple params, object out):
@@ -1062,18 +972,148 @@ cdef class Function:
             no_memory()
 
 
-cdef int run_fused(fastact_fused *f, list sums) except -1:
-    # and its sums into arrays of the computing dtype
+cdef object call_fused(Function function, PyObject **arrays, int nin, const double *params, int nparam, const char *roles,
+                       int nout, PyObject *axis, PyObject *out, tuple random):
+    # Function.plain_fused; `roles` of inputs and outputs, null pointers for what is None
+    cdef fastact_fused f
+    cdef double scalars[2]
+    cdef fastact_slot *slot
+    cdef cnp.ndarray first, a
+    cdef int number, nd, i, j, at = -1, nsum = 0
+    cdef size_t bytes
+    cdef cnp.npy_intp length
+    cdef PyObject *given
+    cdef PyObject *results[FASTACT_ARGS]
+    cdef char *sums[FASTACT_ARGS]
+    cdef float narrow
+    cdef char blocks[BLOCKS]
+    cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
+    cdef tuple found = None
+    if not cnp.PyArray_CheckExact(<object> arrays[0]):
+        return None
+    first = <cnp.ndarray> arrays[0]
+    number, nd = cnp.PyArray_TYPE(first), cnp.PyArray_NDIM(first)
+    if (number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64) or nd == 0 or cnp.PyArray_SIZE(first) == 0:
+        return None
+    slot = &function.slots[0 if number == cnp.NPY_FLOAT32 else 1]
+    if axis != NULL:
+        if type(<object> axis) is not int or not -nd <= <object> axis < nd:
+            return None
+        at = <object> axis
+        at = at if at >= 0 else at + nd
+    if out != NULL and isinstance(<object> out, tuple):
+        if PyTuple_GET_SIZE(out) != nout:
+            return None
+    elif out != NULL and nout != 1:
+        return None
+    memset(&f, 0, sizeof(f))
+    f.job.slot = slot
+    f.job.resolved = resolved_of(slot)
+    if f.job.resolved.nstage == 0:
+        return None
+    f.job.narg = nin + nparam + nout
+    if random is not None:
+        scalars[0], scalars[1], f.job.seed, f.job.offset = random
+        f.job.scalars = scalars
+    f.outer = f.channel = 1
+    f.inner = cnp.PyArray_SIZE(first)
+    if at >= 0:
+        f.channel, f.inner = cnp.PyArray_DIM(first, at), 1
+        for i in range(at):
+            f.outer *= cnp.PyArray_DIM(first, i)
+        for i in range(at + 1, nd):
+            f.inner *= cnp.PyArray_DIM(first, i)
+    bytes = cnp.PyArray_SIZE(first) * slot.size
+    for j in range(nin):
+        if roles[j] == c"r":
+            f.role[j], f.job.data[j] = FASTACT_RANDOM, blocks
+            continue
+        if roles[j] == c"a":
+            if not same_layout(<object> arrays[j], first, number):
+                return None
+            f.role[j] = FASTACT_ARRAY
+        else:
+            if at < 0 or not is_column(<object> arrays[j], number, f.channel):
+                return None
+            f.role[j] = FASTACT_CHANNEL
+        f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
+    for j in range(nparam):
+        narrow = <float> params[j]
+        fastact_fill(block, <char *> &narrow if slot.size == 4 else <char *> &params[j], slot.size)
+        f.role[nin + j] = FASTACT_VALUE
+        f.job.data[nin + j] = block
+        block += VECTOR
+    if nout > 1:
+        found = PyTuple_New(nout)
+    for j in range(nout):
+        given = out
+        if out != NULL and isinstance(<object> out, tuple):
+            given = PyTuple_GET_ITEM(out, j)
+            if <object> given is None:
+                given = NULL
+        if roles[nin + j] == c"s":
+            # into a new array, and out last of all
+            f.role[nin + nparam + j] = FASTACT_SUM
+            if given == NULL:
+                length = f.channel
+                a = PyArray_SimpleNew(1, &length, number)
+            elif not is_column(<object> given, number, f.channel) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> given):
+                return None
+            else:
+                a = <cnp.ndarray> given
+            sums[nsum] = cnp.PyArray_BYTES(a)
+            nsum += 1
+        else:
+            f.role[nin + nparam + j] = FASTACT_ARRAY
+            if given == NULL:
+                a = PyArray_SimpleNew(nd, cnp.PyArray_DIMS(first), number)
+            else:
+                if not same_layout(<object> given, first, number) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> given):
+                    return None
+                a = <cnp.ndarray> given
+                for i in range(nin):
+                    if roles[i] == c"a" and partly(f.job.data[i], cnp.PyArray_BYTES(a), bytes):
+                        return None
+                    if roles[i] == c"c" and overlaps(a, <cnp.ndarray> arrays[i]):
+                        return None
+            f.job.data[nin + nparam + j] = cnp.PyArray_BYTES(a)
+        if given != NULL:
+            for i in range(j):
+                if shares(a, <cnp.ndarray> results[i]):
+                    return None
+        results[j] = <PyObject *> a
+        if nout > 1:
+            Py_INCREF(a)
+            PyTuple_SET_ITEM(found, j, a)
+    run_fused(&f, sums)
+    return a if nout == 1 else found
+
+
+cdef inline bint is_column(object given, int number, Py_ssize_t n):
+    # one value for each of n columns, as kernels take them
+    cdef cnp.ndarray a
+    if not cnp.PyArray_CheckExact(given):
+        return False
+    a = given
+    return (cnp.PyArray_TYPE(a) == number and cnp.PyArray_NDIM(a) == 1 and PyArray_ISCARRAY_RO(a)
+            and cnp.PyArray_DIM(a, 0) == n)
+
+
+cdef int run_fused(fastact_fused *f, char **sums) except -1:
+    # and its sums into memory of the computing dtype
     cdef int s
     cdef char *repeated = NULL
-    with nogil:
+    if f.outer * f.channel * f.inner < HOLD_GIL:
         fastact_run_fused(f, &repeated)
+    else:
+        with nogil:
+            fastact_run_fused(f, &repeated)
     free(repeated)
     try:
         if f.job.failed:
             no_memory()
         for s in range(f.nsum):
-            if fastact_combine(f, s, cnp.PyArray_BYTES(<cnp.ndarray> sums[s])) < 0:
+            if fastact_combine(f, s, sums[s]) < 0:
                 no_memory()
     finally:
         free(f.partial)
@@ -1920,10 +1960,60 @@ cdef object call_unpacked(Callable self, PyObject **args, Py_ssize_t n, PyObject
     return self.call_with(tuple([<object> args[j] for j in range(n)]), kwargs)
 
 
+cdef class FusedCallable:
+    """Calls of a fused function with plain arrays and nothing but ``out=`` go to its kernels at once, see `plain`; all others
+    to the method ``_call`` of a subclass."""
+
+    cdef void *vectorcall
+    cdef Function function
+    cdef bytes roles_
+    cdef int narrays, nparam
+    cdef object along  # the axis, or None
+    cdef double numbers[MAX_PARAMS]
+
+    def __cinit__(self, *args, **kwargs):
+        self.vectorcall = <void *> call_fused_vector
+
+    def __call__(self, *arrays, **kwargs):
+        return PyVectorcall_Call(self, <PyObject *> arrays, <PyObject *> kwargs)
+
+    def plain(self, Function function, tuple numbers, str roles, int narrays, along):
+        """From now on: so many arrays, `function` with these parameters, `roles` of inputs and outputs, the axis."""
+        cdef int j
+        if len(numbers) > MAX_PARAMS:
+            raise ValueError(f"more than {MAX_PARAMS} parameters")
+        for j in range(len(numbers)):
+            self.numbers[j] = numbers[j]
+        self.nparam, self.narrays = len(numbers), narrays
+        self.roles_, self.along, self.function = roles.encode(), along, function
+
+
+cdef object call_fused_vector(object callable_, PyObject **args, size_t nargsf, PyObject *kwnames):
+    # vectorcall (PEP 590)
+    cdef FusedCallable self = <FusedCallable> callable_
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), j
+    cdef PyObject *out = NULL
+    cdef dict kwargs = {}
+    cdef bint plain = self.function is not None and n == self.narrays
+    if plain and kwnames != NULL:
+        plain = PyTuple_GET_SIZE(kwnames) == 1 and PyTuple_GET_ITEM(kwnames, 0) == <PyObject *> OUT
+        if plain and args[n] != <PyObject *> None:
+            out = args[n]
+    if plain:
+        found = call_fused(self.function, args, n, self.numbers, self.nparam, self.roles_, len(self.roles_) - n,
+                           NULL if self.along is None else <PyObject *> self.along, out, None)
+        if found is not None:
+            return found
+    if kwnames != NULL:
+        for j in range(PyTuple_GET_SIZE(kwnames)):
+            kwargs[<object> PyTuple_GET_ITEM(kwnames, j)] = <object> args[n + j]
+    return self._call(*[<object> args[j] for j in range(n)], **kwargs)
+
+
 def enable_vectorcall(cls):
-    """Let calls of a subclass of `Callable` that keeps its ``__call__`` skip the tuple and the dict."""
+    """Let calls of a subclass of `Callable` or `FusedCallable` that keeps its ``__call__`` skip the tuple and the dict."""
     cdef PyTypeObject *type_ = <PyTypeObject *> cls
-    if not issubclass(cls, Callable) or cls.__call__ is not Callable.__call__:
+    if not issubclass(cls, (Callable, FusedCallable)) or cls.__call__ not in (Callable.__call__, FusedCallable.__call__):
         raise TypeError(f"{cls.__name__} has a __call__ of its own")
     type_.tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL
     PyType_Modified(type_)
@@ -1933,4 +2023,8 @@ def enable_vectorcall(cls):
 cdef Callable _example = Callable("", None, 1, (), (), (), None)
 (<PyTypeObject *> Callable).tp_vectorcall_offset = (
     <char *> &_example.vectorcall - <char *> <PyObject *> _example
+)
+cdef FusedCallable _fused_example = FusedCallable()
+(<PyTypeObject *> FusedCallable).tp_vectorcall_offset = (
+    <char *> &_fused_example.vectorcall - <char *> <PyObject *> _fused_example
 )

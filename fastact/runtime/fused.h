@@ -312,25 +312,30 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
         f->columns /= 2;
     /* the more at a time, the fewer calls, and ends that are not aligned */
     f->together = 1;
-    if (f->width <= f->columns)
-        f->together = f->nsum ? FASTACT_QUAD : job->stream ? fastact_least(f->block, fastact_over(TOGETHER, f->width)) : 1;
+    if (f->width <= f->columns) {
+        const ptrdiff_t most = fastact_over(job->stream ? TOGETHER : CACHED / compute, f->width);
+        f->together = f->nsum ? FASTACT_QUAD : fastact_least(fastact_least(f->block, rows), most);
+    }
     if (f->copies * f->together > 1) {
         int many = 0;
         for (int j = 0; j < job->narg; j++)
             many += f->role[j] == FASTACT_CHANNEL;
         if (many) {
+            /* no more than there are rows */
             const ptrdiff_t channel = f->channel * compute;
-            char *to = *repeated = (char *)malloc((size_t)(many * f->copies * f->together * channel));
+            const ptrdiff_t all = fastact_least(f->copies * f->together, job->rows) * channel;
+            char *to = *repeated = (char *)malloc((size_t)(many * all));
             if (!to) {
                 job->failed = true;
                 return;
             }
             for (int j = 0; j < job->narg; j++)
                 if (f->role[j] == FASTACT_CHANNEL) {
-                    for (ptrdiff_t k = 0; k < f->copies * f->together; k++)
-                        memcpy(to + k * channel, job->data[j], (size_t)channel);
+                    memcpy(to, job->data[j], (size_t)channel);
+                    for (ptrdiff_t done = channel; done < all; done *= 2)
+                        memcpy(to + done, to, (size_t)fastact_least(done, all - done));
                     job->data[j] = to;
-                    to += f->copies * f->together * channel;
+                    to += all;
                 }
         }
     }

@@ -15,9 +15,9 @@ How it is measured, and why so:
 - Backward: a library may start from x or from y, whichever is faster for it; training has both.
 - Large arrays: a streaming copy (forward) or triad (backward), the best of several implementations, races in the same
   rounds; ``stream_share`` is its time over ours.
-- Fused functions, such as ``gelu.biased``, and norms run forward and as a step: the value, then every gradient. What
-  memory bounds them to is the time of a copy by the number of arrays that must be read or written, over two. So for a
-  step of an optimiser, kind ``update``.
+- Fused functions, such as ``gelu.biased``, norms and losses run forward and as a step: the value, then every gradient.
+  What memory bounds them to is the time of a copy by the number of arrays that must be read or written, over two. So
+  for a step of an optimiser, kind ``update``.
 - Every form's result is compared with the textbook value before it is timed.
 """
 
@@ -49,9 +49,10 @@ import numpy as np
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
 from fastact.spec.units import UNITS
-from fastact.tools import norms, optimisers
+from fastact.tools import losses, norms, optimisers
 from fastact.tools.fused import FUSIONS
-from fastact.tools.norms import NormCell, forms_of, norm_cell
+from fastact.tools.losses import LossCell, forms_of, loss_cell
+from fastact.tools.norms import NormCell, norm_cell
 from fastact.tools.optimisers import UpdateCell, update_cell
 from fastact.tools.peers import DROPPED, PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
 from fastact.tools.truth import TRUTH
@@ -87,6 +88,11 @@ RETRIES = 4
 HOPELESS_FORM, HOPELESS_PEER = 1.3, 8.0
 ROWS = ("softmax", "log_softmax")
 DROPOUT = "dropout"
+# with cells of their own, of rows, and with kind "step"
+STEPPED: dict[str, Callable[..., Cell]] = {
+    **dict.fromkeys(norms.OPS, norm_cell),
+    **dict.fromkeys(losses.OPS, loss_cell),
+}
 STREAM_SIZE = 2**24  # from here on arrays are larger than the caches of most machines
 HEAD = 2**16  # elements of a result that are compared with the textbook value
 
@@ -97,7 +103,7 @@ def is_fused(op: str) -> bool:
 
 def kinds_of(op: str, kinds: Sequence[str] = ALL_KINDS) -> list[str]:
     """Those of `kinds` that the function has."""
-    fused = is_fused(op) or op in norms.OPS
+    fused = is_fused(op) or op in STEPPED
     own = ("update",) if op in optimisers.OPS else FUSED_KINDS if fused else KINDS
     return [kind for kind in kinds if kind in own]
 
@@ -306,16 +312,16 @@ def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype: np.dtype) -> Iterator[Cell]:
     for n in dict.fromkeys(n for op in ops for n in sizes_of(op, sizes)):
-        many = any(is_fused(op) or op in norms.OPS for op in ops)
+        many = any(is_fused(op) or op in STEPPED for op in ops)
         flat = [aligned((n,), dtype, i) for i in range(8 if many else 5)]
         rng = np.random.default_rng(0)
         # both tails and the middle, as before normalisation
         flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
         flat[1][:] = rng.standard_normal(n, dtype=dtype)
         for op in (op for op in ops if n in sizes_of(op, sizes)):
-            if op in norms.OPS:
+            if op in STEPPED:
                 for kind in kinds_of(op, kinds):
-                    yield norm_cell(op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
+                    yield STEPPED[op](op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
                 continue
             if op in optimisers.OPS:
                 yield from (update_cell(op, flat) for _ in kinds_of(op, kinds))
@@ -372,7 +378,7 @@ def wrong(result: Any, cell: Cell) -> str | None:
     """What is wrong with a form's result, or None: a peer that computes something else is no peer."""
     if isinstance(cell, UpdateCell):
         return cell.wrong(HEAD)
-    if isinstance(cell, (FusedCell, NormCell)):
+    if isinstance(cell, (FusedCell, NormCell, LossCell)):
         results = result if isinstance(result, (tuple, list)) else (result,)
         if len(results) != len(cell.expected):
             return f"{len(results)} results"
@@ -396,7 +402,8 @@ def wrong_dropout(result: Any, cell: Cell) -> str | None:
 
 
 def error_of(result: Any, expected: np.ndarray, cell: Cell) -> str | None:
-    got = np.asarray(result.detach() if hasattr(result, "detach") else result)[: len(expected)].astype(np.float64)
+    got = np.asarray(result.detach() if hasattr(result, "detach") else result).astype(np.float64)
+    got = got[: len(expected)] if expected.ndim else got
     if got.shape != expected.shape:
         return f"shape {got.shape}"
     # loose: gelu by exp near 0 and the like are approximations that people use. Terms of a sum over rows may cancel
@@ -599,7 +606,7 @@ def measure(
         peers, result["missing"] = load_peers(against, threads)
         libraries = [FastAct(threads), *peers]
         result["versions"] = {library.name: library.version() for library in libraries}
-        elementwise = [op for op in ops if not is_fused(op) and op not in (*optimisers.OPS, *norms.OPS)]
+        elementwise = [op for op in ops if not is_fused(op) and op not in (*optimisers.OPS, *STEPPED)]
         result["small_calls"] = small_calls(libraries, kind_of) if elementwise else {}
         libraries += [Composed(threads), Stream(threads, peers)]
         result["cells"] = []
@@ -644,7 +651,7 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         rejected |= {f"{library.name} {form}": reason for form, reason in library.refused.items()}
         library.finish()
     stream = found.pop("stream", None)
-    if stream and isinstance(cell, (FusedCell, NormCell, UpdateCell)):
+    if stream and isinstance(cell, (FusedCell, NormCell, LossCell, UpdateCell)):
         stream["floor"] = stream["seconds"] * cell.streams / 2
     rivals = {name: mine["seconds"] for name, mine in found.items() if name not in ("fastact", "composed")}
     best = min(rivals, key=lambda name: rivals[name], default=None)
@@ -791,7 +798,7 @@ def plot(result: dict[str, Any], path: str) -> None:
 
 
 def _op(text: str) -> str:
-    if text in (*ROWS, DROPOUT) or text in (*optimisers.OPS, *norms.OPS):
+    if text in (*ROWS, DROPOUT) or text in (*optimisers.OPS, *STEPPED):
         return text
     name, dot, fusion = text.partition(".")
     if dot and fusion not in FUSIONS:
@@ -849,13 +856,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OP",
         help=f"activations or {DROPOUT} (default: {', '.join(OPS)}), "
         f"fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
-        f"norms: {', '.join(norms.OPS)}; steps of optimisers: {', '.join(optimisers.OPS)}",
+        f"norms and losses: {', '.join(STEPPED)}; steps of optimisers: {', '.join(optimisers.OPS)}",
     )
     parser.add_argument(
         "--kinds",
         type=_list_of(str, ALL_KINDS),
         default=ALL_KINDS,
-        help="forward,backward, of fused functions and norms forward,step, of optimisers update (default: all)",
+        help="forward,backward, of fused functions, norms and losses forward,step, of optimisers update (default: all)",
     )
     parser.add_argument(
         "--against",

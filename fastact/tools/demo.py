@@ -279,6 +279,7 @@ class Dense(Layer):
         self.shapes = ((inputs, units), (units,)) if use_bias else ((inputs, units),)
         self.z = np.empty((batch_size, units), np.float32)
         self.dx = np.empty((batch_size, inputs), np.float32)
+        self.transposed = np.empty((units, inputs), np.float32)
 
     def initialise(self, rng: np.random.Generator) -> None:
         # the divisor is the standard deviation of a normal distribution cut off at two standard deviations
@@ -302,7 +303,9 @@ class Dense(Layer):
             np.add.reduce(dz, axis=0, out=self.gradient[1])
         if self.first:
             return None  # nobody asks for the gradient of the images
-        return np.matmul(dz, self.parameters[0].T, out=self.dx[: len(dz)])
+        # as a view 64 × 64 weights take OpenBLAS 9.6 µs, with the copy it is 6.4
+        np.copyto(self.transposed, self.parameters[0].T)
+        return np.matmul(dz, self.transposed, out=self.dx[: len(dz)])
 
 
 class BatchNormalization(Layer):
@@ -485,7 +488,7 @@ def train_epoch(
 ) -> float:  # fmt: skip
     """One pass over the data in a new order; returns the mean loss. `step` is the optimiser's."""
     order = rng.permutation(len(x))
-    x, labels = x[order], labels[order]
+    x, labels = x.take(order, 0), labels.take(order)
     total = 0.0
     for start in range(0, len(x), batch_size):
         batch = slice(start, start + batch_size)

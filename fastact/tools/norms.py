@@ -172,6 +172,78 @@ def torch(library: Any, cell: NormCell) -> dict[str, Form]:
     return found
 
 
+def torch_compile(library: Any, cell: NormCell) -> dict[str, Form]:
+    t = library.torch
+    tensors = [t.from_numpy(a) for a in (cell.out, cell.dy, cell.x, *cell.columns)]
+    shape = [cell.x.shape[1]]
+    f = t.nn.functional.layer_norm if cell.centred else t.nn.functional.rms_norm
+
+    def into(out: Any, dy: Any, *leaves: Any) -> Any:
+        return out.copy_(f(leaves[0], shape, *leaves[1:], eps=EPS))
+
+    if cell.kind == "forward":
+        return {"functional": partial(t.compile(into, dynamic=False), *tensors)}
+    leaves = [a.clone().requires_grad_() for a in tensors[2:]]
+    compiled = t.compile(lambda *leaves: f(leaves[0], shape, *leaves[1:], eps=EPS), dynamic=False)
+
+    def step() -> tuple[Any, ...]:
+        y = compiled(*leaves)
+        return y, *t.autograd.grad(y, leaves, tensors[1])
+
+    return {"autograd": step}
+
+
+def jax(library: Any, cell: NormCell) -> dict[str, Form]:
+    jnp = library.jax.numpy
+    if cell.x.dtype == np.float64:
+        library.jax.config.update("jax_enable_x64", True)
+
+    def forward(x: Any, weight: Any, bias: Any = None) -> Any:
+        if bias is None:
+            return x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + EPS) * weight
+        d = x - jnp.mean(x, -1, keepdims=True)
+        return d / jnp.sqrt(jnp.mean(d * d, -1, keepdims=True) + EPS) * weight + bias
+
+    def step(dy: Any, *args: Any) -> tuple[Any, ...]:
+        y, gradients = library.jax.vjp(forward, *args)
+        return y, *gradients(dy)
+
+    given = tuple(map(library.jax.device_put, (cell.x, *cell.columns)))
+    if cell.kind == "forward":
+        return dict(library.jitted("jit", forward, given, cell.results))
+    return dict(library.jitted("jit", step, (library.jax.device_put(cell.dy), *given), cell.results))
+
+
+def tensorflow(library: Any, cell: NormCell) -> dict[str, Form]:
+    tf = library.tf
+
+    def forward(x: Any, weight: Any, bias: Any = None) -> Any:
+        # as Keras does it
+        if bias is None:
+            return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + EPS) * weight
+        mean, variance = tf.nn.moments(x, -1, keepdims=True)
+        return tf.nn.batch_normalization(x, mean, variance, bias, weight, EPS)
+
+    def step(dy: Any, *args: Any) -> tuple[Any, ...]:
+        with tf.GradientTape() as tape:
+            tape.watch(args)
+            y = forward(*args)
+        return y, *tape.gradient(y, args, dy)
+
+    if cell.kind == "forward":
+        return dict(library.ways(forward, (cell.x, *cell.columns)))
+    return dict(library.ways(step, (cell.dy, cell.x, *cell.columns)))
+
+
+def onnxruntime(library: Any, cell: NormCell) -> dict[str, Form]:
+    if cell.kind != "forward":
+        return {}
+    op, inputs = "SimplifiedLayerNormalization", {"x": cell.x, "weight": cell.weight}
+    if cell.centred:
+        op, inputs["bias"] = "LayerNormalization", cell.bias
+    return dict(library.models([(op, [(op, " ".join(inputs), "y", {"epsilon": EPS})])], cell, inputs))
+
+
 def numba(library: Any, cell: NormCell) -> dict[str, Form]:
     import numba as nb
 
@@ -249,6 +321,10 @@ FORMS: Mapping[str, Callable[[Any, NormCell], dict[str, Form]]] = {
     "fastact": fastact,
     "numpy": numpy,
     "torch": torch,
+    "torch.compile": torch_compile,
+    "jax": jax,
+    "tensorflow": tensorflow,
+    "onnxruntime": onnxruntime,
     "numba": numba,
 }
 

@@ -673,10 +673,12 @@ class TorchCompile(Torch):
         out = self.torch.from_numpy(cell.out)
         for name, call in self.calls(cell).items():
             func = getattr(call.func, "overloadpacket", call.func)
-            rest = {k: v for k, v in call.keywords.items() if k not in ("out", "grad_input")}
+            rest = {k: v for k, v in call.keywords.items() if k not in ("out", "grad_input", "out0", "out1")}
 
             def into(out, *args, func=func, rest=rest):
-                return out.copy_(func(*args, **rest))
+                got = func(*args, **rest)
+                # a dropout gives its mask, too
+                return out.copy_(got[0] if isinstance(got, tuple) else got)
 
             found[name.replace(" out=", "")] = partial(self.torch.compile(into, dynamic=False), out, *call.args)
         return found
@@ -801,28 +803,36 @@ class ONNXRuntime(Peer):
         self.live: list[Any] = []
 
     def forms(self, cell: Cell) -> dict[str, Form]:
-        found: dict[str, Form] = {}
         models = HOW.get(cell.op, {}).get("onnxruntime", [])
+        inputs = {"x": cell.x}
         if isinstance(cell, FusedCell):
             plain = HOW.get(cell.activation, {}).get("onnxruntime", [])
             models = [*models, *((name, cell.fusion.nodes(nodes)) for name, nodes in plain)]
-        for name, nodes in models if cell.kind == "forward" else []:
+            inputs["second"] = cell.second
+        return self.models(models, cell, inputs) if cell.kind == "forward" else {}
+
+    def models(
+        self, models: list[tuple[str, list[tuple]]], cell: Cell, inputs: dict[str, np.ndarray]
+    ) -> dict[str, Form]:
+        """Forms of these names and nodes, from `inputs` to "y"."""
+        found: dict[str, Form] = {}
+        for name, nodes in models:
             try:
-                found[name] = self.bound(nodes, cell)
+                found[name] = self.bound(nodes, cell, inputs)
             except (self.states.NotImplemented, self.states.InvalidGraph, self.states.Fail) as error:
                 # many operators exist for float32 only
                 self.refused[name] = str(error).partition(" : ")[2]
         return found
 
-    def bound(self, nodes: list[tuple], cell: Cell) -> Form:
+    def bound(self, nodes: list[tuple], cell: Cell, inputs: dict[str, np.ndarray]) -> Form:
         from onnx import helper
 
-        inputs = {"x": cell.x} | ({"second": cell.second} if isinstance(cell, FusedCell) else {})
         # halves of an array are not bound as they are
         inputs = {n: np.ascontiguousarray(a) for n, a in inputs.items()}
+        y = cell.results[0]
         info = [
             helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for n, a in (*inputs.items(), ("y", cell.out))
+            for n, a in (*inputs.items(), ("y", y))
         ]
         made = [helper.make_node(op, ins.split(), outs.split(), **attrs) for op, ins, outs, attrs in nodes]
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
@@ -837,12 +847,13 @@ class ONNXRuntime(Peer):
         binding = session.io_binding()
         for n, a in inputs.items():
             binding.bind_input(n, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
-        binding.bind_output("y", "cpu", 0, cell.x.dtype, cell.out.shape, cell.out.ctypes.data)
-        self.live.append((session, binding))
+        binding.bind_output("y", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+        # which keeps no reference to the arrays
+        self.live.append((session, binding, inputs))
 
         def call():
             session.run_with_iobinding(binding)
-            return cell.out
+            return y
 
         return call
 
@@ -853,6 +864,7 @@ class ONNXRuntime(Peer):
 
 
 OPSET = 22
+ONNX_BOOL = 9  # TensorProto.BOOL
 
 
 class TensorFlow(Peer):
@@ -898,9 +910,14 @@ class TensorFlow(Peer):
                 return tape.gradient(value, x, dy)
 
             args = (cell.dy, cell.x)
+        return self.ways(fn, args, eager=cell.kind in ("forward", "step") or g is not None)
+
+    def ways(self, fn: Callable, args: tuple[np.ndarray, ...], eager: bool = True) -> dict[str, Form]:
+        """A function of these arrays as it is, in a graph, and compiled."""
+        tf = self.tf
         args = tuple(map(tf.constant, args))
         found: dict[str, Form] = {}
-        if cell.kind in ("forward", "step") or g is not None:
+        if eager:
             found["eager"] = partial(fn, *args)
         spec = [tf.TensorSpec(a.shape, a.dtype) for a in args]
         for jit in (False, True):
@@ -1254,6 +1271,16 @@ HOW: dict[str, dict[str, Any]] = {
             t.ops.aten.native_dropout_backward.out, dy, y != 0, 1 / (1 - DROPPED), out=out
         ),
         "jax": jax_dropout,
+        "onnxruntime": [
+            (
+                "Dropout",
+                [
+                    ("Constant", "", "ratio", {"value_float": DROPPED}),
+                    ("Cast", "ratio", "training", {"to": ONNX_BOOL}),
+                    ("Dropout", "x ratio training", "y", {}),
+                ],
+            )
+        ],
         "tensorflow forward": lambda tf, x: tf.nn.dropout(x, DROPPED),
     },
 }
