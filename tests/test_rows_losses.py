@@ -1,9 +1,9 @@
-"""softmax_cross_entropy and sigmoid_cross_entropy: values, gradients, options, bits, bad input."""
+"""softmax_cross_entropy, nll_loss and sigmoid_cross_entropy: values, gradients, options, bits, bad input."""
 
 import numpy as np
 import pytest
 import rows_oracle as truth
-from cases import BACKENDS, same
+from cases import BACKENDS, DTYPES, agreed, same
 from ulp import BFLOAT16, poisoned
 
 import fastact as fa
@@ -12,7 +12,7 @@ FLOATS = (np.float32, np.float64)
 LENGTHS = (1, 2, 7, 8, 9, 10, 16, 17, 64, 65, 100, 1000, 1025)
 
 each_float = pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.__name__)
-softmax_ce, sigmoid_ce = fa.softmax_cross_entropy, fa.sigmoid_cross_entropy
+softmax_ce, sigmoid_ce, nll = fa.softmax_cross_entropy, fa.sigmoid_cross_entropy, fa.nll_loss
 
 
 def logits_and_labels(dtype, shape, seed=0, spread=3):
@@ -187,6 +187,11 @@ def test_axes_layouts_and_in_place(dtype, backend):
     assert g is q
     assert same(v, v0)
     assert same(q, g0)
+    for axis in (0, 1):
+        z, q = (np.ascontiguousarray(np.moveaxis(a, -1, axis)) for a in (x, p))
+        v, g = softmax_ce.value_and_grad(z, q, axis=axis)
+        assert same(v, v0)
+        assert same(np.moveaxis(g, axis, -1), g0)
     out = poisoned(x.shape, dtype, "F")
     assert softmax_ce.value_and_grad(x, labels, out=out)[1] is out
     assert same(out, grad)
@@ -392,6 +397,139 @@ def test_empty(backend):
     assert sigmoid_ce(x, x, reduction="sum") == 0
 
 
+NLL_OPTIONS = {
+    name: options for name, options in OPTIONS.items() if options.keys() <= {"weight", "ignore_index", "reduction"}
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("options", NLL_OPTIONS.values(), ids=NLL_OPTIONS)
+def test_nll_loss(options, dtype):
+    eps = 2.0**-7 if dtype == BFLOAT16 else float(np.finfo(dtype).eps)
+    for shape in ((1, 1), (5, 2), (11, 7), (3, 4, 1000), (2, 40_000), (5000, 3)):
+        x, labels = logits_and_labels(np.float64, shape, shape[-1])
+        x = -np.abs(x).astype(dtype)
+        if "ignore_index" in options:
+            labels[..., ::3] = options["ignore_index"]
+        keywords = given(options, shape[-1], dtype.type)
+
+        def compute(x=x, labels=labels, keywords=keywords):
+            return nll.value_and_grad(x, labels, **keywords)
+
+        value, grad = agreed(compute)
+        want, want_grad = truth.nll_loss(x, labels, **keywords)
+        assert np.asarray(value).dtype == grad.dtype == dtype
+        assert np.shape(value) == np.shape(want)
+        assert np.allclose(np.asarray(value, float), want, rtol=4 * eps, atol=4 * eps, equal_nan=True)
+        assert np.allclose(grad.astype(float), want_grad, rtol=4 * eps, atol=0, equal_nan=True)
+        assert same(np.asarray(nll(x, labels, **keywords)), np.asarray(value))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+# planes of less than a piece, of some pieces, of many classes
+@pytest.mark.parametrize("shape", [(4, 5, 6), (3, 100, 501), (2, 3000, 300), (1, 7, 60_000)])
+def test_nll_loss_axes_layouts_and_in_place(shape, dtype, threads):
+    x, labels = logits_and_labels(np.float64, shape, 1)
+    x = x.astype(dtype)
+    threads(1)
+    value, grad = nll.value_and_grad(x, labels, ignore_index=2)
+    each = nll(x, labels, ignore_index=2, reduction="none")
+    for n in (1, 3):
+        threads(n)
+        for axis in (0, 1, -1):
+            moved = np.moveaxis(x, -1, axis)
+            for z in (moved, np.ascontiguousarray(moved), np.asfortranarray(moved), moved[::-1][::-1]):
+                v, g = nll.value_and_grad(z, labels, axis=axis, ignore_index=2)
+                assert same(v, value) and same(np.moveaxis(g, axis, -1), grad)
+                assert same(nll(z, labels, axis=axis, ignore_index=2, reduction="none"), each)
+                assert g.strides == z.strides or 1 in shape
+            spread = np.zeros((*moved.shape[:-1], 2 * moved.shape[-1]), dtype)[..., ::2]
+            spread[...] = moved
+            assert same(nll(spread, labels, axis=axis, ignore_index=2, reduction="none"), each)
+            for out in (moved.copy("C"), moved.copy("F"), spread):
+                assert nll.value_and_grad(out, labels, axis=axis, ignore_index=2, out=out)[1] is out
+                assert same(np.moveaxis(np.ascontiguousarray(out), axis, -1), grad)
+            out = poisoned(moved.shape, np.float32 if dtype == np.float64 else dtype)
+            nll.value_and_grad(moved, labels, axis=axis, ignore_index=2, out=out)
+            assert same(np.moveaxis(out, axis, -1), grad.astype(out.dtype))
+
+
+def test_nll_loss_special_values_and_memory(backend):
+    inf = np.inf
+    x = np.array([[0, -inf, -1], [np.nan, 0, -2], [inf, -3, 0]], np.float32)
+    loss, grad = nll.value_and_grad(x, [1, 0, 1], reduction="none")
+    assert same(loss, np.float32([inf, np.nan, 3])) and same(grad, 0 - np.eye(3, dtype=np.float32)[[1, 0, 1]])
+    # what is not at the label does not count
+    assert nll(x, [0, 1, 2]) == 0 and not np.signbit(nll(x, [0, 1, 2], reduction="none")).any()
+    # what does not count may be NaN
+    assert nll(x, [0, 0, 1], ignore_index=0) == 3
+    # the mean over no row; weights of 0
+    for keywords in ({"ignore_index": 1}, {"weight": [1.0, 0.0, 1.0]}):
+        with np.errstate(all="raise"):
+            value, grad = nll.value_and_grad(np.float64([[0, -1, -2]]), [1], **keywords)
+        assert np.isnan(value)
+        assert same(grad, np.zeros((1, 3))) if "ignore_index" in keywords else np.isnan(grad[0, 1])
+    # the gradient over labels and weights
+    p = np.log(np.random.default_rng(0).dirichlet(np.ones(8), 4))
+    weight = np.arange(1.0, 9)
+    value, want = nll.value_and_grad(p, [3, 1, 7, 0], weight=weight)
+    memory = np.zeros(32)
+    labels = memory[4:8].view(np.int64)
+    labels[:] = [3, 1, 7, 0]
+    memory[16:24] = weight
+    got, grad = nll.value_and_grad(p, labels, weight=memory[16:24], out=memory.reshape(4, 8))
+    assert same(got, value) and same(grad, want)
+    swapped = p.astype(p.dtype.newbyteorder())
+    assert same(nll(swapped, [3, 1, 7, 0], weight=weight), value)
+    assert nll.value_and_grad(swapped, [3, 1, 7, 0], weight=weight, out=swapped)[1] is swapped
+    assert same(swapped.astype(np.float64), want)
+    whole = np.array([[-1, -2], [-3, -4]])
+    assert nll(whole, [1, 0]) == 2.5 and nll.value_and_grad(whole, [1, 0])[1].dtype == np.float64
+    # one row; no row; no class
+    assert nll(p[0], 3) == nll(p[:1], [3]) and isinstance(nll(p[0], 3), np.float64)
+    value, grad = nll.value_and_grad(p[:0], np.zeros(0, int))
+    assert np.isnan(value) and grad.shape == (0, 8) and nll(p[:0], np.zeros(0, int), reduction="sum") == 0
+    with pytest.raises(ValueError, match="label 0 at position 0 is out of range for 0 classes"):
+        nll(p[:, :0], np.zeros(4, int))
+    value, grad = nll.value_and_grad(p[:, :0], np.zeros(4, int), ignore_index=0, weight=np.zeros(0))
+    assert np.isnan(value) and grad.shape == (4, 0)
+
+
+def test_nll_loss_is_that_of_log_softmax(backend):
+    x, labels = logits_and_labels(np.float64, (20, 9), 2)
+    for keywords in ({}, {"weight": np.arange(1.0, 10)}, {"ignore_index": 3, "reduction": "sum"}):
+        value, grad = nll.value_and_grad(fa.log_softmax(x), labels, **keywords)
+        want, want_grad = softmax_ce.value_and_grad(x, labels, **keywords)
+        assert np.isclose(value, want, rtol=1e-14)
+        assert np.allclose(fa.log_softmax.backward(grad, fa.log_softmax(x)), want_grad, atol=1e-15)
+
+
+def test_nll_loss_errors_write_nothing(backend):
+    x = logits_and_labels(np.float32, (3, 4), 3)[0]
+    out = poisoned(x.shape, np.float32)
+    for error, match, labels, keywords in (
+        (ValueError, "label 4 at position 1 is out of range for 4 classes", [0, 4, 9], {}),
+        (IndexError, "label -1 at position 2", [0, 1, -1], {"ignore_index": -100}),
+        (TypeError, "must be integers, not float64", [0.0, 1.0, 2.0], {}),
+        (TypeError, "must be integers, not bool", [True, False, True], {}),
+        (ValueError, r"labels need the shape \(3,\), not \(4,\)", [0, 1, 2, 3], {}),
+        (ValueError, "weight has shape", [0, 1, 2], {"weight": np.ones(3)}),
+        (TypeError, "weight", [0, 1, 2], {"weight": np.ones(4, complex)}),
+        (TypeError, "ignore_index", [0, 1, 2], {"ignore_index": 1.5}),
+        (ValueError, "reduction must be one of", [0, 1, 2], {"reduction": "avg"}),
+        (np.exceptions.AxisError, "axis 2", [0, 1, 2], {"axis": 2}),
+        (TypeError, "label_smoothing", [0, 1, 2], {"label_smoothing": 0.1}),
+    ):
+        with pytest.raises(error, match=match):
+            nll.value_and_grad(x, labels, out=out, **keywords)
+        with pytest.raises(error, match=match):
+            nll(x, labels, **keywords)
+    assert np.isnan(out).all()
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        nll.value_and_grad(x, [0, 1, 2], out=out)
+
+
 @each_float
 def test_sigmoid_cross_entropy(dtype, backend):
     rng = np.random.default_rng(7)
@@ -447,6 +585,8 @@ def test_gradients_against_differences(dtype):
         lambda z: softmax_ce.value_and_grad(z, labels, weight=w, ignore_index=int(labels[0])),
         lambda z: softmax_ce.value_and_grad(z, p, weight=w),
         lambda z: sigmoid_ce.value_and_grad(z, p, weight=w, pos_weight=2 * w),
+        lambda z: nll.value_and_grad(z, labels, weight=w),
+        lambda z: nll.value_and_grad(z, labels, ignore_index=int(labels[0]), reduction="sum"),
     ):
         numeric = (f(x + h * v)[0] - f(x - h * v)[0]) / (2 * h)
         assert np.isclose((f(x)[1] * v).sum(), numeric, rtol=1e-7, atol=1e-9)
@@ -475,6 +615,19 @@ def test_against_torch():
             value, grad = softmax_ce.value_and_grad(x, target, reduction=reduction, **keywords)
             assert np.allclose(value, want.detach().numpy(), rtol=1e-13, equal_nan=True)
             assert np.allclose(grad, z.grad.numpy(), rtol=1e-12, atol=1e-15, equal_nan=True)
+        for target, keywords in (
+            (labels, {"ignore_index": -100, "weight": w}),
+            (ignored, {"ignore_index": -100}),
+            (np.abs(labels) % 6, {}),
+            (np.abs(labels) % 6, {"weight": 0 * w}),
+        ):
+            z = torch.tensor(x, requires_grad=True)
+            given = {k: torch.tensor(v) if k == "weight" else v for k, v in keywords.items()}
+            want = torch.nn.functional.nll_loss(z, torch.tensor(target), reduction=reduction, **given)
+            want.sum().backward()
+            value, grad = nll.value_and_grad(x, target, reduction=reduction, **keywords)
+            assert np.allclose(value, want.detach().numpy(), rtol=1e-13, equal_nan=True)
+            assert np.allclose(grad, z.grad.numpy(), rtol=1e-15, equal_nan=True)
         z = torch.tensor(x, requires_grad=True)
         want = torch.nn.functional.binary_cross_entropy_with_logits(
             z, torch.tensor(p), weight=torch.tensor(w), pos_weight=torch.tensor(3 * w), reduction=reduction
