@@ -1,5 +1,7 @@
 """softmax_cross_entropy, nll_loss and sigmoid_cross_entropy: values, gradients, options, bits, bad input."""
 
+import re
+
 import numpy as np
 import pytest
 import rows_oracle as truth
@@ -22,6 +24,11 @@ def logits_and_labels(dtype, shape, seed=0, spread=3):
 
 def close(got, want, dtype, factor=8):
     return np.allclose(got, want, rtol=factor * np.finfo(dtype).eps, atol=factor * np.finfo(dtype).eps)
+
+
+def shares(shape, dtype, seed=0):
+    p = np.random.default_rng(seed).random(shape) + 1e-3
+    return (p / p.sum(-1, keepdims=True)).astype(dtype)
 
 
 OPTIONS = {
@@ -91,11 +98,12 @@ def test_probabilities(options, dtype, backend):
         p[0] = 0
         p = (p / np.maximum(p.sum(-1, keepdims=True), 1e-30)).astype(dtype)
         keywords = given(options, n, dtype)
-        value, grad = softmax_ce.value_and_grad(x, p, **keywords)
+        # a row of zeros is none of probabilities
+        value, grad = softmax_ce.value_and_grad(x, p, **keywords, check=False)
         want, want_grad = truth.softmax_cross_entropy(x, p, **keywords)
         assert close(value, want, dtype, 16)
         assert close(grad, want_grad, dtype)
-        assert same(softmax_ce(x, p, **keywords), value)
+        assert same(softmax_ce(x, p, **keywords, check=False), value)
 
 
 @each_float
@@ -180,7 +188,7 @@ def test_axes_layouts_and_in_place(dtype, backend):
     assert g is z
     assert same(v, value)
     assert same(z, grad)
-    p = np.random.default_rng(2).random(x.shape).astype(dtype)
+    p = shares(x.shape, dtype, 2)
     v0, g0 = softmax_ce.value_and_grad(x, p)
     z, q = x.copy(), p.copy()
     v, g = softmax_ce.value_and_grad(z, q, out=q)
@@ -222,7 +230,7 @@ def test_axes_layouts_and_in_place(dtype, backend):
 def test_out_that_shares_memory_with_any_input(dtype, backend):
     x, labels = logits_and_labels(dtype, (5, 4), 12)
     rng = np.random.default_rng(12)
-    p, w = rng.random((5, 4)).astype(dtype), rng.random(4).astype(dtype)
+    p, w = shares((5, 4), dtype, 12), rng.random(4).astype(dtype)
     for f, targets, keywords in (
         (softmax_ce, p, {}),
         (softmax_ce, labels, {"weight": w}),
@@ -249,7 +257,7 @@ def test_out_that_shares_memory_with_any_input(dtype, backend):
 @each_float
 def test_other_byte_order_and_alignment(dtype, backend):
     x, labels = logits_and_labels(dtype, (6, 5), 13)
-    p = np.random.default_rng(13).random((6, 5)).astype(dtype)
+    p = shares((6, 5), dtype, 13)
     swapped = np.dtype(dtype).newbyteorder()
 
     def unaligned(a):
@@ -315,7 +323,8 @@ def test_no_warning(backend):
             assert np.all(np.isinf(value))
             softmax_ce.value_and_grad(x, [0, 1, 2], reduction=reduction, label_smoothing=1e-40)
             softmax_ce.value_and_grad(x, [0, 1, 2], weight=[1e300, 1e-300, 1], reduction=reduction)
-            softmax_ce.value_and_grad(x, t, weight=t[0], reduction=reduction, out=np.zeros((3, 3), np.float16))
+            out = np.zeros((3, 3), np.float16)
+            softmax_ce.value_and_grad(x, t, weight=t[0], reduction=reduction, check=False, out=out)
             sigmoid_ce.value_and_grad(big, [[1, 0, 0]], reduction=reduction)
             sigmoid_ce.value_and_grad(x, t, weight=t[0], pos_weight=t, reduction=reduction)
             softmax_ce(x, [1, 1, 1], ignore_index=1, reduction=reduction)
@@ -575,10 +584,81 @@ def test_sigmoid_cross_entropy(dtype, backend):
 
 
 @each_float
+def test_targets_are_probabilities(dtype, backend, threads):
+    threads(2)
+    eps, tiny = float(np.finfo(dtype).eps), np.finfo(dtype).tiny
+    for shape in ((), (1,), (3,), (40,), (5, 7), (300, 1000)):
+        x, t = np.zeros(shape, dtype), np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
+        if t.size > 2:
+            t.flat[1] = -0.0  # is 0
+            assert same(sigmoid_ce(x, t), sigmoid_ce(x, np.abs(t)))
+        for wrong in (-tiny, 1 + eps, np.nan, -np.nan, np.inf, -np.inf):
+            bad = t.copy()
+            bad.flat[-1] = wrong
+            out = poisoned(shape, dtype)
+            at = "" if not shape else rf" at position {re.escape(str(tuple(n - 1 for n in shape)).replace(',)', ')'))}"
+            at = at.replace(r"\(", "").replace(r"\)", "") if len(shape) == 1 else at
+            message = rf"sigmoid_cross_entropy: targets must be in \[0, 1\], and there is \S+{at}; with check=False"
+            for given in (bad, bad.copy("F")):
+                with pytest.raises(ValueError, match=message):
+                    sigmoid_ce.value_and_grad(x, given, out=out)
+                with pytest.raises(ValueError, match="targets"):
+                    sigmoid_ce(x, given)
+            assert np.isnan(out).all()
+            sigmoid_ce(x, bad, check=False)
+            got, g = sigmoid_ce.value_and_grad(x, t, check=False, out=out)
+            assert same(np.asarray(got), np.asarray(sigmoid_ce(x, t))) and g is out
+    with pytest.raises(ValueError, match=r"there is 2\.0 at position 1"):
+        sigmoid_ce(np.zeros(3, dtype), [0, 2, 1])
+    with pytest.raises(TypeError, match="check must be True or False"):
+        sigmoid_ce(x, t, check=1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_rows_of_labels_are_probabilities(dtype, threads):
+    threads(2)
+    for shape in ((1,), (3,), (40,), (6, 1), (5, 7), (4, 513), (3, 5, 16), (300, 1000), (2, 100_000)):
+        x, p = np.zeros(shape, dtype), shares(shape, dtype)
+        softmax_ce(x, p)
+        row = tuple(n - 1 for n in shape[:-1])
+        at = "" if not row else f" at position {row[0] if len(row) == 1 else row}"
+        for what, change in (
+            ("have -0.5 in", lambda q: np.put(q, q.size - 1, -0.5)),
+            ("have -1.0 in", lambda q: np.put(q, [q.size - 2, q.size - 1], [2, -1]) if q.shape[-1] > 1 else None),
+            (
+                "sum to",
+                lambda q: np.multiply(q, 2, out=q, where=np.arange(q.size).reshape(q.shape) >= q.size - q.shape[-1]),
+            ),
+            ("sum to nan in", lambda q: np.put(q, q.size - 1, np.nan)),
+            ("sum to inf in", lambda q: np.put(q, q.size - 1, np.inf)),
+        ):
+            bad, out = p.copy(), poisoned(shape, dtype)
+            if change(bad) is None and same(bad, p):
+                continue
+            with pytest.raises(ValueError, match=re.escape(what)) as caught:
+                softmax_ce.value_and_grad(x, bad, out=out)
+            assert f"the row{at}; with check=False" in str(caught.value)
+            assert np.isnan(out.astype(float)).all()
+            softmax_ce.value_and_grad(x, bad, check=False, out=out)
+    # along another axis; as they round to 16 bits; one-hot
+    x, p = np.zeros((5, 7), dtype), shares((5, 7), dtype)
+    softmax_ce(x.T, p.T, axis=0)
+    with pytest.raises(ValueError, match="row at position 0"):
+        softmax_ce(x, p * dtype.type(0.5))
+    with pytest.raises(ValueError, match="sum to"):
+        softmax_ce(x, p.T.reshape(5, 7))
+    softmax_ce(x, np.eye(7, dtype=bool)[:5])
+    with pytest.raises(ValueError, match="sum to 0 in the row at position 4"):
+        softmax_ce(x, np.eye(4, 7, dtype=bool)[[0, 1, 2, 3, 3]] & (np.arange(5) < 4)[:, None])
+    with pytest.raises(TypeError, match="check must be True or False"):
+        softmax_ce(x, [0] * 5, check=None)
+
+
+@each_float
 def test_gradients_against_differences(dtype):
     rng = np.random.default_rng(8)
     x = rng.standard_normal((6, 7))
-    labels, p, v = rng.integers(0, 7, 6), rng.random((6, 7)), rng.standard_normal((6, 7))
+    labels, p, v = rng.integers(0, 7, 6), shares((6, 7), float, 8), rng.standard_normal((6, 7))
     w, h = rng.random(7) + 0.5, 1e-6
     for f in (
         lambda z: softmax_ce.value_and_grad(z, labels, weight=w, label_smoothing=0.1),
@@ -596,7 +676,7 @@ def test_against_torch():
     torch = pytest.importorskip("torch")
     x, labels = logits_and_labels(np.float64, (20, 6), 9)
     w = np.random.default_rng(9).random(6)
-    p = np.random.default_rng(10).random((20, 6))
+    p = shares((20, 6), float, 10)
     labels[:4] = -100
     ignored = np.full(20, -100)
     for reduction in ("mean", "sum", "none"):
@@ -641,7 +721,7 @@ def test_against_torch():
 @each_float
 def test_bits_depend_on_neither_threads_nor_backend(dtype, threads):
     x, labels = logits_and_labels(dtype, (300, 130), 11)
-    t = np.random.default_rng(11).random(x.shape).astype(dtype)
+    t = shares(x.shape, dtype, 11)
     w = t[0]
     calls = (
         lambda: softmax_ce.value_and_grad(x, labels),

@@ -31,6 +31,8 @@ from fastact.spec.messages import at, first, shown
 
 # elements whose losses are summed in one vector before they go to the sum over all
 LOSS_ROW = 2048
+# probabilities of a row add up to 1 so nearly: those that were rounded to bfloat16 do
+SUM_TOLERANCE = 0.01
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -71,6 +73,10 @@ class Loss:
             raise ValueError(
                 f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
             )
+
+    def _check_check(self, check: Any) -> None:
+        if not isinstance(check, (bool, np.bool_)):
+            raise TypeError(f"{self.name}: check must be True or False, not {shown(check)}")
 
     @staticmethod
     def _delivered(dx: NDArray[Any], out: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -187,6 +193,9 @@ class SoftmaxCrossEntropy(LabelLoss):
     reduction : {"mean", "sum", "none"}
         The mean is over the rows that count; with `weight` and class indices it divides by the sum of their labels'
         weights (as PyTorch).
+    check : bool
+        Whether rows of probabilities must have no negative element and a sum of 1, to within 0.01. Class indices are
+        looked at always.
 
     Returns
     -------
@@ -196,13 +205,13 @@ class SoftmaxCrossEntropy(LabelLoss):
 
     Raises
     ------
-    IndexError
-        For a label out of range, naming the first position; nothing is written.
+    LabelError
+        For a label out of range, naming the first position; it is a ValueError and an IndexError. Nothing is written.
     TypeError
         If an array is masked, complex or of objects, strings or dates, or a number is none; nothing is written.
     AxisError, ValueError
-        If the axis is out of range, shapes do not fit, an option is none of those above, or `out` cannot be written;
-        nothing is written.
+        If the axis is out of range, shapes do not fit, a row is none of probabilities, an option is none of those
+        above, or `out` cannot be written; nothing is written.
 
     Notes
     -----
@@ -231,19 +240,20 @@ class SoftmaxCrossEntropy(LabelLoss):
 
     def __call__(
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
-        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean",
+        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean", check: bool = True,
     ) -> Any:  # fmt: skip
-        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction):
+        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction, check):
             function = self._function("cross_entropy")
             done = _driver.mean_by_label(function, logits, labels, None, False, label_smoothing, z_loss)
             if done is not None:
                 return done[0]
-        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction
+        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction, check
         return self._general(logits, labels, *given, None, False)[0]
 
     def value_and_grad(
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
-        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean", out: Any = None,
+        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean", check: bool = True,
+        out: Any = None,
     ) -> tuple[Any, NDArray[Any]]:  # fmt: skip
         """The loss and its gradient by the logits, in one pass over them.
 
@@ -274,16 +284,18 @@ class SoftmaxCrossEntropy(LabelLoss):
         >>> print(loss.round(6), dlogits, dlogits is logits)
         0.287682 [[ 0.25 -0.25]] True
         """
-        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction):
+        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction, check):
             function = self._function("cross_entropy")
             done = _driver.mean_by_label(function, logits, labels, out, True, label_smoothing, z_loss)
             if done is not None:
                 return done
-        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction
+        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction, check
         return self._general(logits, labels, *given, out, True)
 
     @staticmethod
-    def _plain(axis: Any, weight: Any, ignore_index: Any, smoothing: Any, z_loss: Any, reduction: Any) -> bool:
+    def _plain(
+        axis: Any, weight: Any, ignore_index: Any, smoothing: Any, z_loss: Any, reduction: Any, check: Any
+    ) -> bool:
         # numbers as the general way would take them
         return (
             axis == -1
@@ -294,15 +306,17 @@ class SoftmaxCrossEntropy(LabelLoss):
             and type(z_loss) is float
             and 0.0 <= z_loss < math.inf
             and reduction == "mean"
+            and type(check) is bool
         )
 
     # neither overflow nor underflow in what is rounded to the result's dtype is news
     @np.errstate(all="ignore")
     def _general(
         self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
-        z_loss: float, reduction: str, out: Any, grad: bool,
+        z_loss: float, reduction: str, check: bool, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         self._check_reduction(reduction)
+        self._check_check(check)
         refuse_masked(self.name, (logits, labels, weight, out), FILLED)
         if type(smoothing) is not float and not isinstance(smoothing, numbers.Real):
             raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
@@ -332,7 +346,7 @@ class SoftmaxCrossEntropy(LabelLoss):
 
         rows = contiguous(np.moveaxis(x, axis, -1), compute)
         loss = np.zeros(rows_shape, compute)
-        targets = None if indices else self._targets(np.moveaxis(y, axis, -1), classes, weight, smoothing, compute)
+        targets = None if indices else self._targets(y, axis, weight, smoothing, compute, check)
         dx = None
         if grad:
             dx = result_buffer(out if axis == x.ndim - 1 else None, rows.shape, rows.dtype, (rows, targets), (weight,))
@@ -367,11 +381,24 @@ class SoftmaxCrossEntropy(LabelLoss):
         hint = f" ({others})" if y.shape == other else ""
         raise ValueError(f"{self.name}: labels of {y.dtype} are {what} and need the shape {need}, not {y.shape}{hint}")
 
-    def _targets(self, y: NDArray[Any], classes: int, weight: Any, smoothing: float, compute: str) -> NDArray[Any]:
-        targets = contiguous(y, compute)
+    def _targets(
+        self, y: NDArray[Any], axis: int, weight: Any, smoothing: float, compute: str, check: bool
+    ) -> NDArray[Any]:
+        targets = contiguous(np.moveaxis(y, axis, -1), compute)
+        if check and not _driver.are_probabilities(targets, SUM_TOLERANCE, dispatch.PARALLEL_MIN_BYTES["cheap"]):
+            self._refuse_rows(targets)
         if smoothing:
-            targets = targets * targets.dtype.type(1 - smoothing) + targets.dtype.type(smoothing / classes)
+            targets = targets * targets.dtype.type(1 - smoothing) + targets.dtype.type(smoothing / targets.shape[-1])
         return targets if weight is None else targets * weight
+
+    def _refuse_rows(self, targets: NDArray[Any]) -> None:
+        sums = targets.sum(-1, dtype=np.float64)
+        negative = np.asarray((targets < 0).any(-1))
+        row = first(negative | ~(np.abs(sums - 1) <= SUM_TOLERANCE))
+        what = f"have {targets[row].min()} in" if negative[row] else f"sum to {sums[row]:.6g} in"
+        raise ValueError(
+            f"{self.name}: labels are probabilities and {what} the row{at(row)}; with check=False that is no error"
+        )
 
 
 class NLLLoss(LabelLoss):
@@ -583,8 +610,10 @@ class PointwiseLoss(Loss):
         out: Any,
         grad: bool,
         scalars: tuple[float, ...] = (),
+        check: bool = False,
     ) -> tuple[Any, Any]:
         self._check_reduction(reduction)
+        self._check_check(check)
         refuse_masked(self.name, (x, t, *factors.values(), out), FILLED)
         x, t = np.asarray(x), np.asarray(t)
         name, compute = _loss_dtype(self.name, x, t)
@@ -595,6 +624,12 @@ class PointwiseLoss(Loss):
             check_out(self.name, out, x.shape, result_dtype)
         others = [self._factors(what, given, x.shape, compute) for what, given in factors.items()]
         rows, t = contiguous(x, compute), contiguous(t, compute)
+        if check and not _driver.are_probabilities(t, -1.0, dispatch.PARALLEL_MIN_BYTES["cheap"]):
+            index = first(~((t >= 0) & (t <= 1)))
+            raise ValueError(
+                f"{self.name}: {self.arrays[1]} must be in [0, 1], and there is {t[index]}{at(index)}; "
+                "with check=False that is no error"
+            )
         dx = result_buffer(out, rows.shape, rows.dtype, (rows, t, *others)) if grad else None
         losses = np.empty(x.shape, compute) if reduction == "none" else None
         sums = np.zeros(-(-x.size // LOSS_ROW), compute)
@@ -603,13 +638,13 @@ class PointwiseLoss(Loss):
             flat = [None if a is None else a.reshape(-1) for a in (rows, t, *others, dx, losses)]
             whole = x.size // LOSS_ROW
             # the rest, as a shorter row
-            for first, n, stop in ((0, LOSS_ROW, whole), (whole, x.size - whole * LOSS_ROW, sums.size)):
-                if stop > first and n:
-                    start = first * LOSS_ROW
-                    *inputs, d, each = (None if a is None else a[start : start + (stop - first) * n] for a in flat)
-                    arrays = (*inputs, sums[first:stop], d, each)
+            for begin, n, stop in ((0, LOSS_ROW, whole), (whole, x.size - whole * LOSS_ROW, sums.size)):
+                if stop > begin and n:
+                    start = begin * LOSS_ROW
+                    *inputs, d, each = (None if a is None else a[start : start + (stop - begin) * n] for a in flat)
+                    arrays = (*inputs, sums[begin:stop], d, each)
                     numbers_of_call = factor, *scalars
-                    self._function(self.name).run_rows(arrays, stop - first, n, numbers_of_call, *_gradient(dx))
+                    self._function(self.name).run_rows(arrays, stop - begin, n, numbers_of_call, *_gradient(dx))
         if losses is not None:
             value = losses.astype(result_dtype, copy=False)[()]
         else:
@@ -626,13 +661,15 @@ class SigmoidCrossEntropy(PointwiseLoss):
     logits : array_like
         Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
     targets : array_like
-        Probabilities of class 1; integers and booleans are taken as 0 and 1. Of the shape of `logits`.
+        Probabilities of class 1, in [0, 1]; integers and booleans are taken as 0 and 1. Of the shape of `logits`.
     weight : array_like, optional
         Factors of the losses; broadcasts to `logits`.
     pos_weight : array_like, optional
         Factors of the terms of class 1; broadcasts to `logits`.
     reduction : {"mean", "sum", "none"}
         The mean is over all elements.
+    check : bool
+        Whether `targets` must be in [0, 1].
 
     Returns
     -------
@@ -645,7 +682,8 @@ class SigmoidCrossEntropy(PointwiseLoss):
     TypeError
         If an array is masked, complex or of objects, strings or dates; nothing is written.
     ValueError
-        If shapes do not fit, `reduction` is none of those above, or `out` cannot be written; nothing is written.
+        If shapes do not fit, a target is outside [0, 1] or NaN, `reduction` is none of those above, or `out` cannot be
+        written; nothing is written.
 
     Notes
     -----
@@ -668,14 +706,15 @@ class SigmoidCrossEntropy(PointwiseLoss):
     kernel_names = ("sigmoid_cross_entropy",)
 
     def __call__(
-        self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
-    ) -> Any:
+        self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean",
+        check: bool = True,
+    ) -> Any:  # fmt: skip
         factors = {"weight": weight, "pos_weight": pos_weight}
-        return self._run(logits, targets, factors, reduction, None, False)[0]
+        return self._run(logits, targets, factors, reduction, None, False, check=check)[0]
 
     def value_and_grad(
         self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean",
-        out: Any = None,
+        check: bool = True, out: Any = None,
     ) -> tuple[Any, NDArray[Any]]:  # fmt: skip
         """The loss and its gradient by the logits, in one pass over them.
 
@@ -705,7 +744,8 @@ class SigmoidCrossEntropy(PointwiseLoss):
         >>> print(loss.round(6), dlogits)
         0.980829 [-0.25  0.5 ]
         """
-        return self._run(logits, targets, {"weight": weight, "pos_weight": pos_weight}, reduction, out, True)
+        factors = {"weight": weight, "pos_weight": pos_weight}
+        return self._run(logits, targets, factors, reduction, out, True, check=check)
 
 
 softmax_cross_entropy = SoftmaxCrossEntropy()

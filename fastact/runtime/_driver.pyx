@@ -130,6 +130,14 @@ cdef extern from "labels.h" nogil:
     void fastact_run_labels(fastact_labelled *f, bint put, Py_ssize_t parallel_min, Py_ssize_t chunk)
 
 
+cdef extern from "checks.h" nogil:
+    ctypedef struct fastact_checked:
+        const char *x
+        Py_ssize_t size, rows, n
+        double tolerance
+    bint fastact_run_check(fastact_checked *f, Py_ssize_t parallel_min)
+
+
 cdef extern from *:
     """
     /* NumPy looks at the flags after the casts of a buffered loop: what discarded lanes raise must not be seen there */
@@ -1146,6 +1154,27 @@ def mean_by_label(Function function, object logits, object labels, object out, b
     function.run_rows((x, y, None, loss, dx), rows, n, (1.0 / rows, smoothing, z), 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
     mean = pairwise(loss) / rows
     return (np.float32(mean) if number == cnp.NPY_FLOAT32 else np.float64(mean)), dx
+
+
+def are_probabilities(cnp.ndarray x, double tolerance, Py_ssize_t parallel_min):
+    """Whether all elements of a contiguous array of float32 or float64 are in [0, 1]; with a tolerance >= 0 whether its rows
+    along the last axis have no negative element, and sums so near to 1. From `parallel_min` bytes on threads pay."""
+    cdef fastact_checked f
+    cdef int nd = cnp.PyArray_NDIM(x)
+    if (not PyArray_ISCARRAY_RO(x) or (cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT64)
+            or (tolerance >= 0 and nd == 0)):
+        raise ValueError("arrays do not fit")
+    f.x, f.size, f.tolerance = cnp.PyArray_BYTES(x), cnp.PyArray_ITEMSIZE(x), tolerance
+    f.n = cnp.PyArray_DIM(x, nd - 1) if tolerance >= 0 else 1
+    if f.n == 0:
+        return True
+    f.rows = cnp.PyArray_SIZE(x) // f.n
+    if cnp.PyArray_NBYTES(x) < parallel_min:
+        return not fastact_run_check(&f, parallel_min)
+    cdef bint bad
+    with nogil:
+        bad = fastact_run_check(&f, parallel_min)
+    return not bad
 
 
 def check_labels(cnp.ndarray labels, Py_ssize_t classes, bint ignores, int64_t ignored):
