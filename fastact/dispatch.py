@@ -516,6 +516,7 @@ class Plan:
     written: int | None  # bytes of output; None where they never go past the cache
     alone: str = ""  # why threads cannot share it
     stages: tuple[str, ...] = ()  # of a fused function, ahead of time
+    moves: bool = False  # whether it has no kernel: the driver moves elements, NumPy computes a value for each row
 
 
 def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
@@ -557,6 +558,9 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     if plan.specs:
         chosen, why = serving(*plan.specs)
         isa = backends.get(chosen).isa()
+    elif plan.moves:
+        backend()  # an error if it is not available
+        chosen, why, isa = "driver", "it moves elements for every backend, NumPy computes one a row", "NumPy"
     else:
         chosen, why = backend(), "asked for"
         isa = "NumPy"

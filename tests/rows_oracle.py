@@ -5,6 +5,7 @@ Results are arrays, or pairs (hi, lo) of them for float64, as `ulp.errors` takes
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import mpmath
@@ -145,6 +146,26 @@ def softmax_cross_entropy(
     if reduction == "sum":
         return loss.sum(), grad
     return loss.sum() / count, grad / count
+
+
+def nll_loss(x, labels, *, weight=None, ignore_index=None, reduction="mean"):
+    """(loss, gradient) over the last axis, in float64, row by row."""
+    x, labels = x.astype(np.float64), np.asarray(labels)
+    weight = np.ones(x.shape[-1]) if weight is None else np.asarray(weight, np.float64)
+    loss, grad, weights = np.zeros(labels.shape), np.zeros(x.shape), []
+    for row in np.ndindex(labels.shape):
+        label = int(labels[row])
+        if label != ignore_index:
+            loss[row] = -weight[label] * x[row][label]
+            grad[row][label] = -weight[label]
+            weights.append(weight[label])
+    if reduction == "none":
+        return loss, grad
+    total, count = math.fsum(loss.flat), np.float64(math.fsum(weights))
+    if reduction == "sum":
+        return total, grad
+    with np.errstate(all="ignore"):
+        return total / count, np.where(labels[..., None] == ignore_index, 0, grad / count)
 
 
 def sigmoid_cross_entropy(x, t, *, weight=1.0, pos_weight=1.0, reduction="mean"):

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import calls
 import ml_dtypes
 import numpy as np
 import pytest
+import random_oracle
 from calls import aligned, launch, launch_rows
 from cases import parameters
 from oracle import TRUTH
@@ -30,7 +32,7 @@ from fastact.backends import READY, cython_aot, reference
 from fastact.backends.cython_aot import render
 from fastact.maths import grammar
 from fastact.spec import call as convention
-from fastact.spec import kinds
+from fastact.spec import kinds, optimisers
 from fastact.spec.kernel import KernelSpec, kernel_of, row_kernel_of, row_kernels_of
 from fastact.spec.rows import ROWS
 from fastact.spec.table import OPS, Op, Param, kernel_rows
@@ -571,6 +573,7 @@ def embed():
 def call(embed, name, dtype):
     """An embedded function as a Python function of arrays (None: NULL) and numbers."""
     types = {"float": ctypes.c_float, "double": ctypes.c_double, "ptrdiff_t": ctypes.c_ssize_t}
+    types |= {"uint64_t": ctypes.c_uint64, "int64_t": ctypes.c_int64}
     arguments = embed.signature(name, dtype).split(", ")
     arguments = [ctypes.c_void_p if "*" in a else types[a.split()[0]] for a in arguments]
     function = ctypes.CFUNCTYPE(None, *arguments)(embed.address(name, dtype))
@@ -602,7 +605,9 @@ def poisoned(*shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.embedded and not row.scalars])
+@pytest.mark.parametrize(
+    "name", [name for name, row in ROWS.items() if not row.scalars and "pair" not in row.signature]
+)
 def test_embedded_rows(embed, name, dtype):
     spec = row_kernel_of(name, dtype)
     function, expected = call(embed, spec.name, dtype), reference.kernel(spec)
@@ -664,6 +669,104 @@ def test_embedded_norms(embed, name, n, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_embedded_norm_gradients(embed, name, dtype):
+    """The same bits as from Python, sums over blocks of rows included."""
+    norm, function = getattr(fa, name), call(embed, f"{name}_backward", dtype)
+    for rows, n in ((1, 1), (3, 5), (63, 17), (64, 100), (65, 1100), (300, 33), (1000, 7), (0, 4), (4, 0)):
+        rng = np.random.default_rng((rows, n))
+        dy, x = (rng.normal(1, 3, (rows, n)).astype(dtype) for _ in range(2))
+        if rows > 100:
+            x[7, 3] = np.inf
+        columns = [rng.random(n).astype(dtype) for _ in norm.columns]
+        stats = norm.forward(x, *columns)[1]
+        dx, *sums = (a for a in norm.backward(dy, x, stats, *columns) if a is not None)
+        given = [dy, x, columns[0], *np.atleast_2d(stats)]
+        made = [poisoned(*a.shape, dtype=dtype) for a in (dx, *sums)]
+        work, memory = poisoned(4 * len(sums) * n, dtype=dtype)
+        function([*given, *(out for _, out in made), memory], rows, n)
+        assert work[0] == work[-1] == 7.0
+        for (whole, out), want in zip(made, (dx, *sums)):
+            assert same(out, want) and whole[0] == whole[-1] == 7.0, (rows, n)
+        # in place, and without sums
+        copy = dy.copy()
+        function([copy, *given[1:], copy, *(None for _ in sums), memory], rows, n)
+        assert same(copy, dx)
+
+
+def hypers_of(row):
+    """Values of hyperparameters that lead to each rule of an optimiser, and others than the defaults."""
+    own = {h.name for h in row.hypers}
+    more = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "eps": 1e-6, "keras": True, "lr_decay": 0.1}
+    tried = [{}, {"momentum": 0.5}, more, more | {"keras": False, "nesterov": False}]
+    return [{name: value for name, value in case.items() if name in own} for case in tried]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", optimisers.ROWS)
+def test_embedded_steps(embed, name, dtype):
+    """Three steps of each rule, with the numbers of its table: the same bits as from Python."""
+    row, met = optimisers.ROWS[name], set()
+    for hypers in hypers_of(row):
+        values = {h.name: h.default for h in row.hypers} | {"keras": False} | hypers
+        rule = row.rule(values)
+        met.add(rule)
+        function = call(embed, rule.name, dtype)
+        for n in (1, 15, 16, 67, 1000):
+            rng = np.random.default_rng(n)
+            p = rng.normal(size=n).astype(dtype)
+            optimiser = getattr(fa.optim, name)([p.copy()], **hypers)
+            own = [poisoned(n, dtype=dtype) for _ in range(1 + len(rule.state))]
+            own[0][1][:] = p
+            for (_, a), kept in zip(own[1:], rule.state):
+                a[:] = optimiser.state[kept][0]
+            for step in (1, 2, 3):
+                g = rng.normal(size=n).astype(dtype)
+                before = g.copy()
+                optimiser.step([g], scale=4.0)
+                function([own[0][1], g, *(a for _, a in own[1:])], n, 0.25, *rule.numbers(values, step))
+                assert same(g, before) and all(whole[0] == whole[-1] == 7.0 for whole, _ in own)
+                for (_, a), want in zip(own, [optimiser.params, *(optimiser.state[kept] for kept in rule.state)]):
+                    assert same(a, want[0]), (rule.name, n, step)
+    assert met == set(row.rules)
+    whole, g = poisoned(67, dtype=dtype)
+    g[:] = points(DTYPES[dtype], 68)[:67]
+    want = (np.dtype(dtype).type(0.1) * g).astype(dtype)
+    call(embed, optimisers.SCALED.name, dtype)([g], 67, 0.1)
+    assert same(g, want) and whole[0] == whole[-1] == 7.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_embedded_random_numbers(embed, dtype):
+    """Any part of a stream by itself: numbers as in the paper, dropout with the bits of Python's."""
+    x = np.random.default_rng(0).normal(size=1500).astype(dtype)
+    x[40:43] = np.nan, np.inf, -0.0
+    dropout, backward, random = (call(embed, f, dtype) for f in ("dropout", "dropout_backward", "random"))
+    for seed, offset in ((3, 0), (2**64 - 1, 5), (7 << 40, 2**64 - 100), (0, 2**32 - 50)):
+        numbers = random_oracle.numbers(seed, offset, x.size).astype(dtype)
+        for first, n in ((0, 1500), (0, 1), (1, 2), (2, 130), (3, 1), (5, 0), (127, 129), (130, 1000), (1001, 499)):
+            whole, out = poisoned(n, dtype=dtype)
+            random([out], n, seed, offset, first)
+            assert same(out, numbers[first : first + n]) and whole[0] == whole[-1] == 7.0
+            for p in (0.0, 0.1, 0.5, 1 - 2**-30):
+                want = fa.dropout(x, p, seed=seed, offset=offset)[first : first + n]
+                dropout([x[first : first + n], out], n, p, seed, offset, first)
+                assert same(out, want) and whole[0] == whole[-1] == 7.0
+                out[:] = x[first : first + n]
+                backward([out, out], n, p, seed, offset, first)
+                assert same(out, want)
+
+
+def test_every_kernel_is_embedded(embed):
+    """In float32 and float64, but forms of kernels over rows; what is in fastact.h is what has an address."""
+    names = [*ROWS, *(rule.name for rule in optimisers.rules()), *render.RANDOM]
+    names += [f"{op}_{kind}" for op in OPS for kind in kinds.kinds_of(OPS[op])]
+    assert all(embed.address(name, dtype) for name in names for dtype in ("float32", "float64"))
+    header = (Path(fa.get_include()) / "fastact.h").read_text(encoding="utf-8")
+    assert set(embed.capsules()) == set(re.findall(r"^FASTACT_POINTER void \(\*fastact_(\w+)\)", header, re.MULTILINE))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["relu", "gelu", "elu", "clipped_linear", "prelu"])
 def test_embedded_fused(embed, name, dtype):
     """With a bias and as a gate: the same bits as from Python, sums included."""
@@ -721,7 +824,19 @@ def test_cimport(embed, tmp_path):
         "    with nogil:\n"
         "        fastact.softmax_f64(&x[0, 0], &y[0, 0], x.shape[0], x.shape[1])\n"
         "        fastact.cross_entropy_f64(\n"
-        "            &x[0, 0], &labels[0], NULL, &each[0], &dx[0, 0], x.shape[0], x.shape[1], 0.5, 0.0, 0.0)\n",
+        "            &x[0, 0], &labels[0], NULL, &each[0], &dx[0, 0], x.shape[0], x.shape[1], 0.5, 0.0, 0.0)\n"
+        "def layer(double[:, ::1] x, double[::1] w, double[::1] b, double[:, ::1] y, double[:, ::1] stats,\n"
+        "          double[:, ::1] dx, double[:, ::1] sums, double[::1] work):\n"
+        "    cdef Py_ssize_t rows = x.shape[0], n = x.shape[1]\n"
+        "    with nogil:\n"
+        "        fastact.layer_norm_f64(&x[0, 0], &w[0], &b[0], &y[0, 0],\n"
+        "            &stats[0, 0], &stats[1, 0], &stats[2, 0], rows, n, 1e-5)\n"
+        "        fastact.layer_norm_backward_f64(&y[0, 0], &x[0, 0], &w[0], &stats[0, 0], &stats[1, 0],\n"
+        "            &stats[2, 0], &dx[0, 0], &sums[0, 0], &sums[1, 0], &work[0], rows, n)\n"
+        "        fastact.dropout_f64(&y[0, 0], &y[0, 0], rows * n, 0.25, 7, 3, 0)\n"
+        "        fastact.random_f64(&work[0], n, 7, 3, 2)\n"
+        "def step(float[::1] p, float[::1] g, float[::1] b):\n"
+        "    fastact.sgd_momentum_f32(&p[0], &g[0], &b[0], p.shape[0], 0.5, 0.01, 0.1, 0.9, 1.0)\n",
         encoding="utf-8",
     )
     (tmp_path / "setup.py").write_text(
@@ -747,6 +862,18 @@ def test_cimport(embed, tmp_path):
         "assert (each == fa.softmax_cross_entropy(x, labels, reduction='none', ignore_index=-1)).all()\n"
         "share = y.copy(); share[np.arange(5), labels] -= 1; share[1] = 0\n"
         "assert np.abs(dx - 0.5 * share).max() < 1e-15\n"
+        "x, w, b = np.random.default_rng(1).standard_normal((150, 9)), np.arange(9.0), np.arange(9.0)\n"
+        "y, dx, stats = np.empty_like(x), np.empty_like(x), np.empty((3, 150))\n"
+        "sums, work = np.empty((2, 9)), np.empty(72)\n"
+        "user.layer(x, w, b, y, stats, dx, sums, work)\n"
+        "want, of = fa.layer_norm.forward(x, w, b)\n"
+        "assert (y == fa.dropout(want, 0.25, seed=7, offset=3)).all() and (stats == of).all()\n"
+        "for got, right in zip((dx, *sums), fa.layer_norm.backward(want, x, of, w, b)): assert (got == right).all()\n"
+        "assert (work[:9] == -fa.rrelu(np.full(11, -1.0), 0.0, 1.0, training=True, seed=7, offset=3)[2:]).all()\n"
+        "p = np.linspace(-1, 1, 35, dtype=np.float32); g = p[::-1].copy(); m = np.zeros_like(p)\n"
+        "optimiser = fa.optim.SGD([p.copy()], 0.1, 0.9, True, 0.01)\n"
+        "for _ in range(3): optimiser.step([g], scale=2.0); user.step(p, g, m)\n"
+        "assert (p == optimiser.params[0]).all() and (m == optimiser.state['b'][0]).all()\n"
         "print('same')"
     )
     assert python(code).strip() == "same"
@@ -754,7 +881,17 @@ def test_cimport(embed, tmp_path):
 
 def test_c_program(embed, tmp_path):
     (tmp_path / "main.c").write_text(
-        "#include <Python.h>\n#include <fastact.h>\n"
+        "#include <Python.h>\n#include <fastact.h>\n#include <math.h>\n"
+        "static void shown(const double *x, int n) {\n"
+        "    for (int i = 0; i < n; i++) printf(\"%.17g%c\", x[i], i < n - 1 ? ' ' : '\\n');\n"
+        "}\n"
+        "/* Adam as docs/embedding.md has it */\n"
+        "static void adam(double *p, const double *g, double *m, double *v, ptrdiff_t n, int t) {\n"
+        "    const double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8;\n"
+        "    const double c1 = 1 - pow(beta1, t), root = sqrt(1 - pow(beta2, t));\n"
+        "    const double rest1 = 1 - beta1, rest2 = 1 - beta2;\n"
+        "    fastact_adam_f64(p, g, m, v, n, 1, 0.01, beta1, rest1, beta2, rest2, lr * root / c1, eps * root);\n"
+        "}\n"
         "int main(void) {\n"
         "    Py_Initialize();\n"
         "    if (fastact_import() < 0) { PyErr_Print(); return 1; }\n"
@@ -765,6 +902,19 @@ def test_c_program(embed, tmp_path):
         "    fastact_softmax_f64(x, share, 1, 5);\n"
         "    fastact_cross_entropy_f64(x, &label, NULL, &loss, NULL, 1, 5, 1.0, 0.0, 0.0);\n"
         "    Py_END_ALLOW_THREADS\n"
+        "    double rows[200 * 5], weight[5] = {1, 2, 3, 4, 5}, rstd[200], dx[200 * 5], dweight[5], work[4 * 5];\n"
+        "    double m[5] = {0}, v[5] = {0}, u[5];\n"
+        "    for (int i = 0; i < 1000; i++) rows[i] = i % 7 - 0.1 * (i % 31);\n"
+        "    fastact_rms_norm_f64(rows, weight, dx, rstd, 200, 5, 1e-6);\n"
+        "    fastact_rms_norm_backward_f64(dx, rows, weight, rstd, dx, dweight, work, 200, 5);\n"
+        "    shown(dx, 1000);\n"
+        "    shown(dweight, 5);\n"
+        "    fastact_random_f64(u, 5, 11, 2, 4);\n"
+        "    shown(u, 5);\n"
+        "    fastact_dropout_backward_f64(rows, dx, 1000, 0.3, 11, 2, 0);\n"
+        "    shown(dx, 1000);\n"
+        "    for (int t = 1; t < 4; t++) adam(weight, x, m, v, 5, t);\n"
+        "    shown(weight, 5);\n"
         '    for (int i = 0; i < 5; i++) printf("%.17g %.17g %.17g %.17g\\n", y[i], d[i], share[i], loss);\n'
         "    return Py_FinalizeEx() < 0;\n"
         "}\n",
@@ -785,7 +935,20 @@ def test_c_program(embed, tmp_path):
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     run = subprocess.run([tmp_path / "main"], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
-    got = np.array([line.split() for line in run.stdout.splitlines()], np.float64).T
+    lines = [np.array(line.split(), np.float64) for line in run.stdout.splitlines()]
+    dx, dweight, numbers, dropped, weight = lines[:5]
+    got = np.array(lines[5:]).T
+    i = np.arange(1000)
+    rows, w = (i % 7 - 0.1 * (i % 31)).reshape(200, 5), np.arange(1.0, 6)
+    y, rstd = fa.rms_norm.forward(rows, w, eps=1e-6)
+    want, want_weight, _ = fa.rms_norm.backward(y, rows, rstd, w)
+    assert same(dx, want.ravel()) and same(dweight, want_weight)
+    assert same(numbers, random_oracle.numbers(11, 2, 9)[4:])
+    assert same(dropped, fa.dropout.backward(rows, 0.3, seed=11, offset=2).ravel())
+    optimiser = fa.optim.Adam([w], weight_decay=0.01)
+    for _ in range(3):
+        optimiser.step([np.float64([-2, -1, 0, 1, 2])])
+    assert same(weight, w)
     x = np.float64([-2, -1, 0, 1, 2])
     y, d = fa.elu.value_and_grad(x, alpha=0.5)
     assert same(got[0], y) and same(got[1], d) and same(got[2], fa.softmax(x))

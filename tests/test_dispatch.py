@@ -115,6 +115,21 @@ def test_explain_tells_of_the_kernel_that_the_call_runs(monkeypatch):
         assert asked.pop() == ("cross_entropy", "float32")
 
 
+@pytest.mark.parametrize("backend_name", present())
+def test_explain_tells_of_what_has_no_kernel(backend_name, threads):
+    threads(2)
+    x, labels = X.reshape(1024, 1024), np.zeros(1024, int)
+    with fa.use_backend(backend_name):
+        text = fa.explain(fa.nll_loss.value_and_grad, x, labels)
+        assert text.startswith("nll_loss value_and_grad, 1048576 elements of float32 in 1024 rows\nbackend: driver (it")
+        assert "threads: up to 2" in text
+        assert "nll_loss forward, 6 elements of float16 in 2 rows" in fa.explain(
+            "nll_loss", np.ones((3, 2), np.float16), [0, 1], axis=0
+        )
+        assert fa.explain("nll_loss").startswith("nll_loss forward, 0 elements")
+        assert fa.warmup("nll_loss") == 0
+
+
 def test_explain_tells_of_rows(threads):
     threads(2)
     name = next(b for b in ("numba", "cython", "reference") if b in present())

@@ -15,6 +15,8 @@ from cases import same
 from subprocesses import python
 
 import fastact as fa
+from fastact.spec.optimisers import rules
+from fastact.spec.rows import ROWS
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs" / "embedding.md"
@@ -41,6 +43,16 @@ def test_named_tests_exist():
     assert named
     missing = [n for n in named if f"def {n}(" not in sources and not (Path(__file__).parent / f"{n}.py").exists()]
     assert not missing
+
+
+def test_every_step_and_gradient_of_a_norm_has_its_row():
+    for rule in rules():
+        arrays, numbers = ", ".join(a.name for a in rule.inputs), ", ".join(rule.params)
+        assert f"| `{rule.name}` | `{arrays}` | `{numbers}` |" in TEXT
+    for name, row in ROWS.items():
+        if any(a.role == "pair" for a in row.outputs):
+            arrays = ", ".join([*(a.name for a in (*row.inputs, *row.outputs)), "work"])
+            assert f"| `{name}` | `{arrays}` | `{', '.join(['rows', 'n', *row.scalars])}` |" in TEXT
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))

@@ -222,7 +222,12 @@ def of_losses():
         return poisoned(SHAPE, F32)
 
     others = [(loss, X) for loss in (binary, *POINTWISE.values())]
-    for loss, targets in ((cross_entropy, LABELS), (cross_entropy, np.full(SHAPE, 0.5, F32)), *others):
+    for loss, targets in (
+        (cross_entropy, LABELS),
+        (fa.nll_loss, LABELS),
+        (cross_entropy, np.full(SHAPE, 0.5, F32)),
+        *others,
+    ):
         function = loss.value_and_grad
 
         def mistake(what, error, match, x=X, y=targets, function=function, **keywords):
@@ -242,10 +247,11 @@ def of_losses():
         yield Bad(function, "arguments", TypeError, "missing", (X,), {}, out)
         yield Bad(function, "arguments", TypeError, "positional", (X, targets, X), {}, out)
 
-    for wrong in (2, -3):
-        yield mistake("axis", np.exceptions.AxisError, "axis", function=cross_entropy.value_and_grad, axis=wrong)
-    for wrong in (1.0, "rows", None, (0,), True):
-        yield mistake("axis", TypeError, "axis must be", function=cross_entropy.value_and_grad, y=LABELS, axis=wrong)
+    for function in (cross_entropy.value_and_grad, fa.nll_loss.value_and_grad):
+        for wrong in (2, -3):
+            yield mistake("axis", np.exceptions.AxisError, "axis", function=function, y=LABELS, axis=wrong)
+        for wrong in (1.0, "rows", None, (0,), True):
+            yield mistake("axis", TypeError, "axis must be", function=function, y=LABELS, axis=wrong)
 
     def labels(what, error, match, y=LABELS, **keywords):
         return Bad(cross_entropy.value_and_grad, what, error, match, (X, y), keywords, out)

@@ -640,7 +640,7 @@ def test_other_array_types():
     assert same(wrapped.values, fa.softmax(x))
 
 
-@pytest.mark.parametrize("name", [*EVERY, "softmax_cross_entropy", "sigmoid_cross_entropy"])
+@pytest.mark.parametrize("name", [*EVERY, "softmax_cross_entropy", "nll_loss", "sigmoid_cross_entropy"])
 def test_pickle_and_repr(name):
     value = function(name)
     for method in [value, *([value.backward] if name in NAMES else [])]:

@@ -38,7 +38,7 @@ OTHERS = {
     *("softmax", "log_softmax", "softmin", "sparsemax", "logsumexp", "softmax_cross_entropy", "sigmoid_cross_entropy"),
     *("layer_norm", "rms_norm", "group_norm", "batch_norm"),
     *("glu", "swiglu", "geglu", "geglu_tanh", "reglu", "dropout", "rrelu"),
-    *("mse_loss", "l1_loss", "huber_loss", "kl_div"),
+    *("nll_loss", "mse_loss", "l1_loss", "huber_loss", "kl_div"),
 }
 
 

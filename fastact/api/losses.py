@@ -17,6 +17,7 @@ from fastact.api.arguments import (
     broadcast,
     check_out,
     contiguous,
+    delivered,
     dtypes_of,
     integer,
     refuse_masked,
@@ -25,11 +26,13 @@ from fastact.api.arguments import (
 )
 from fastact.runtime import _driver
 from fastact.spec.call import VALUE_ONLY
-from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
+from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, row_kernels_of
 from fastact.spec.messages import at, first, shown
 
 # elements whose losses are summed in one vector before they go to the sum over all
 LOSS_ROW = 2048
+# probabilities of a row add up to 1 so nearly: those that were rounded to bfloat16 do
+SUM_TOLERANCE = 0.01
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -71,6 +74,10 @@ class Loss:
                 f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
             )
 
+    def _check_check(self, check: Any) -> None:
+        if not isinstance(check, (bool, np.bool_)):
+            raise TypeError(f"{self.name}: check must be True or False, not {shown(check)}")
+
     @staticmethod
     def _delivered(dx: NDArray[Any], out: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         if out is None:
@@ -103,6 +110,57 @@ class Loss:
         return _unpickle, (self.name,)
 
 
+class LabelError(ValueError, IndexError):
+    """A label that is not among the classes."""
+
+
+class LabelLoss(Loss):
+    """A loss of rows that have a label each."""
+
+    def _axis(self, axis: Any, x: NDArray[Any]) -> int:
+        return int(np.lib.array_utils.normalize_axis_index(integer(f"{self.name}: axis", axis), x.ndim))
+
+    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> int:
+        axis = np.lib.array_utils.normalize_axis_index(given.get("axis", -1), x.ndim)
+        return math.prod(n for i, n in enumerate(x.shape) if i != axis)
+
+    def _weight(self, weight: Any, classes: int, compute: str) -> NDArray[Any] | None:
+        if weight is None:
+            return None
+        weight = np.asarray(weight)
+        dtypes_of(f"{self.name}: weight", weight)
+        if weight.shape != (classes,):
+            raise ValueError(f"{self.name}: weight has shape {weight.shape}, and there are {classes} classes")
+        return contiguous(weight, compute)
+
+    def _checked_labels(
+        self, labels: NDArray[Any], classes: int, ignore_index: int | None, weight: NDArray[Any] | None
+    ) -> tuple[NDArray[np.int64], NDArray[Any] | None, float]:
+        """Labels, -1 for those to be ignored; the weight of each; what a mean divides by: the rows that count, or the
+        sum of their labels' weights."""
+        ignored = ignore_index if ignore_index is not None and -(1 << 63) <= ignore_index < 1 << 63 else None
+        if labels.dtype.itemsize == 8 and labels.dtype.kind == "u" and labels.size and labels.max() >= 1 << 63:
+            self._refuse_label(labels, classes, ignore_index)
+        # a copy: the gradient may be written over the labels
+        found = np.array(labels, np.int64, order="C")
+        count: float = _driver.check_labels(found, classes, ignored is not None, ignored or 0)
+        if count < 0:
+            self._refuse_label(labels, classes, ignore_index)
+        if weight is None or not weight.size:
+            return found, None, float(count)
+        weights = np.asarray(weight.take(found, mode="wrap"))
+        if count < found.size:
+            weights[found < 0] = 0
+        return found, weights, _driver.pairwise(weights)
+
+    def _refuse_label(self, labels: NDArray[Any], classes: int, ignore_index: int | None) -> None:
+        bad = (labels < 0) | (labels >= classes)
+        if ignore_index is not None:
+            bad &= labels != ignore_index
+        index = first(bad)
+        raise LabelError(f"{self.name}: label {int(labels[index])}{at(index)} is out of range for {classes} classes")
+
+
 def _gradient(dx: Any, scratch: int = -1) -> tuple[int, int]:
     """Flags of a kernel, and the argument in the place of which it needs memory, where there is no gradient."""
     return (0, -1) if dx is not None else (VALUE_ONLY, scratch)
@@ -112,7 +170,7 @@ def _divided(total: float, count: float) -> float:
     return total / count if count else math.nan
 
 
-class SoftmaxCrossEntropy(Loss):
+class SoftmaxCrossEntropy(LabelLoss):
     """Cross-entropy of softmax(logits), its gradient by the logits in the same pass.
 
     Parameters
@@ -135,6 +193,9 @@ class SoftmaxCrossEntropy(Loss):
     reduction : {"mean", "sum", "none"}
         The mean is over the rows that count; with `weight` and class indices it divides by the sum of their labels'
         weights (as PyTorch).
+    check : bool
+        Whether rows of probabilities must have no negative element and a sum of 1, to within 0.01. Class indices are
+        looked at always.
 
     Returns
     -------
@@ -144,13 +205,13 @@ class SoftmaxCrossEntropy(Loss):
 
     Raises
     ------
-    IndexError
-        For a label out of range, naming the first position; nothing is written.
+    LabelError
+        For a label out of range, naming the first position; it is a ValueError and an IndexError. Nothing is written.
     TypeError
         If an array is masked, complex or of objects, strings or dates, or a number is none; nothing is written.
     AxisError, ValueError
-        If the axis is out of range, shapes do not fit, an option is none of those above, or `out` cannot be written;
-        nothing is written.
+        If the axis is out of range, shapes do not fit, a row is none of probabilities, an option is none of those
+        above, or `out` cannot be written; nothing is written.
 
     Notes
     -----
@@ -177,25 +238,22 @@ class SoftmaxCrossEntropy(Loss):
     def _kernel(self, t: NDArray[Any] | None, given: Mapping[str, Any]) -> str:
         return "cross_entropy" if t is None or t.dtype.kind in "iu" else "cross_entropy_of_shares"
 
-    def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> int:
-        axis = np.lib.array_utils.normalize_axis_index(given.get("axis", -1), x.ndim)
-        return math.prod(n for i, n in enumerate(x.shape) if i != axis)
-
     def __call__(
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
-        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean",
+        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean", check: bool = True,
     ) -> Any:  # fmt: skip
-        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction):
+        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction, check):
             function = self._function("cross_entropy")
             done = _driver.mean_by_label(function, logits, labels, None, False, label_smoothing, z_loss)
             if done is not None:
                 return done[0]
-        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction
+        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction, check
         return self._general(logits, labels, *given, None, False)[0]
 
     def value_and_grad(
         self, logits: Any, labels: Any, *, axis: int = -1, weight: Any = None, ignore_index: int | None = None,
-        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean", out: Any = None,
+        label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean", check: bool = True,
+        out: Any = None,
     ) -> tuple[Any, NDArray[Any]]:  # fmt: skip
         """The loss and its gradient by the logits, in one pass over them.
 
@@ -226,16 +284,18 @@ class SoftmaxCrossEntropy(Loss):
         >>> print(loss.round(6), dlogits, dlogits is logits)
         0.287682 [[ 0.25 -0.25]] True
         """
-        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction):
+        if self._plain(axis, weight, ignore_index, label_smoothing, z_loss, reduction, check):
             function = self._function("cross_entropy")
             done = _driver.mean_by_label(function, logits, labels, out, True, label_smoothing, z_loss)
             if done is not None:
                 return done
-        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction
+        given = axis, weight, ignore_index, label_smoothing, z_loss, reduction, check
         return self._general(logits, labels, *given, out, True)
 
     @staticmethod
-    def _plain(axis: Any, weight: Any, ignore_index: Any, smoothing: Any, z_loss: Any, reduction: Any) -> bool:
+    def _plain(
+        axis: Any, weight: Any, ignore_index: Any, smoothing: Any, z_loss: Any, reduction: Any, check: Any
+    ) -> bool:
         # numbers as the general way would take them
         return (
             axis == -1
@@ -246,15 +306,17 @@ class SoftmaxCrossEntropy(Loss):
             and type(z_loss) is float
             and 0.0 <= z_loss < math.inf
             and reduction == "mean"
+            and type(check) is bool
         )
 
     # neither overflow nor underflow in what is rounded to the result's dtype is news
     @np.errstate(all="ignore")
     def _general(
         self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
-        z_loss: float, reduction: str, out: Any, grad: bool,
+        z_loss: float, reduction: str, check: bool, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         self._check_reduction(reduction)
+        self._check_check(check)
         refuse_masked(self.name, (logits, labels, weight, out), FILLED)
         if type(smoothing) is not float and not isinstance(smoothing, numbers.Real):
             raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
@@ -268,7 +330,7 @@ class SoftmaxCrossEntropy(Loss):
         indices = y.dtype.kind in "iu"
         name, compute = _loss_dtype(self.name, x, y)
         result_dtype = _numpy_dtype(name, x, y)
-        axis = np.lib.array_utils.normalize_axis_index(integer(f"{self.name}: axis", axis), x.ndim)
+        axis = self._axis(axis, x)
         rows_shape = x.shape[:axis] + x.shape[axis + 1 :]
         classes = x.shape[axis]
         self._check_labels_shape(y, rows_shape if indices else x.shape, x.shape if indices else rows_shape, indices)
@@ -276,30 +338,19 @@ class SoftmaxCrossEntropy(Loss):
             ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
             if not indices:
                 raise ValueError(f"{self.name}: ignore_index needs labels that are class indices")
-        if weight is not None:
-            weight = np.asarray(weight)
-            dtypes_of(f"{self.name}: weight", weight)
-            if weight.shape != (classes,):
-                raise ValueError(f"{self.name}: weight has shape {weight.shape}, and there are {classes} classes")
-            weight = contiguous(weight, compute)
+        weight = self._weight(weight, classes, compute)
         if out is not None:
             check_out(self.name, out, x.shape, result_dtype)
         if indices:
-            y = self._checked_labels(y, classes, ignore_index)
+            y, _, count = self._checked_labels(y, classes, ignore_index, weight)
 
         rows = contiguous(np.moveaxis(x, axis, -1), compute)
         loss = np.zeros(rows_shape, compute)
-        targets = None if indices else self._targets(y, classes, weight, smoothing, compute)
+        targets = None if indices else self._targets(y, axis, weight, smoothing, compute, check)
         dx = None
         if grad:
             dx = result_buffer(out if axis == x.ndim - 1 else None, rows.shape, rows.dtype, (rows, targets), (weight,))
-        if indices:
-            counted = y >= 0
-            number = int(np.count_nonzero(counted))
-            count = _driver.pairwise(np.where(counted, weight[np.where(counted, y, 0)], 0)) if (
-                weight is not None and classes) else float(number)  # fmt: skip
-        else:
-            count = float(loss.size)
+        count = count if indices else float(loss.size)
         factor = _divided(1.0, count) if reduction == "mean" else 1.0
         if classes and rows.size:
             size = loss.size, classes
@@ -330,22 +381,207 @@ class SoftmaxCrossEntropy(Loss):
         hint = f" ({others})" if y.shape == other else ""
         raise ValueError(f"{self.name}: labels of {y.dtype} are {what} and need the shape {need}, not {y.shape}{hint}")
 
-    def _checked_labels(self, labels: NDArray[Any], classes: int, ignore_index: int | None) -> NDArray[np.int64]:
-        ignored = labels == ignore_index if ignore_index is not None else np.zeros(labels.shape, bool)
-        bad = ((labels < 0) | (labels >= classes)) & ~ignored
-        if bad.any():
-            index = first(bad)
-            raise IndexError(
-                f"{self.name}: label {int(labels[index])}{at(index)} is out of range for {classes} classes"
-            )
-        # a copy: the gradient may be written over the labels
-        return np.where(ignored, -1, labels).astype(np.int64, order="C")
-
-    def _targets(self, y: NDArray[Any], classes: int, weight: Any, smoothing: float, compute: str) -> NDArray[Any]:
-        targets = contiguous(y, compute)
+    def _targets(
+        self, y: NDArray[Any], axis: int, weight: Any, smoothing: float, compute: str, check: bool
+    ) -> NDArray[Any]:
+        targets = contiguous(np.moveaxis(y, axis, -1), compute)
+        if check and not _driver.are_probabilities(targets, SUM_TOLERANCE, dispatch.PARALLEL_MIN_BYTES["cheap"]):
+            self._refuse_rows(targets)
         if smoothing:
-            targets = targets * targets.dtype.type(1 - smoothing) + targets.dtype.type(smoothing / classes)
+            targets = targets * targets.dtype.type(1 - smoothing) + targets.dtype.type(smoothing / targets.shape[-1])
         return targets if weight is None else targets * weight
+
+    def _refuse_rows(self, targets: NDArray[Any]) -> None:
+        sums = targets.sum(-1, dtype=np.float64)
+        negative = np.asarray((targets < 0).any(-1))
+        row = first(negative | ~(np.abs(sums - 1) <= SUM_TOLERANCE))
+        what = f"have {targets[row].min()} in" if negative[row] else f"sum to {sums[row]:.6g} in"
+        raise ValueError(
+            f"{self.name}: labels are probabilities and {what} the row{at(row)}; with check=False that is no error"
+        )
+
+
+class NLLLoss(LabelLoss):
+    """Negative log-likelihood: -weight[label]*log_probabilities[label] of each row, and its gradient.
+
+    Parameters
+    ----------
+    log_probabilities : array_like
+        Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
+    labels : array_like
+        Class indices, integers of the shape of `log_probabilities` without `axis`.
+    axis : int
+        The axis of the classes.
+    weight : array_like, optional
+        One factor for each class.
+    ignore_index : int, optional
+        Rows with this label count for nothing: their loss and gradient are 0.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the rows that count; with `weight` it divides by the sum of their labels' weights (as PyTorch).
+
+    Returns
+    -------
+    scalar or ndarray
+        The loss; with ``reduction="none"`` one for each row. ``value_and_grad(...)`` gives the gradient by the
+        log-probabilities as well: -weight[label] at the label, divided as the mean, and 0 elsewhere.
+
+    Raises
+    ------
+    LabelError
+        For a label out of range, naming the first position; it is a ValueError and an IndexError. Nothing is written.
+    TypeError
+        If an array is masked, complex or of objects, strings or dates, labels are no integers, or a number is none;
+        nothing is written.
+    AxisError, ValueError
+        If the axis is out of range, shapes do not fit, an option is none of those above, or `out` cannot be written;
+        nothing is written.
+
+    Notes
+    -----
+    As `torch.nn.functional.nll_loss`, but for `ignore_index`, which is None by default. What `log_softmax` gives is
+    what it takes; `softmax_cross_entropy` does both in one pass, from logits. Elements are copied, and one product for
+    each row is computed, in float32 or float64, whichever backend is chosen.
+
+    Examples
+    --------
+    >>> import numpy as np, fastact as fa
+    >>> x = np.log([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125]])
+    >>> print(fa.nll_loss(x, [1, 0], reduction="none").round(6))
+    [1.386294 2.079442]
+    >>> print(fa.nll_loss(x, [1, 0], weight=[1.0, 3.0, 1.0]).round(6))
+    1.559581
+    """
+
+    name = "nll_loss"
+    arrays = ("log_probabilities", "labels")
+    kernel_names = ()
+
+    def __call__(
+        self, log_probabilities: Any, labels: Any, *, axis: int = -1, weight: Any = None,
+        ignore_index: int | None = None, reduction: str = "mean",
+    ) -> Any:  # fmt: skip
+        return self._run(log_probabilities, labels, axis, weight, ignore_index, reduction, None, False)[0]
+
+    def value_and_grad(
+        self, log_probabilities: Any, labels: Any, *, axis: int = -1, weight: Any = None,
+        ignore_index: int | None = None, reduction: str = "mean", out: Any = None,
+    ) -> tuple[Any, NDArray[Any]]:  # fmt: skip
+        """The loss and its gradient by the log-probabilities, which is written in one pass.
+
+        Parameters
+        ----------
+        log_probabilities, labels, **keywords
+            As for the loss itself.
+        out : ndarray, optional
+            For the gradient, of the shape of `log_probabilities`; also `log_probabilities` itself.
+
+        Returns
+        -------
+        loss : scalar or ndarray
+            As the loss itself gives it.
+        gradient : ndarray
+            Of the reduced loss, with ``reduction="none"`` of the sum; `out` if given.
+
+        Raises
+        ------
+        LabelError, TypeError, ValueError
+            As the loss itself, and for an `out` that cannot take the gradient; nothing is written.
+
+        Examples
+        --------
+        >>> import numpy as np, fastact as fa
+        >>> loss, gradient = fa.nll_loss.value_and_grad(np.log([[0.5, 0.5], [0.25, 0.75]]), [0, 1])
+        >>> print(loss.round(6), gradient)
+        0.490415 [[-0.5  0. ]
+         [ 0.  -0.5]]
+        """
+        return self._run(log_probabilities, labels, axis, weight, ignore_index, reduction, out, True)
+
+    def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "forward") -> dispatch.Plan:
+        function: Any = self if kind == "forward" else self.value_and_grad
+        given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        refuse_masked(self.name, given.values(), FILLED)
+        x = np.asarray(given.get("log_probabilities", np.zeros((0, 0), np.float32)))
+        dtype, rows = dtypes_of(self.name, x)[0], self._rows(x, given)
+        # the value takes a line of memory for each row
+        elements, size = (rows, 64) if kind == "forward" else (x.size, itemsize(dtype))
+        return dispatch.Plan(
+            call=f"{self.name} {kind}",
+            size=f"{x.size} elements of {dtype} in {rows} row{'s' * (rows != 1)}",
+            elements=elements,
+            specs=(),
+            parallel_min=dispatch.PARALLEL_MIN_BYTES["cheap"] // size,
+            written=None,
+            moves=True,
+        )
+
+    @np.errstate(all="ignore")
+    def _run(
+        self, given: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, reduction: str, out: Any,
+        grad: bool,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        if dispatch.selected() != "auto":
+            dispatch.backend()  # an error if it is not available
+        self._check_reduction(reduction)
+        refuse_masked(self.name, (given, labels, weight, out), FILLED)
+        x, y = np.asarray(given), np.asarray(labels)
+        if y.dtype.kind not in "iu":
+            dtypes_of(f"{self.name}: labels", y)
+            raise TypeError(f"{self.name}: labels are class indices and must be integers, not {y.dtype}")
+        name, compute = _loss_dtype(self.name, x, y)
+        dtype = _numpy_dtype(name, x).newbyteorder("=")
+        axis = self._axis(axis, x)
+        rows_shape, classes = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
+        if y.shape != rows_shape:
+            raise ValueError(f"{self.name}: labels need the shape {rows_shape}, not {y.shape}")
+        if ignore_index is not None:
+            ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
+        weight = self._weight(weight, classes, compute)
+        if out is not None:
+            check_out(self.name, out, x.shape, dtype)
+        y, factors, count = self._checked_labels(y, classes, ignore_index, weight)
+
+        found = np.zeros(rows_shape, x.dtype)
+        if x.size and not _by_label(x, axis, y, found, put=False):
+            there = np.expand_dims(np.maximum(y, 0), axis)
+            np.copyto(found, np.take_along_axis(x, there, axis).reshape(rows_shape), where=y >= 0)
+        losses = found.astype(compute, copy=False)
+        if factors is not None:
+            losses *= factors
+        np.subtract(0, losses, out=losses)  # no loss is -0
+        if reduction == "none":
+            value = losses.astype(dtype, copy=False)[()]
+        else:
+            total = _driver.pairwise(losses)
+            value = dtype.type(total if reduction == "sum" else _divided(total, count))
+        if not grad:
+            return value, None
+        by = count if reduction == "mean" else 1.0
+        if factors is None:
+            slopes = np.full(rows_shape, _divided(-1.0, by), dtype)
+        else:
+            slopes = np.asarray(-factors.astype(np.float64) / by, dtype)
+        if out is not None and out.dtype == dtype and _by_label(out, axis, y, slopes, put=True):
+            return value, out
+        gradient = np.empty_like(x, dtype)
+        _by_label(gradient, axis, y, slopes, put=True)
+        return value, delivered(out, gradient)
+
+
+def _by_label(x: NDArray[Any], axis: int, labels: NDArray[np.int64], values: NDArray[Any], *, put: bool) -> bool:
+    """`_driver.at_labels` where the axes of x lie in any order in memory; False if there is room between elements."""
+    order = sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))
+    laid, place = x.transpose(order), order.index(axis)
+    if not (laid.flags.c_contiguous and laid.flags.aligned and laid.dtype.isnative):
+        return False
+    rows = [i - (i > axis) for i in order if i != axis]
+    labels, there = np.asarray(labels.transpose(rows), order="C"), values.transpose(rows)
+    ordered = np.asarray(there, order="C")
+    parallel_min = dispatch.PARALLEL_MIN_BYTES["cheap"]
+    _driver.at_labels(laid, place, labels, ordered, put, parallel_min, dispatch.CHUNK_BYTES)
+    if not put and ordered is not there:
+        there[...] = ordered
+    return True
 
 
 class PointwiseLoss(Loss):
@@ -374,8 +610,10 @@ class PointwiseLoss(Loss):
         out: Any,
         grad: bool,
         scalars: tuple[float, ...] = (),
+        check: bool = False,
     ) -> tuple[Any, Any]:
         self._check_reduction(reduction)
+        self._check_check(check)
         refuse_masked(self.name, (x, t, *factors.values(), out), FILLED)
         x, t = np.asarray(x), np.asarray(t)
         name, compute = _loss_dtype(self.name, x, t)
@@ -386,6 +624,12 @@ class PointwiseLoss(Loss):
             check_out(self.name, out, x.shape, result_dtype)
         others = [self._factors(what, given, x.shape, compute) for what, given in factors.items()]
         rows, t = contiguous(x, compute), contiguous(t, compute)
+        if check and not _driver.are_probabilities(t, -1.0, dispatch.PARALLEL_MIN_BYTES["cheap"]):
+            index = first(~((t >= 0) & (t <= 1)))
+            raise ValueError(
+                f"{self.name}: {self.arrays[1]} must be in [0, 1], and there is {t[index]}{at(index)}; "
+                "with check=False that is no error"
+            )
         dx = result_buffer(out, rows.shape, rows.dtype, (rows, t, *others)) if grad else None
         losses = np.empty(x.shape, compute) if reduction == "none" else None
         sums = np.zeros(-(-x.size // LOSS_ROW), compute)
@@ -394,13 +638,13 @@ class PointwiseLoss(Loss):
             flat = [None if a is None else a.reshape(-1) for a in (rows, t, *others, dx, losses)]
             whole = x.size // LOSS_ROW
             # the rest, as a shorter row
-            for first, n, stop in ((0, LOSS_ROW, whole), (whole, x.size - whole * LOSS_ROW, sums.size)):
-                if stop > first and n:
-                    start = first * LOSS_ROW
-                    *inputs, d, each = (None if a is None else a[start : start + (stop - first) * n] for a in flat)
-                    arrays = (*inputs, sums[first:stop], d, each)
+            for begin, n, stop in ((0, LOSS_ROW, whole), (whole, x.size - whole * LOSS_ROW, sums.size)):
+                if stop > begin and n:
+                    start = begin * LOSS_ROW
+                    *inputs, d, each = (None if a is None else a[start : start + (stop - begin) * n] for a in flat)
+                    arrays = (*inputs, sums[begin:stop], d, each)
                     numbers_of_call = factor, *scalars
-                    self._function(self.name).run_rows(arrays, stop - first, n, numbers_of_call, *_gradient(dx))
+                    self._function(self.name).run_rows(arrays, stop - begin, n, numbers_of_call, *_gradient(dx))
         if losses is not None:
             value = losses.astype(result_dtype, copy=False)[()]
         else:
@@ -417,13 +661,15 @@ class SigmoidCrossEntropy(PointwiseLoss):
     logits : array_like
         Of float16, bfloat16 (ml_dtypes), float32 or float64; integers and booleans become float64.
     targets : array_like
-        Probabilities of class 1; integers and booleans are taken as 0 and 1. Of the shape of `logits`.
+        Probabilities of class 1, in [0, 1]; integers and booleans are taken as 0 and 1. Of the shape of `logits`.
     weight : array_like, optional
         Factors of the losses; broadcasts to `logits`.
     pos_weight : array_like, optional
         Factors of the terms of class 1; broadcasts to `logits`.
     reduction : {"mean", "sum", "none"}
         The mean is over all elements.
+    check : bool
+        Whether `targets` must be in [0, 1].
 
     Returns
     -------
@@ -436,7 +682,8 @@ class SigmoidCrossEntropy(PointwiseLoss):
     TypeError
         If an array is masked, complex or of objects, strings or dates; nothing is written.
     ValueError
-        If shapes do not fit, `reduction` is none of those above, or `out` cannot be written; nothing is written.
+        If shapes do not fit, a target is outside [0, 1] or NaN, `reduction` is none of those above, or `out` cannot be
+        written; nothing is written.
 
     Notes
     -----
@@ -459,14 +706,15 @@ class SigmoidCrossEntropy(PointwiseLoss):
     kernel_names = ("sigmoid_cross_entropy",)
 
     def __call__(
-        self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
-    ) -> Any:
+        self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean",
+        check: bool = True,
+    ) -> Any:  # fmt: skip
         factors = {"weight": weight, "pos_weight": pos_weight}
-        return self._run(logits, targets, factors, reduction, None, False)[0]
+        return self._run(logits, targets, factors, reduction, None, False, check=check)[0]
 
     def value_and_grad(
         self, logits: Any, targets: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean",
-        out: Any = None,
+        check: bool = True, out: Any = None,
     ) -> tuple[Any, NDArray[Any]]:  # fmt: skip
         """The loss and its gradient by the logits, in one pass over them.
 
@@ -496,10 +744,12 @@ class SigmoidCrossEntropy(PointwiseLoss):
         >>> print(loss.round(6), dlogits)
         0.980829 [-0.25  0.5 ]
         """
-        return self._run(logits, targets, {"weight": weight, "pos_weight": pos_weight}, reduction, out, True)
+        factors = {"weight": weight, "pos_weight": pos_weight}
+        return self._run(logits, targets, factors, reduction, out, True, check=check)
 
 
 softmax_cross_entropy = SoftmaxCrossEntropy()
+nll_loss = NLLLoss()
 sigmoid_cross_entropy = SigmoidCrossEntropy()
 
 

@@ -146,6 +146,24 @@ cdef extern from "norms.h" nogil:
     void fastact_run_gradients(fastact_normed *f)
 
 
+cdef extern from "labels.h" nogil:
+    ctypedef struct fastact_labelled:
+        char *x
+        char *values
+        const int64_t *labels
+        Py_ssize_t outer, classes, inner, size
+    Py_ssize_t fastact_check_labels(int64_t *labels, Py_ssize_t n, int64_t classes, bint ignores, int64_t ignored)
+    void fastact_run_labels(fastact_labelled *f, bint put, Py_ssize_t parallel_min, Py_ssize_t chunk)
+
+
+cdef extern from "checks.h" nogil:
+    ctypedef struct fastact_checked:
+        const char *x
+        Py_ssize_t size, rows, n
+        double tolerance
+    bint fastact_run_check(fastact_checked *f, Py_ssize_t parallel_min)
+
+
 cdef extern from *:
     """
     /* NumPy looks at the flags after the casts of a buffered loop: what discarded lanes raise must not be seen there */
@@ -1208,6 +1226,65 @@ def mean_by_label(Function function, object logits, object labels, object out, b
     function.run_rows((x, y, None, loss, dx), rows, n, (1.0 / rows, smoothing, z), 0 if grad else FASTACT_VALUE_ONLY, -1 if grad else 4)
     mean = pairwise(loss) / rows
     return (np.float32(mean) if number == cnp.NPY_FLOAT32 else np.float64(mean)), dx
+
+
+def are_probabilities(cnp.ndarray x, double tolerance, Py_ssize_t parallel_min):
+    """Whether all elements of a contiguous array of float32 or float64 are in [0, 1]; with a tolerance >= 0 whether its rows
+    along the last axis have no negative element, and sums so near to 1. From `parallel_min` bytes on threads pay."""
+    cdef fastact_checked f
+    cdef int nd = cnp.PyArray_NDIM(x)
+    if (not PyArray_ISCARRAY_RO(x) or (cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT64)
+            or (tolerance >= 0 and nd == 0)):
+        raise ValueError("arrays do not fit")
+    f.x, f.size, f.tolerance = cnp.PyArray_BYTES(x), cnp.PyArray_ITEMSIZE(x), tolerance
+    f.n = cnp.PyArray_DIM(x, nd - 1) if tolerance >= 0 else 1
+    if f.n == 0:
+        return True
+    f.rows = cnp.PyArray_SIZE(x) // f.n
+    if cnp.PyArray_NBYTES(x) < parallel_min:
+        return not fastact_run_check(&f, parallel_min)
+    cdef bint bad
+    with nogil:
+        bad = fastact_run_check(&f, parallel_min)
+    return not bad
+
+
+def check_labels(cnp.ndarray labels, Py_ssize_t classes, bint ignores, int64_t ignored):
+    """Make labels (int64, contiguous) that are to be ignored -1, in place; the number of the others, or -1 where one is none
+    of the classes."""
+    if not PyArray_ISCARRAY(labels) or cnp.PyArray_TYPE(labels) != cnp.NPY_INT64:
+        raise ValueError("labels do not fit")
+    return fastact_check_labels(<int64_t *> cnp.PyArray_DATA(labels), cnp.PyArray_SIZE(labels), classes, ignores, ignored)
+
+
+def at_labels(cnp.ndarray x, int axis, cnp.ndarray labels, cnp.ndarray values, bint put, Py_ssize_t parallel_min,
+              Py_ssize_t chunk):
+    """Copy the element of each row at its label to `values`; with `put` the other way, and zeros beside it.
+
+    x is contiguous, its rows lie along an axis; labels (int64, a negative one of a row without an element) and values (of
+    x's dtype) are contiguous, of x's shape without the axis. `parallel_min` and `chunk` are bytes.
+    """
+    cdef fastact_labelled f
+    cdef int j, nd = cnp.PyArray_NDIM(x)
+    if (not PyArray_ISCARRAY_RO(x) or not PyArray_ISCARRAY_RO(labels) or not PyArray_ISCARRAY(values)
+            or cnp.PyArray_TYPE(labels) != cnp.NPY_INT64 or cnp.PyArray_TYPE(values) != cnp.PyArray_TYPE(x)
+            or not 0 <= axis < nd or cnp.PyArray_ITEMSIZE(x) not in (1, 2, 4, 8) or (put and not cnp.PyArray_ISWRITEABLE(x))):
+        raise ValueError("arrays do not fit")
+    f.outer = f.inner = 1
+    for j in range(nd):
+        if j < axis:
+            f.outer *= cnp.PyArray_DIM(x, j)
+        elif j > axis:
+            f.inner *= cnp.PyArray_DIM(x, j)
+    f.classes, f.size = cnp.PyArray_DIM(x, axis), cnp.PyArray_ITEMSIZE(x)
+    if f.outer * f.inner != cnp.PyArray_SIZE(labels) or f.outer * f.inner != cnp.PyArray_SIZE(values):
+        raise ValueError("arrays do not fit")
+    if f.outer * f.inner * f.classes == 0:
+        return
+    f.x, f.values = cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(values)
+    f.labels = <const int64_t *> cnp.PyArray_DATA(labels)
+    with nogil:
+        fastact_run_labels(&f, put, parallel_min, chunk)
 
 
 include "lists.pxi"

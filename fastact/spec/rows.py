@@ -53,11 +53,6 @@ class RowKernel:
         return tuple(form for form in FORMS if has[form])
 
     @property
-    def embedded(self) -> bool:
-        """Whether it is among the functions for C and Cython: it leaves no sums of blocks to be combined."""
-        return all(a.role != "pair" for a in self.outputs)
-
-    @property
     def inputs(self) -> tuple[Argument, ...]:
         """The arrays in."""
         return self._side(0)

@@ -1,6 +1,6 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True, emit_code_comments=False
 # rendered by fastact/backends/cython_aot/render.py; not to be edited
-from libc.stdint cimport int64_t, intptr_t, uint16_t
+from libc.stdint cimport int64_t, intptr_t, uint16_t, uint64_t
 
 cdef extern from 'call.h' nogil:
     enum: FASTACT_ARGS, FASTACT_STREAM, FASTACT_VALUE_ONLY
@@ -8,7 +8,8 @@ cdef extern from 'call.h' nogil:
         char *data[16]
         int64_t row_step[16]
         int64_t step[16]
-        int64_t rows, n, flags
+        int64_t rows, n, row0, col0, flags
+        uint64_t seed, offset
         const double *scalars
     ctypedef void (*fastact_kernel)(const fastact_call *call) noexcept nogil
 

@@ -204,7 +204,8 @@ cdef extern from 'call.h' nogil:
         char *data[{convention.ARGS}]
         int64_t row_step[{convention.ARGS}]
         int64_t step[{convention.ARGS}]
-        int64_t rows, n, flags
+        int64_t rows, n, row0, col0, flags
+        uint64_t seed, offset
         const double *scalars
     ctypedef void (*fastact_kernel)(const fastact_call *call) noexcept nogil
 """
@@ -294,7 +295,7 @@ def render_module(
     parts = [
         "# cython: language_level=3, cdivision=True, freethreading_compatible=True, emit_code_comments=False\n"
         "# rendered by fastact/backends/cython_aot/render.py; not to be edited\n"
-        "from libc.stdint cimport int64_t, intptr_t, uint16_t\n",
+        "from libc.stdint cimport int64_t, intptr_t, uint16_t, uint64_t\n",
         CALL,
         render_header(),
     ]
@@ -343,11 +344,26 @@ class Embedded:
     def scalars(self) -> tuple[str, ...]:
         return () if self.spec.loop == "map" else ROWS[self.spec.name].scalars
 
+    @property
+    def outputs(self) -> tuple[Argument, ...]:
+        """Where results go; those of a step in the place of the parameter and the state, by their names."""
+        rule = self.spec.rule
+        return self.spec.outputs if rule is None else (rule.inputs[0], *map(Argument, rule.state))
+
+    @property
+    def sums(self) -> list[str]:
+        """The outputs that are sums over all rows."""
+        return [a.name for a in self.outputs if a.role == "pair"]
+
     def signature(self, count: str) -> str:
         """The arguments; `count` is the type of numbers of rows and elements."""
-        spec, element = self.spec, DTYPES[self.spec.dtype].element
-        arguments = [f"const {'int64_t' if a.name == 'labels' else element} *{a.name}" for a in spec.inputs]
-        arguments += [f"{element} *{a.name}" for a in spec.outputs]
+        spec, element, written = self.spec, DTYPES[self.spec.dtype].element, {a.name for a in self.outputs}
+        arguments = [
+            f"{'' if a.name in written else 'const '}{'int64_t' if a.name == 'labels' else element} *{a.name}"
+            for a in spec.inputs
+        ]
+        arguments += [f"{element} *{a.name}" for a in self.outputs if a not in spec.inputs]
+        arguments += [f"{element} *work"] if self.sums else []
         arguments += [f"{count} n"] if spec.loop == "map" else [f"{count} rows", f"{count} n"]
         arguments += [f"{element} {name}" for name in spec.params]
         return ", ".join([*arguments, *(f"double {name}" for name in self.scalars)])
@@ -360,7 +376,7 @@ class Embedded:
 
     def over_elements(self, index: int) -> list[str]:
         spec, d = self.spec, DTYPES[self.spec.dtype]
-        lines = _arguments("call", spec.inputs, spec.params, spec.outputs, d)
+        lines = _arguments("call", spec.inputs, spec.params, self.outputs, d)
         numbers = f"{len(spec.inputs)}, {len(spec.params)}, {len(spec.outputs)}"
         return [*lines, f"run(KERNELS[{index}], &call, {numbers}, n, sizeof({d.element}))"]
 
@@ -375,9 +391,16 @@ class Embedded:
         names = [a.name for a in (*spec.inputs, *spec.outputs)]
         for i, argument in enumerate((*spec.inputs, *spec.outputs)):
             name = argument.name
+            if argument.role == "pair":
+                continue
             step = {"map": f"n * {size} if {name} else 0", "row": "8" if name == "labels" else size, "col": "0"}
             lines.append(f"call.data[{i}] = <char *>{name}")
             lines.append(f"call.row_step[{i}] = {step[argument.role]}")
+        if self.sums:
+            first = len(names) - len(self.sums)
+            lines.insert(0, f"cdef char *sums[{len(self.sums)}]")
+            lines += [f"sums[{i}] = <char *>{name}" for i, name in enumerate(self.sums)]
+            return [*lines, f"run_sums(KERNELS[{index}], &call, {first}, {len(self.sums)}, sums, <char *>work, {size})"]
         if "dx" in names and self.scalars:
             lines += ["if not dx:", "    call.flags = FASTACT_VALUE_ONLY"]
             if spec.loop == "cross_entropy":
@@ -437,6 +460,51 @@ class EmbeddedFused:
         return [self.dtype, *numbers, "".join(roles), program.like, stages]
 
 
+@dataclass(frozen=True)
+class EmbeddedRandom:
+    """The same for what depends on random numbers, by kernels of the driver (``philox.h``)."""
+
+    what: str
+    dtype: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.what, self.dtype
+
+    @property
+    def name(self) -> str:
+        return f"{self.what}_{DTYPES[self.dtype].suffix}"
+
+    def signature(self, count: str) -> str:
+        element = DTYPES[self.dtype].element
+        arrays, numbers = RANDOM[self.what][:2]
+        arguments = [f"const {element} *{name}" for name in arrays[:-1]] + [f"{element} *{arrays[-1]}", f"{count} n"]
+        arguments += [f"double {name}" for name in numbers]
+        return ", ".join([*arguments, "uint64_t seed", "uint64_t offset", "int64_t index"])
+
+    def render(self) -> str:
+        arrays, _, kernel, scalars = RANDOM[self.what]
+        places = ", ".join(f"<char *>{name}" for name in arrays) + (", NULL" if len(arrays) < 2 else "")
+        call = f"run_random({kernel}_{DTYPES[self.dtype].suffix}, {places}, n, {scalars}, seed, offset, index)"
+        head = f"cdef void {self.name}({self.signature('Py_ssize_t')}) noexcept nogil:"
+        return "\n    ".join([head, call]) + "\n"
+
+
+# name: arrays, the result last; numbers; kernel; what it takes as scalars
+_FACTORS = "ceil(16777216.0 * p), 1.0 / (1.0 - p)"
+RANDOM: dict[str, tuple[tuple[str, ...], tuple[str, ...], str, str]] = {
+    "dropout": (("x", "y"), ("p",), "fastact_dropout", _FACTORS),
+    "dropout_backward": (("dy", "dx"), ("p",), "fastact_dropout", _FACTORS),
+    "random": (("y",), (), "fastact_numbers", "0.0, 1.0"),
+}
+AnyEmbedded = Embedded | EmbeddedFused | EmbeddedRandom
+
+
+def random() -> list[EmbeddedRandom]:
+    """What there is of random numbers."""
+    return [EmbeddedRandom(what, dtype) for what in RANDOM for dtype in ("float32", "float64")]
+
+
 def fused(ops: Iterable[Op]) -> list[EmbeddedFused]:
     """What there is with a bias and as a gate; not where a parameter has a gradient of its own."""
     return [
@@ -448,12 +516,16 @@ def fused(ops: Iterable[Op]) -> list[EmbeddedFused]:
     ]
 
 
-def render_embed(functions: Sequence[Embedded], fused: Sequence[EmbeddedFused], frame: str) -> str:
+def render_embed(
+    functions: Sequence[Embedded], fused: Sequence[EmbeddedFused], random: Sequence[EmbeddedRandom], frame: str
+) -> str:
     """The module that holds the embedded functions, after its fixed part `frame` (``embed.pyx.in``)."""
-    for name, value in {"COUNT": len(functions), "FUSED": len(fused), "CALL": CALL}.items():
+    every: list[AnyEmbedded] = [*functions, *fused, *random]
+    numbers = {"COUNT": len(functions), "FUSED": len(fused), "EVERY": len(every), "CALL": CALL}
+    for name, value in numbers.items():
         frame = frame.replace(f"@{name}@", str(value))
-    every: list[Embedded | EmbeddedFused] = [*functions, *fused]
     lines = [frame, *(f.render(i) for i, f in enumerate(functions)), *(f.render(i) for i, f in enumerate(fused))]
+    lines += [f.render() for f in random]
     # tables as text: as Python objects they would take the C compiler a minute
     lines.append("cdef void _fill() noexcept:")
     lines += [f"    ADDRESSES[{i}] = <void *>{f.name}" for i, f in enumerate(every)]
@@ -463,20 +535,20 @@ def render_embed(functions: Sequence[Embedded], fused: Sequence[EmbeddedFused], 
     return "\n".join(lines)
 
 
-def render_embed_pxd(functions: Sequence[Embedded | EmbeddedFused]) -> str:
+def render_embed_pxd(functions: Sequence[AnyEmbedded]) -> str:
     """Its declarations, for ``cimport``."""
-    return "from libc.stdint cimport int64_t\n\n" + "".join(
+    return "from libc.stdint cimport int64_t, uint64_t\n\n" + "".join(
         f"cdef void {f.name}({f.signature('Py_ssize_t')}) noexcept nogil\n" for f in functions
     )
 
 
-def render_package_pxd(functions: Sequence[Embedded | EmbeddedFused]) -> str:
+def render_package_pxd(functions: Sequence[AnyEmbedded]) -> str:
     """``fastact/__init__.pxd``: the same names in ``cimport fastact``."""
     names = "".join(f"    {f.name},\n" for f in functions)
     return f"from fastact.backends.cython_aot._embed cimport (\n{names})\n"
 
 
-def render_c_header(functions: Sequence[Embedded | EmbeddedFused], frame: str) -> str:
+def render_c_header(functions: Sequence[AnyEmbedded], frame: str) -> str:
     """``fastact.h`` from its fixed part `frame` (``fastact.h.in``)."""
     pointers = [f"FASTACT_POINTER void (*fastact_{f.name})({f.signature('ptrdiff_t')});" for f in functions]
     imports = [f'    FASTACT_IMPORT({f.name}, "{f.signature("ptrdiff_t")}");' for f in functions]
