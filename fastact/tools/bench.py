@@ -49,9 +49,10 @@ import numpy as np
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
 from fastact.spec.units import UNITS
-from fastact.tools import losses, norms, optimisers
+from fastact.tools import channels, losses, norms, optimisers
+from fastact.tools.channels import channel_cell, forms_of
 from fastact.tools.fused import FUSIONS
-from fastact.tools.losses import LossCell, forms_of, loss_cell
+from fastact.tools.losses import LossCell, loss_cell
 from fastact.tools.norms import NormCell, norm_cell
 from fastact.tools.optimisers import UpdateCell, update_cell
 from fastact.tools.peers import DROPPED, PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
@@ -92,6 +93,7 @@ DROPOUT = "dropout"
 STEPPED: dict[str, Callable[..., Cell]] = {
     **dict.fromkeys(norms.OPS, norm_cell),
     **dict.fromkeys(losses.OPS, loss_cell),
+    **dict.fromkeys(channels.OPS, channel_cell),
 }
 STREAM_SIZE = 2**24  # from here on arrays are larger than the caches of most machines
 HEAD = 2**16  # elements of a result that are compared with the textbook value
