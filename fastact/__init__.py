@@ -10,9 +10,9 @@ array([0., 0., 0., 1., 1.], dtype=float32)
 `fastact.activations` maps names to objects; `help(fastact.elu)` says what each one computes, what it takes and what it
 raises. `softmax`, `log_softmax`, `softmin`, `sparsemax` and `logsumexp` work over an axis, `softmax_cross_entropy`,
 `nll_loss`, `sigmoid_cross_entropy`, `mse_loss`, `l1_loss`, `huber_loss` and `kl_div` are losses that give their
-gradient in the same pass; `layer_norm` and `rms_norm` normalise rows. `swiglu` and its relatives are gated units;
-`dropout` and `rrelu` take their random numbers from a seed. `optim` has optimisers. `explain` tells which kernel a call
-runs.
+gradient in the same pass; `layer_norm`, `rms_norm`, `group_norm` and `batch_norm` are norms. `swiglu` and its relatives
+are gated units; `dropout` and `rrelu` take their random numbers from a seed. `optim` has optimisers. `explain` tells
+which kernel a call runs.
 
 Importing this loads NumPy only; Numba is imported when a kernel is first needed and is not on disk yet.
 """
