@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from fastact import dispatch
 from fastact.api.arguments import FILLED, contiguous, delivered, integer, refuse_masked, result_buffer
-from fastact.api.norms import Array, Then, activation_of, arrays_of, outs_of, positive_eps
+from fastact.api.norms import Array, Then, activation_of, arrays_of, is_plain_eps, outs_of, positive_eps
+from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
 from fastact.spec.kinds import ALL
 from fastact.spec.messages import shown
@@ -215,14 +216,24 @@ class BatchNorm:
          [ 1.  1.]] [1. 2.] [1.  2.5]
         """
         name = self.name
+        then, momentum = activation_of(name, activation), _momentum(name, momentum)
+        running = running_mean, running_var
+        if residual is None and channel_axis == -1 and is_plain_eps(eps) and type(x) is np.ndarray and x.size:
+            count = x.size // x.shape[-1]
+            move = _mover(name, running, x.shape[-1], count, momentum, unbiased, (x, weight, bias, out))
+            moments, values = _made(NOTHING, "moments")[0], _made(*_kind(then))[0]
+            params = () if then is None else then.values
+            done = _driver.plain_batch_norm(moments, values, params, x, weight, bias, eps, SAMPLE, out)
+            if done is not None:
+                y, stats, var = done
+                move(stats[0], var)
+                return y, stats
         arrays, columns = {"x": x, "residual": residual}, {"weight": weight, "bias": bias}
-        call = _Call(name, arrays, columns, channel_axis, activation, out)
+        call = _Call(name, arrays, columns, channel_axis, then, out)
         channels = call.channels
         eps = positive_eps(name, eps, channels.compute)
-        running = _running(name, running_mean, running_var, call)
-        momentum = _momentum(name, momentum)
-        if unbiased and running and channels.count == 1:
-            raise ValueError(f"{name}: an unbiased variance needs more than 1 value of a channel")
+        others = (call.x, *call.columns.values(), *call.outs)
+        move = _mover(name, running, channels.channel, channels.count, momentum, unbiased, others)
         with np.errstate(all="ignore"):
             x, *total = call.with_residual()
             stats = np.full((3, channels.channel), np.nan, channels.compute)
@@ -232,10 +243,7 @@ class BatchNorm:
             var = channels.statistics(x, stats)
             stats[2] = _rstd(var, eps)
             y = call.normed(stats[0], stats[1], stats[2], x)
-            if unbiased:
-                var = var * channels.compute.type(channels.count / (channels.count - 1))
-            for to, value in zip(running, (stats[0], var)):
-                to[...] = momentum * to + (1 - momentum) * value
+            move(stats[0], var)
         return (y, stats, *total)
 
     def backward(
@@ -284,21 +292,29 @@ class BatchNorm:
         [-1.2245 -0.9257] None
         """
         name = f"{self.name}.backward"
-        call = _Call(name, {"dy": dy, "x": x}, {"weight": weight, "bias": bias}, channel_axis, activation, out)
+        then = activation_of(name, activation)
+        if channel_axis == -1:
+            sums, gradient = (_made(*_kind(then, suffix))[0] for suffix in ("_sums", "_gradient"))
+            params = () if then is None else then.values
+            done = _driver.plain_batch_norm_backward(
+                sums, gradient, params, then is not None, dy, x, stats, weight, bias, out
+            )
+            if done is not None:
+                return done
+        call = _Call(name, {"dy": dy, "x": x}, {"weight": weight, "bias": bias}, channel_axis, then, out)
         return call.gradients(stats)
 
     def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "") -> dispatch.Plan:
         method: Any = getattr(self, kind) if kind else self
         given = inspect.signature(method).bind_partial(*args, **kwargs).arguments
         then = activation_of(self.name, given.get("activation"))
-        op = NOTHING if then is None else then.op
         dtype, n = "float32", 0
         if "x" in given:
             arrays: dict[str, Any] = {name: given[name] for name in ("dy", "x") if name in given}
             columns = {name: given.get(name) for name in ("weight", "bias")}
             call = _Call(self.name, arrays, columns, given.get("channel_axis", -1), None, None)
             dtype, n = call.channels.dtype, math.prod(call.channels.shape)
-        what = ("scaled" if then is None else "normed") + ("_gradient" if kind == "backward" else "")
+        op, what = _kind(then, "_gradient" if kind == "backward" else "")
         spec = kernel_of(op, what, compute_dtype(dtype))
         return dispatch.Plan(
             call=f"{self.name} {kind or 'inference'}",
@@ -342,9 +358,6 @@ class _Call:
     def _column(self, what: str, neutral: float) -> Array:
         return self.columns.get(what, np.full(self.channels.channel, neutral, self.channels.compute))
 
-    def _kind(self, suffix: str = "") -> str:
-        return ("scaled" if self.then is None else "normed") + suffix
-
     def with_residual(self) -> tuple[Array, ...]:
         """x as kernels take it; with a residual, x + residual, and that sum as it is returned."""
         x = contiguous(self.x, self.dtype)
@@ -362,7 +375,7 @@ class _Call:
         offset = self._column("bias", 0.0) - low * scale
         result = result_buffer(self.outs[0], x.shape, self.dtype, (x,))
         if x.size:
-            self.channels.run(self._kind(), (x,), (mean, scale, offset), self.then, result)
+            self.channels.run(_kind(self.then)[1], (x,), (mean, scale, offset), self.then, result)
         return delivered(self.outs[0], result)  # type: ignore[no-any-return]
 
     def gradients(self, stats: Any) -> tuple[Array, Array | None, Array | None]:
@@ -376,13 +389,13 @@ class _Call:
             activated = () if self.then is None else (scale, self._column("bias", 0.0) - low * scale)
             products = sums = np.zeros(channels.channel, channels.compute)
             if x.size:
-                products, sums = channels.run(self._kind("_sums"), (dy, x), (mean, *activated), self.then)
+                products, sums = channels.run(_kind(self.then, "_sums")[1], (dy, x), (mean, *activated), self.then)
             dweight = rstd * (products - low * sums) if x.size else products
             slope = rstd * scale * (dweight / count)
             shift = scale * (sums / count) - low * slope
             if x.size:
                 columns = (mean, *(activated or (scale,)), slope, shift)
-                channels.run(self._kind("_gradient"), (dy, x), columns, self.then, result)
+                channels.run(_kind(self.then, "_gradient")[1], (dy, x), columns, self.then, result)
             given = [
                 a.astype(self.dtype, copy=False) if what in self.columns else None
                 for what, a in (("weight", dweight), ("bias", sums))
@@ -400,6 +413,11 @@ class _Call:
         return contiguous(stats, self.channels.compute)
 
 
+def _kind(then: Then | None, suffix: str = "") -> tuple[Op, str]:
+    """The row of the table and the kind that a call runs."""
+    return (NOTHING, f"scaled{suffix}") if then is None else (then.op, f"normed{suffix}")
+
+
 def _rstd(var: Array, eps: float) -> Array:
     # NaN where the variance is not finite
     return 1 / np.sqrt(var + var.dtype.type(eps)) + (var - var)
@@ -414,23 +432,36 @@ def _momentum(name: str, value: Any) -> float:
     return momentum
 
 
-def _running(name: str, mean: Any, var: Any, call: _Call) -> tuple[Array, ...]:
-    """The running statistics, checked; none where there are none."""
-    if mean is None and var is None:
-        return ()
-    for what, a in (("running_mean", mean), ("running_var", var)):
+def _mover(
+    name: str, running: tuple[Any, Any], channel: int, count: int, momentum: float, unbiased: bool,
+    others: tuple[Any, ...],
+) -> Callable[[Array, Array], None]:  # fmt: skip
+    """What moves the running statistics, which are checked here, to those of a batch of `count` values of a channel."""
+    if running[0] is None and running[1] is None:
+        return lambda mean, var: None
+    for what, a in zip(("running_mean", "running_var"), running):
         if not isinstance(a, np.ndarray):
             raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
         if isinstance(a, np.ma.MaskedArray) or a.dtype.kind != "f":
             raise TypeError(f"{name}: {what} must be an array of floats, not {shown(a.dtype)}")
-        if a.shape != (call.channels.channel,):
-            raise ValueError(f"{name}: {what} has shape {a.shape}, not {(call.channels.channel,)}")
+        if a.shape != (channel,):
+            raise ValueError(f"{name}: {what} has shape {a.shape}, not {(channel,)}")
         if not a.flags.writeable:
             raise ValueError(f"{name}: {what} is read-only")
-    others = [call.x, *call.columns.values(), *(o for o in call.outs if o is not None)]
-    if np.may_share_memory(mean, var) or any(np.may_share_memory(a, o) for a in (mean, var) for o in others):
+    given = [o for o in others if isinstance(o, np.ndarray)]
+    if np.may_share_memory(*running) or any(np.may_share_memory(a, o) for a in running for o in given):
         raise ValueError(f"{name}: running_mean and running_var must have memory of their own")
-    return mean, var
+    if unbiased and count == 1:
+        raise ValueError(f"{name}: an unbiased variance needs more than 1 value of a channel")
+
+    def move(mean: Array, var: Array) -> None:
+        if unbiased:
+            var = var * var.dtype.type(count / (count - 1))
+        with np.errstate(all="ignore"):
+            for to, value in zip(running, (mean, var)):
+                to[...] = momentum * to + (1 - momentum) * value
+
+    return move
 
 
 batch_norm = BatchNorm()

@@ -231,10 +231,15 @@ class Norm:
         return _unpickle, (self.name,)
 
 
+def is_plain_eps(eps: Any) -> bool:
+    """Whether it needs no further check."""
+    return type(eps) is float and 1e-30 < eps < 1e30
+
+
 def positive_eps(name: str, eps: Any, compute: np.dtype[Any]) -> float:
     """`eps` as a number that the computing dtype has."""
-    if type(eps) is float and 1e-30 < eps < 1e30:
-        return eps
+    if is_plain_eps(eps):
+        return eps  # type: ignore[no-any-return]
     if isinstance(eps, (bool, np.bool_)) or not isinstance(eps, numbers.Real):
         raise TypeError(f"{name}: eps must be a number, not {shown(eps)}")
     eps = float(eps)
@@ -487,7 +492,7 @@ class RowNorm(Norm):
         out: Any, keep: bool,
     ) -> Any:  # fmt: skip
         then = activation_of(self.name, activation)
-        if axis == -1 and offset is None and type(eps) is float and 1e-30 < eps < 1e30:
+        if axis == -1 and offset is None and is_plain_eps(eps):
             after = None if then is None else then.call("forward")
             function = self._function("forward")
             done = _driver.plain_norm(function, x, columns, out, self.nstat, keep, eps, after, residual)

@@ -156,6 +156,29 @@ def plain_norm_backward(
     again: Function | None = ...,
     then: tuple[Any, ...] | None = ...,
 ) -> tuple[Any, Any, Any] | None: ...
+def plain_batch_norm(
+    moments: Function,
+    values: Function,
+    params: tuple[float, ...],
+    x: Any,
+    weight: Any,
+    bias: Any,
+    eps: float,
+    sample: int,
+    out: Any,
+) -> tuple[Any, Any, Any] | None: ...
+def plain_batch_norm_backward(
+    sums_of: Function,
+    gradient: Function,
+    params: tuple[float, ...],
+    activated: bool,
+    dy: Any,
+    x: Any,
+    stats: Any,
+    weight: Any,
+    bias: Any,
+    out: Any,
+) -> tuple[Any, Any, Any] | None: ...
 def run_norm(
     function: Function,
     again: Function | None,

@@ -7,10 +7,10 @@ It knows no mathematics: what a function runs, its resolver says.
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, sqrt as c_sqrt, sqrtf as c_sqrtf
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cimport numpy as cnp
 
@@ -1596,6 +1596,9 @@ cdef int activation(fastact_job *job, Function function, tuple params, int dtype
 cdef void strided_array(fastact_array *to, cnp.ndarray a):
     to.data = cnp.PyArray_BYTES(a)
     to.row, to.group, to.step = cnp.PyArray_STRIDE(a, 0), cnp.PyArray_STRIDE(a, 1), cnp.PyArray_STRIDE(a, 2)
+
+
+include "channels.pxi"
 
 
 # ---- fma as a ufunc, for the reference backend
