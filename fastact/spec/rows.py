@@ -33,6 +33,8 @@ class RowKernel:
         In which its form ``part`` computes long rows (spec/call.py); 0: there is none, it takes rows of any length.
     side : bool
         Whether there is a form ``side``, for rows side by side.
+    embed : bool
+        Whether it may be among the functions for C and Cython.
     """
 
     loop: str
@@ -41,6 +43,7 @@ class RowKernel:
     scalars: tuple[str, ...] = ()
     phases: int = 0
     side: bool = False
+    embed: bool = True
 
     def _side(self, index: int) -> tuple[Argument, ...]:
         names = self.signature.split("->")[index].replace("[", "").replace("]", "").split()
@@ -55,7 +58,7 @@ class RowKernel:
     @property
     def embedded(self) -> bool:
         """Whether it is among the functions for C and Cython: it leaves no sums of blocks to be combined."""
-        return all(a.role != "pair" for a in self.outputs)
+        return self.embed and all(a.role != "pair" for a in self.outputs)
 
     @property
     def inputs(self) -> tuple[Argument, ...]:
@@ -71,11 +74,18 @@ class RowKernel:
 # labels are int64, -1: does not count
 ROWS: dict[str, RowKernel] = {
     "softmax": RowKernel("softmax", "x -> y", phases=_ALL, side=True),
+    "scaled_softmax": RowKernel("scaled_softmax", "x -> y", scalars=("scale",), phases=_ALL, side=True, embed=False),
+    "biased_softmax": RowKernel(
+        "biased_softmax", "x bias -> y", scalars=("scale",), phases=_ALL, side=True, embed=False
+    ),
     "softmin": RowKernel("softmax", "x -> y", sign=-1, phases=_ALL, side=True),
     "log_softmax": RowKernel("log_softmax", "x -> y", phases=_ALL, side=True),
     "sparsemax": RowKernel("sparsemax", "x -> y"),
     "logsumexp": RowKernel("logsumexp", "x -> y:row", phases=_ALL),
     "softmax_backward": RowKernel("softmax_backward", "dy y -> dx", phases=SUMS | LAST, side=True),
+    "scaled_softmax_backward": RowKernel(
+        "scaled_softmax_backward", "dy y -> dx", scalars=("scale",), phases=SUMS | LAST, side=True, embed=False
+    ),
     "softmin_backward": RowKernel("softmax_backward", "dy y -> dx", sign=-1, phases=SUMS | LAST, side=True),
     "log_softmax_backward": RowKernel("log_softmax_backward", "dy y -> dx", phases=SUMS | LAST, side=True),
     "sparsemax_backward": RowKernel("sparsemax_backward", "dy y -> dx"),
