@@ -72,7 +72,8 @@ def scaled_softmax(x, scale=1.0, bias=None, mask=None, causal=False):
     z = np.where(live, logits(x, scale, bias), 0)
     if x.dtype == np.float32:
         z = z.astype(np.float64)
-        e = np.where(live, np.exp(z - np.where(live, z, -np.inf).max(-1, keepdims=True, initial=-1e300)), 0)
+        m = np.where(live, z, -np.inf).max(-1, keepdims=True, initial=-1e300)
+        e = np.where(live, np.exp(np.where(live, z - m, 0)), 0)
         total = e.sum(-1, keepdims=True)
         return e / np.where(total == 0, 1, total)
 

@@ -49,8 +49,8 @@ def worst(got, want):
 @each_float
 def test_accuracy(dtype):
     found = 0.0
-    for n in LENGTHS:
-        rows = max(2, (4000 if dtype == np.float32 else 300) // n)
+    for n in LENGTHS if dtype == np.float32 else LENGTHS[::3]:
+        rows = max(2, (2000 if dtype == np.float32 else 100) // n)
         for i, (spread, level, scale) in enumerate(
             ((3, 0, 0.125), (30, 0, 1 / np.sqrt(128)), (1, 20, -3.7), (100, 50, 0.3), (5, 1000, 1.9), (1e-3, -7, 100.0))
         ):
@@ -420,7 +420,7 @@ def test_threads_and_backends(dtype):
 def test_long_rows():
     before = fa.get_num_threads()
     try:
-        for shape in ((1, 3 * 65536 + 7), (2, 65537), (9, 70000), (2, 5 * 65536)):
+        for shape in ((1, 3 * 65536 + 7), (9, 70000), (2, 5 * 65536)):
             x, bias = numbers(shape, np.float32, 22), numbers(shape[1:], np.float32, 23)
             bias[: 2 * 65536] = -np.inf
             for dtype, where, b in itertools.product(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,30 +166,37 @@ class _Run:
         return result[()] if result.ndim == 0 and self.out is None else result
 
 
+def _signature(function: Any, **more: Any) -> inspect.Signature:
+    """That of its call, with keywords more."""
+    found = inspect.signature(type(function).__call__)
+    _, *known, rest = found.parameters.values()
+    keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in more.items()]
+    return found.replace(parameters=[*known, *keywords, rest])
+
+
 class _Scaled(RowMethod):
     """What softmax and its gradient have in common."""
 
     _scaled: tuple[str, ...]  # kernels, the second one with a bias
     _names: tuple[str, ...]  # of the arrays
+    _led_functions: dict[bool, _driver.Function]  # by whether there is a bias, made when first needed
 
     def _led(self, biased: bool) -> _driver.Function:
-        functions: list[_driver.Function | None] = self.__dict__.setdefault("_functions", [None, None])
-        function = functions[biased]
+        function = self._led_functions.get(biased)
         if function is None:
             name, fill_in = self._scaled[biased], -math.inf if self._nin == 1 else 0.0
             function = dispatch.make_rows(
                 name, nin=len(ROWS[name].inputs), loop="led", fill_in=fill_in, filled=int(biased)
             )
-            functions[biased] = function
+            self._led_functions[biased] = function
         return function
 
-    def _run(
-        self, given: tuple[Any, ...], axis: Axis, where: Any, out: Any, scale: Any, causal: Any, bias: Any,
-        kwargs: dict[str, Any],
-    ) -> Any:  # fmt: skip
-        if axis is LAST and not kwargs:
+    def _run(self, given: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
+        scale, causal = kwargs.pop("scale", 1.0), kwargs.pop("causal", False)
+        bias = kwargs.pop("bias", None) if self._nin == 1 else None
+        if not kwargs:
             mask = None if where is True else where
-            result = self._led(bias is not None).plain_led(given, bias, mask, out, scale, causal)
+            result = self._led(bias is not None).plain_led(given, axis, bias, mask, out, scale, causal)
             if result is not None:
                 return result
         scale, causal = self._numbers(scale, causal)
@@ -237,23 +245,35 @@ class SoftmaxBackward(_Scaled, Backward):
 
     def __init__(self) -> None:
         super().__init__("softmax", "y·(dy - sum(dy·y))", "", _BACKWARD)
+        self._led_functions = {}
+        self.__signature__ = _signature(self, scale=1.0, causal=False)
 
-    def __call__(
-        self,
-        dy: Any,
-        y: Any,
-        /,
-        axis: Axis = -1,
-        *,
-        where: Any = True,
-        out: Any = None,
-        scale: Any = 1.0,
-        causal: Any = False,
-        **kwargs: Any,
-    ) -> Any:
-        if scale is ONE and causal is False:
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            dy: Any,
+            y: Any,
+            /,
+            axis: Axis = -1,
+            *,
+            where: Any = True,
+            out: Any = None,
+            scale: Any = 1.0,
+            causal: Any = False,
+            **kwargs: Any,
+        ) -> Any: ...
+
+    else:
+        # three defaults more would cost a call of 16 elements a tenth of its time
+        def __call__(self, dy, y, /, axis=-1, *, where=True, out=None, **kwargs):
+            if kwargs:
+                return self._run((dy, y), axis, where, out, kwargs)
+            if where is True and axis is LAST and self._function is not None:
+                result = self._function.direct((dy, y), out)
+                if result is not None:
+                    return result
             return self._along((dy, y), axis, where, out, kwargs)
-        return self._run((dy, y), axis, where, out, scale, causal, None, kwargs)
 
 
 class Softmax(_Scaled, RowFunction):
@@ -275,6 +295,8 @@ class Softmax(_Scaled, RowFunction):
 
     def __init__(self) -> None:
         super().__init__("softmax", "exp(x)/sum(exp(x))", "", "", ("", ""), doc=_FORWARD, backward=SoftmaxBackward())
+        self._led_functions = {}
+        self.__signature__ = _signature(self, scale=1.0, causal=False, bias=None)
 
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
         """The kernels behind a kind."""
@@ -283,26 +305,33 @@ class Softmax(_Scaled, RowFunction):
             return super().kernels(kind, dtype)
         return [spec for name in names for spec in row_kernels_of(name, compute_dtype(dtype))]
 
-    def __call__(
-        self,
-        x: Any,
-        /,
-        axis: Axis = -1,
-        *,
-        where: Any = True,
-        out: Any = None,
-        scale: Any = 1.0,
-        causal: Any = False,
-        bias: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        if bias is None and causal is False and scale is ONE:
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            x: Any,
+            /,
+            axis: Axis = -1,
+            *,
+            where: Any = True,
+            out: Any = None,
+            scale: Any = 1.0,
+            causal: Any = False,
+            bias: Any = None,
+            **kwargs: Any,
+        ) -> Any: ...
+
+    else:
+
+        def __call__(self, x, /, axis=-1, *, where=True, out=None, **kwargs):
+            if kwargs:
+                return self._run((x,), axis, where, out, kwargs)
+            if where is True and axis is LAST and self._function is not None:
+                result = self._function.direct((x,), out)
+                if result is not None:
+                    return result
             return self._along((x,), axis, where, out, kwargs)
-        return self._run((x,), axis, where, out, scale, causal, bias, kwargs)
 
-
-# the object that is the default
-ONE: Any = (Softmax.__call__.__kwdefaults__ or {})["scale"]
 
 _FORWARD = f"""softmax(x, axis=-1, *, scale=1, causal=False, bias=None) = exp(z)/sum(exp(z)), z = scale·x + bias
 

@@ -853,23 +853,25 @@ cdef class Function:
         with nogil:
             run_led(&f)
 
-    def plain_led(self, tuple arrays, object bias, object where, object out, object scale, object causal):
-        """The same for contiguous arrays of one shape and dtype, a bias and a mask that broadcast to that; None for anything
-        less plain, or wrong."""
+    def plain_led(self, tuple arrays, object axis, object bias, object where, object out, object scale, object causal):
+        """The same along any axis of contiguous arrays of one shape and dtype, with a bias and a mask that broadcast to that;
+        None for anything less plain, or wrong."""
         cdef fastact_led f
         cdef fastact_job *job = &f.job
         cdef double factor
-        cdef cnp.ndarray x, result
+        cdef cnp.ndarray x, a, result
         cdef fastact_slot *slot
-        cdef int j, d, nd, number, count = len(arrays)
-        cdef Py_ssize_t apart
-        if type(scale) is not float or type(causal) is not bool or not is_plain(arrays[0]):
+        cdef int j, d, k, nd, at, number, count = len(arrays)
+        if type(scale) is not float or type(causal) is not bool or type(axis) is not int or not is_plain(arrays[0]):
             return None
         x = arrays[0]
         number, nd = cnp.PyArray_TYPE(x), cnp.PyArray_NDIM(x)
+        if nd > FASTACT_LED_AXES or not -nd <= axis < nd:
+            return None
+        at = axis if axis >= 0 else axis + nd
         slot = &self.slots[0 if number == cnp.NPY_FLOAT32 else 1]
         factor = scale if number == cnp.NPY_FLOAT64 else <float> scale
-        if nd > FASTACT_LED_AXES or not factor - factor == 0.0 or (causal and nd < 2):
+        if not factor - factor == 0.0 or (causal and (nd < 2 or at < nd - 2)):
             return None
         # a mask without a bias fills x, and only a positive scale leaves -inf as it is
         if where is not None and slot.nin == 1 and not factor > 0.0:
@@ -886,37 +888,29 @@ cdef class Function:
             for j in range(count):
                 if overlaps(result, <cnp.ndarray> arrays[j]):
                     return None
+        if bias is not None and (not broadcasts(bias, x, number) or (out is not None and shares(result, <cnp.ndarray> bias))):
+            return None
+        if where is not None and (
+                not broadcasts(where, x, cnp.NPY_BOOL) or (out is not None and shares(result, <cnp.ndarray> where))):
+            return None
         job.resolved = resolved_of(slot)
         if job.resolved.nstage == 0:
             return None
-        job.slot, job.narg, job.n = slot, slot.nin + 1, cnp.PyArray_DIM(x, nd - 1)
+        job.slot, job.narg, job.n = slot, slot.nin + 1, cnp.PyArray_DIM(x, at)
         f.axes = nd - 1
-        apart = job.n * slot.size
-        for d in range(nd - 2, -1, -1):
-            f.length[d], f.mask_apart[d] = cnp.PyArray_DIM(x, d), 0
-            for j in range(job.narg):
-                f.apart[d][j] = apart
-            apart *= f.length[d]
         for j in range(job.narg):
-            job.step[j] = slot.size
-        for j in range(count):
-            job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
-        job.data[slot.nin] = cnp.PyArray_BYTES(result)
-        if bias is not None:
-            if not broadcasts(bias, x, number) or (out is not None and shares(result, <cnp.ndarray> bias)):
-                return None
-            job.data[count] = cnp.PyArray_BYTES(<cnp.ndarray> bias)
-            job.step[count] = step_of(<cnp.ndarray> bias, nd, nd - 1)
-            for d in range(nd - 1):
-                f.apart[d][count] = step_of(<cnp.ndarray> bias, nd, d)
+            a = <cnp.ndarray> (arrays[j] if j < count else bias if j < slot.nin else result)
+            job.data[j], job.step[j] = cnp.PyArray_BYTES(a), step_of(a, nd, at)
+            for k in range(nd - 1):
+                f.apart[k][j] = step_of(a, nd, k + (k >= at))
         job.mask = NULL
         if where is not None:
-            if not broadcasts(where, x, cnp.NPY_BOOL) or (out is not None and shares(result, <cnp.ndarray> where)):
-                return None
             job.mask = <const char *> cnp.PyArray_DATA(<cnp.ndarray> where)
-            job.mask_step = step_of(<cnp.ndarray> where, nd, nd - 1)
-            for d in range(nd - 1):
-                f.mask_apart[d] = step_of(<cnp.ndarray> where, nd, d)
+            job.mask_step = step_of(<cnp.ndarray> where, nd, at)
+        for k in range(nd - 1):
+            d = k + (k >= at)
+            f.length[k] = cnp.PyArray_DIM(x, d)
+            f.mask_apart[k] = 0 if where is None else step_of(<cnp.ndarray> where, nd, d)
         job.scalars = &factor
         job.flags = FASTACT_CAUSAL if causal else 0
         with nogil:

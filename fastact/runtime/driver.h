@@ -536,6 +536,8 @@ static void fastact_packed_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
     const int nin = slot->nin, out = slot->nin;
     const ptrdiff_t row = fastact_scratch_row(job), block = fastact_packed_block(job), compute = slot->compute;
     const bool causal = job->flags & FASTACT_CAUSAL;
+    /* results where they belong, though inputs are packed */
+    const bool direct = !slot->reduces && slot->size == compute && job->step[out] == compute && job->row_step[out] % compute == 0;
     char *data[FASTACT_ARGS];
     ptrdiff_t row_step[FASTACT_ARGS];
     char *base = fastact_scratch((size_t)((row * nin + 1) * block * compute));
@@ -560,15 +562,19 @@ static void fastact_packed_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
                          job->row_step[j], job->step[j], filled, job->mask_row, job->mask_step,
                          j < slot->masked ? 0.0 : slot->fill_in);
         }
-        data[out] = slot->reduces ? base + nin * block * row * compute : data[0];
-        row_step[out] = slot->reduces ? compute : row_step[0];
+        data[out] = slot->reduces ? base + nin * block * row * compute : direct ? result : data[0];
+        row_step[out] = slot->reduces ? compute : direct ? job->row_step[out] : row_step[0];
         fastact_call_prefixes(job, data, row_step, low, rows, n, 0);
         if (slot->reduces) {
             fastact_unpack(slot->dtype, data[out], 1, result, rows, 1, job->row_step[out], slot->size, NULL, 0, 0, 0.0);
             continue;
         }
-        fastact_unpack(slot->dtype, data[out], row, result, rows, n, job->row_step[out], job->step[out], mask,
-                       job->mask_row, job->mask_step, slot->fill);
+        if (!direct)
+            fastact_unpack(slot->dtype, data[out], row, result, rows, n, job->row_step[out], job->step[out], mask,
+                           job->mask_row, job->mask_step, slot->fill);
+        else if (mask)
+            fastact_mask(slot->dtype, result, job->row_step[out] / compute, rows, n, mask, job->mask_row, job->mask_step,
+                         slot->fill);
         fastact_clear(result + n * job->step[out], rows, job->n - n, job->row_step[out], job->step[out], slot->size);
     }
 }

@@ -140,7 +140,7 @@ class Rows:
 
     def log_sum(self, x: Any, m: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
         c, k = self.call("row_shift", m)
-        high, low = self.total_of_shares(self.call("unless_equal", self.call("share", x, m, k), x, m))
+        high, low = self.total_of_shares(self.call("unless_equal", self.call("share", x, None, None, m, k), x, m))
         rest, ties = high + low, self.total(self.call("equal", x, m))
         top = self.call("exp_scaled", m, c, k)
         return self.call("log_sum_over", rest, ties, top), c, k, rest, ties, top
