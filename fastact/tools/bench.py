@@ -49,9 +49,10 @@ import numpy as np
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
 from fastact.spec.units import UNITS
-from fastact.tools import norms, optimisers
+from fastact.tools import attention, norms, optimisers
+from fastact.tools.attention import AttentionCell, attention_cell, forms_of
 from fastact.tools.fused import FUSIONS
-from fastact.tools.norms import NormCell, forms_of, norm_cell
+from fastact.tools.norms import NormCell, norm_cell
 from fastact.tools.optimisers import UpdateCell, update_cell
 from fastact.tools.peers import DROPPED, PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
 from fastact.tools.truth import TRUTH
@@ -313,6 +314,10 @@ def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype:
         flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
         flat[1][:] = rng.standard_normal(n, dtype=dtype)
         for op in (op for op in ops if n in sizes_of(op, sizes)):
+            if op in attention.OPS:
+                for kind in kinds_of(op, kinds):
+                    yield attention_cell(op, kind, flat, rng)
+                continue
             if op in norms.OPS:
                 for kind in kinds_of(op, kinds):
                     yield norm_cell(op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
@@ -372,7 +377,7 @@ def wrong(result: Any, cell: Cell) -> str | None:
     """What is wrong with a form's result, or None: a peer that computes something else is no peer."""
     if isinstance(cell, UpdateCell):
         return cell.wrong(HEAD)
-    if isinstance(cell, (FusedCell, NormCell)):
+    if isinstance(cell, (FusedCell, NormCell, AttentionCell)):
         results = result if isinstance(result, (tuple, list)) else (result,)
         if len(results) != len(cell.expected):
             return f"{len(results)} results"
@@ -599,7 +604,7 @@ def measure(
         peers, result["missing"] = load_peers(against, threads)
         libraries = [FastAct(threads), *peers]
         result["versions"] = {library.name: library.version() for library in libraries}
-        elementwise = [op for op in ops if not is_fused(op) and op not in (*optimisers.OPS, *norms.OPS)]
+        elementwise = [op for op in ops if not is_fused(op) and op not in (*optimisers.OPS, *norms.OPS, *attention.OPS)]
         result["small_calls"] = small_calls(libraries, kind_of) if elementwise else {}
         libraries += [Composed(threads), Stream(threads, peers)]
         result["cells"] = []
@@ -791,7 +796,7 @@ def plot(result: dict[str, Any], path: str) -> None:
 
 
 def _op(text: str) -> str:
-    if text in (*ROWS, DROPOUT) or text in (*optimisers.OPS, *norms.OPS):
+    if text in (*ROWS, DROPOUT) or text in (*optimisers.OPS, *norms.OPS, *attention.OPS):
         return text
     name, dot, fusion = text.partition(".")
     if dot and fusion not in FUSIONS:
@@ -849,7 +854,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OP",
         help=f"activations or {DROPOUT} (default: {', '.join(OPS)}), "
         f"fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
-        f"norms: {', '.join(norms.OPS)}; steps of optimisers: {', '.join(optimisers.OPS)}",
+        f"norms: {', '.join(norms.OPS)}; in attention: {', '.join(attention.OPS)}; "
+        f"steps of optimisers: {', '.join(optimisers.OPS)}",
     )
     parser.add_argument(
         "--kinds",
