@@ -83,10 +83,10 @@ def test_accuracy_against_logits_that_are_not_rounded():
 
 @each_float
 def test_bits_are_those_of_softmax_of_the_logits(dtype, backend):
-    for n in (1, 5, 16, 17, 67, 300):
+    for n in (1, 5, 16, 17, 67, 300) if dtype == np.float32 else (5, 67):
         for spread, level in ((3, 0), (1, 1e4), (100, -2047), (30, 3e8)):
-            x = numbers((40, n), dtype, n, spread) + dtype(level)
-            bias = numbers((40, n), dtype, n + 1, spread) - dtype(level)
+            x = numbers((20, n), dtype, n, spread) + dtype(level)
+            bias = numbers((20, n), dtype, n + 1, spread) - dtype(level)
             for scale in (1.0, -1.0, 0.3, 7.0):
                 assert same(fa.softmax(x, scale=scale), fa.softmax(dtype(scale) * x))
                 assert same(fa.softmax(x, 0, scale=scale), fa.softmax(dtype(scale) * x, 0))
