@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fastact.spec.table import OPS
-from fastact.tools import bench, optimisers
+from fastact.tools import attention, bench, optimisers
 from fastact.tools.peers import HOW, PEERS, Cell, Peer
 
 SIZES = (2**10, 2**20)
@@ -30,6 +30,7 @@ CELLS = [
     for kind in bench.KINDS
     for size in SIZES
 ] + list(itertools.product(bench.FUSED, bench.FUSED_KINDS, FUSED_SIZES))
+CELLS += list(itertools.product(attention.OPS, bench.KINDS, FUSED_SIZES))
 CELLS += [("adam", "update", size) for size in FUSED_SIZES] + [("adam_mlp", "update", optimisers.MLP_SIZE)]
 
 
@@ -56,14 +57,20 @@ def confined() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["fastact", *PEERS])
 @pytest.mark.parametrize(("op", "kind", "size"), CELLS, ids=lambda value: str(value))
 def test_speed(benchmark, op: str, kind: str, size: int, name: str) -> None:
-    known = optimisers.FORMS if kind == "update" else HOW.get(op.partition(".")[0], {})
+    known = (
+        optimisers.FORMS
+        if kind == "update"
+        else attention.FORMS
+        if op in attention.OPS
+        else HOW.get(op.partition(".")[0], {})
+    )
     if name != "fastact" and not any(key.startswith(name) for key in known):
         pytest.skip(f"{name} has no {op}")
     found = library(name)
     if isinstance(found, str):
         pytest.skip(found)
     where = cell(op, kind, size)
-    forms = optimisers.forms_of(found, where)
+    forms = attention.forms_of(found, where)
     timed = {form: bench.Timed(call, functools.partial(found.mode, form)) for form, call in forms.items()}
     if not timed:
         pytest.skip(f"{name} has no {op} {kind}")

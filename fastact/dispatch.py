@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # methods that are several kinds, by what surrounds the activation
 FUSED_STEPS = ("fused", "fused_backward")
+# softmax with a scale, a bias or a causal mask, and its gradient
+SCALED = ("scaled", "scaled_backward")
 # not a kernel backend of this release, but a name that users may ask for
 CUDA_REASON = "the CUDA backend is not part of this release; arrays on a GPU are not taken"
 
@@ -303,14 +305,14 @@ def make_ufunc(op: Op, kind: str) -> _driver.Function:
     return register(_driver.Function(name, doc, len(inputs), len(op.params), len(outputs), resolver, _lock))
 
 
-def make_rows(name: str, doc: str = "", nin: int = 0, **traits: Any) -> _driver.Function:
-    """The gufuncs of a kernel over rows; with ``nin=0`` what `run_rows` takes, without a gufunc."""
+def make_rows(name: str, doc: str = "", nin: int = 0, loop: str = "rows", **traits: Any) -> _driver.Function:
+    """The gufuncs of a kernel over rows; none with ``nin=0``, for `run_rows`, nor of the loop "led", for `run_led`."""
     row = ROWS[name]
     resolver = _resolver(lambda dtype, form: row_kernel_of(name, compute_dtype(dtype), FORMS[form]))
     if not nin:
         traits["roles"] = "".join(_ROLE[a.name if a.name == "labels" else a.role] for a in (*row.inputs, *row.outputs))
     traits |= {"phases": row.phases, "side": row.side}
-    return register(_driver.Function(name, doc, nin, 0, 1 if nin else 0, resolver, _lock, "rows", **traits))
+    return register(_driver.Function(name, doc, nin, 0, 1 if nin else 0, resolver, _lock, loop, **traits))
 
 
 _ROLE = {"map": "m", "row": "r", "col": "c", "labels": "i", "pair": "p"}
@@ -390,8 +392,8 @@ def warmup(
         Activations, functions over an axis, losses and optimisers; by default all.
     kinds : str or iterable of str, optional
         Of 'forward', 'backward', 'backward_from_output', 'value_and_grad', by default all of these that a function has,
-        and 'biased', 'biased_backward', 'gated', 'gated_backward', 'fused', 'fused_backward'. A step of an optimiser is
-        of kind 'forward'.
+        and 'biased', 'biased_backward', 'gated', 'gated_backward', 'fused', 'fused_backward', 'scaled',
+        'scaled_backward': softmax with a scale, a bias or a causal mask. A step of an optimiser is of kind 'forward'.
     dtypes : str or iterable of str
         Of 'float32', 'float64', 'float16', 'bfloat16'. Functions over an axis compute the last two in float32.
 
@@ -423,7 +425,7 @@ def warmup(
         functions = [*activations.values(), *FUNCTIONS.values(), *UPDATES.values()]
     else:
         functions = [_function(n) for n in ([names] if isinstance(names, str) else names)]
-    kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED, *FUSED_STEPS], "kind")
+    kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED, *FUSED_STEPS, *SCALED], "kind")
     dtypes = _some(dtypes, _driver.DTYPES, "dtype")
     name = backend()
     specs = {spec: None for f in functions for k in kinds for d in dtypes for spec in f.kernels(k, d)}

@@ -42,6 +42,50 @@ def softmax(x):
     return split(by_rows(row, x), x.shape)
 
 
+def counted(shape, bias=None, mask=None, causal=False):
+    """Which elements count, for a causal mask over the last two axes."""
+    live = np.ones(shape, bool)
+    if causal:
+        live &= np.arange(shape[-1]) <= np.arange(shape[-2])[:, None]
+    if mask is not None:
+        live &= mask
+    return live if bias is None else live & (bias != -np.inf)
+
+
+def logits(x, scale=1.0, bias=None):
+    """scale·x + bias rounded once, the scale a number of x's dtype."""
+    scale = x.dtype.type(scale)
+    with np.errstate(all="ignore"):
+        if x.dtype == np.float32:
+            # the product is exact, and 64 bits of the sum are as good as all
+            z = np.longdouble(scale) * x.astype(np.longdouble)
+            return (z if bias is None else z + bias).astype(np.float32)
+        if bias is None:
+            return scale * x
+    pairs = np.nditer([x, bias])
+    exact = [mpmath.mpf(float(scale)) * float(v) + float(b) for v, b in pairs]
+    return np.array([float(t) for t in exact]).reshape(np.broadcast_shapes(x.shape, np.shape(bias)))
+
+
+def scaled_softmax(x, scale=1.0, bias=None, mask=None, causal=False):
+    """softmax of `logits` over the last axis of what counts; 0 elsewhere. In float64, (hi, lo) for float64."""
+    live = counted(x.shape, bias, mask, causal)
+    z = np.where(live, logits(x, scale, bias), 0)
+    if x.dtype == np.float32:
+        z = z.astype(np.float64)
+        m = np.where(live, z, -np.inf).max(-1, keepdims=True, initial=-1e300)
+        e = np.where(live, np.exp(np.where(live, z - m, 0)), 0)
+        total = e.sum(-1, keepdims=True)
+        return e / np.where(total == 0, 1, total)
+
+    def row(v, counts):
+        e = [mpmath.exp(t) if c else mpmath.mpf(0) for t, c in zip(v, counts)]
+        s = mpmath.fsum(e)
+        return [t / s if s else t for t in e]
+
+    return split(by_rows(row, z, live), x.shape)
+
+
 def log_softmax(x):
     if x.dtype == np.float32:
         x = x.astype(np.float64)

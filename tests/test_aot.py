@@ -88,7 +88,7 @@ def test_the_struct(compiler, tmp_path):
     names = {"data": "DATA", "row_step": "ROW_STEP", "step": "STEP", "n": "COLS"}
     fields = {name: names.get(name, name.upper()) for name, _ in calls.Call._fields_}
     checks = [f"offsetof(fastact_call, {name}) == {getattr(convention, c)}" for name, c in fields.items()]
-    checks += [f"FASTACT_{c} == {getattr(convention, c)}" for c in ("ARGS", "STREAM", "VALUE_ONLY")]
+    checks += [f"FASTACT_{c} == {getattr(convention, c)}" for c in ("ARGS", "STREAM", "VALUE_ONLY", "CAUSAL")]
     checks.append(f"sizeof(fastact_call) == {convention.BYTES}")
     source = '#include <stddef.h>\n#include "call.h"\n' + "".join(f'_Static_assert({c}, "{c}");\n' for c in checks)
     (tmp_path / "call.c").write_text(source)

@@ -235,7 +235,7 @@ class Activation(Method):
             return [spec for k in KINDS_OF[kind] for spec in self.kernels(k, dtype)]
         dtype = compute_dtype(dtype) if kind in FUSED else dtype
         kinds = (kind, "param_backward") if kind == "backward" else (kind,)
-        ops = [op for op in (self.op, self.op.at_default) if op is not None]
+        ops = [op for op in (self.op, self.op.at_default) if op is not None and kind in ALL]
         return [kernel_of(op, k, dtype) for op in ops for k in kinds if has(op, k)]
 
     @property

@@ -13,7 +13,7 @@ from fastact import dispatch
 from fastact.runtime import _driver
 from fastact.spec.call import SEGMENT
 from fastact.spec.kernel import compute_dtype, itemsize, row_kernel_of
-from fastact.spec.messages import unsupported
+from fastact.spec.messages import shown, unsupported
 from fastact.spec.rows import ROWS
 
 
@@ -26,6 +26,16 @@ def integer(what: str, value: Any, kinds: str = "an integer") -> int:
         except TypeError:
             pass
     raise TypeError(f"{what} must be {kinds}, not {type(value).__name__}")
+
+
+def number(what: str, value: Any) -> float:
+    """A real number as a float; `TypeError` for anything else."""
+    if type(value) is float:
+        return value
+    array = np.asarray(value)
+    if array.ndim or (array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16"):
+        raise TypeError(f"{what} must be a number, not {shown(value)}")
+    return float(array)
 
 
 def refuse_masked(name: str, arrays: Iterable[Any], instead: str) -> None:

@@ -18,6 +18,7 @@ from fastact.api.arguments import (
     delivered,
     integer,
     memory_dtype,
+    number,
     refuse_masked,
     result_buffer,
     single_out,
@@ -29,16 +30,6 @@ from fastact.spec.table import OPS
 
 Array = NDArray[Any]
 Random = tuple[float, float, int, int]
-
-
-def number(what: str, value: Any) -> float:
-    """A real number as a float; `TypeError` for anything else."""
-    if type(value) is float:
-        return value
-    array = np.asarray(value)
-    if array.ndim or (array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16"):
-        raise TypeError(f"{what} must be a number, not {shown(value)}")
-    return float(array)
 
 
 def stream(name: str, seed: Any, offset: Any, offset_name: str = "offset") -> tuple[int, int]:

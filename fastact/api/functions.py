@@ -7,8 +7,9 @@ from fastact.api.dropout import Dropout, RReLU, dropout, rrelu
 from fastact.api.gated_units import GATED_UNITS, GatedUnit
 from fastact.api.losses import Loss, nll_loss, sigmoid_cross_entropy, softmax_cross_entropy
 from fastact.api.norms import Norm, group_norm, layer_norm, rms_norm
-from fastact.api.over_axis import RowMethod, log_softmax, logsumexp, softmax, softmin, sparsemax
+from fastact.api.over_axis import RowMethod, log_softmax, logsumexp, softmin, sparsemax
 from fastact.api.pointwise import POINTWISE
+from fastact.api.softmax import softmax
 
 _METHODS: tuple[RowMethod, ...] = (softmax, log_softmax, softmin, sparsemax, logsumexp)
 _LOSSES: tuple[Loss, ...] = (softmax_cross_entropy, nll_loss, sigmoid_cross_entropy, *POINTWISE.values())

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.arguments import integer
-from fastact.api.dropout import Random, factors, number, stream
+from fastact.api.arguments import integer, number
+from fastact.api.dropout import Random, factors, stream
 from fastact.api.dropout import dropout as dropout_function
 from fastact.api.fused import Fused, _Call
 

@@ -172,10 +172,12 @@ ERRORS = """TypeError
 class Backward(RowMethod):
     """The gradient of a row function, from its output: ``backward(dy, y, axis=-1)``."""
 
-    def __init__(self, name: str, formula: str, example: str) -> None:
+    def __init__(self, name: str, formula: str, example: str, doc: str | None = None) -> None:
         super().__init__(f"{name}.backward", 2)
         self.formula = formula
-        self.__doc__ = f"""{name}.backward(dy, y, axis=-1) = {formula}
+        self.__doc__ = (
+            doc
+            or f"""{name}.backward(dy, y, axis=-1) = {formula}
 
         The gradient by x, from the gradient `dy` by y and the output y = {name}(x) itself.
 
@@ -206,6 +208,7 @@ class Backward(RowMethod):
         >>> import numpy as np, fastact as fa
         {example}
         """
+        )
 
     def __call__(
         self, dy: Any, y: Any, /, axis: Axis = -1, *, where: Any = True, out: Any = None, **kwargs: Any
@@ -228,14 +231,25 @@ class RowFunction(RowMethod):
     """
 
     def __init__(
-        self, name: str, formula: str, gradient: str, source: str, examples: tuple[str, str], *, fill: float = 0.0
+        self,
+        name: str,
+        formula: str,
+        gradient: str,
+        source: str,
+        examples: tuple[str, str],
+        *,
+        fill: float = 0.0,
+        doc: str | None = None,
+        backward: Backward | None = None,
     ) -> None:
         super().__init__(name, 1, fill_in=-math.inf if name != "softmin" else math.inf, fill=fill)
         self.formula = formula
-        self.backward = Backward(name, gradient, examples[1])
+        self.backward = backward or Backward(name, gradient, examples[1])
         self._kernels["backward"] = self.backward._kernel
         masked = "-inf" if fill else "0"
-        self.__doc__ = f"""{name}(x, axis=-1) = {formula}
+        self.__doc__ = (
+            doc
+            or f"""{name}(x, axis=-1) = {formula}
 
         Parameters
         ----------
@@ -269,6 +283,7 @@ class RowFunction(RowMethod):
         >>> import numpy as np, fastact as fa
         {examples[0]}
         """
+        )
 
     def __call__(self, x: Any, /, axis: Axis = -1, *, where: Any = True, out: Any = None, **kwargs: Any) -> Any:
         return self._along((x,), axis, where, out, kwargs)
@@ -336,21 +351,6 @@ class LogSumExp(RowMethod):
         return self._along((x,), axis, where, out, kwargs)
 
 
-softmax = RowFunction(
-    "softmax",
-    "exp(x)/sum(exp(x))",
-    "y·(dy - sum(dy·y))",
-    "Bridle, Probabilistic Interpretation of Feedforward Classification Network Outputs, 1990.",
-    (
-        """>>> print(fa.softmax([[0.0, np.log(3.0)], [1.0, 1.0]]))
-        [[0.25 0.75]
-         [0.5  0.5 ]]
-        >>> print(fa.softmax([0.0, 0.0, 100.0], where=[True, True, False]))
-        [0.5 0.5 0. ]""",
-        """>>> print(fa.softmax.backward([1.0, 0.0], [0.25, 0.75]))
-        [ 0.1875 -0.1875]""",
-    ),
-)
 log_softmax = RowFunction(
     "log_softmax",
     "x - log(sum(exp(x)))",

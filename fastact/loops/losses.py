@@ -37,7 +37,7 @@ def cross_entropy(call: Address) -> None:
     values: Address = work + VALUES
     inside: Int = n * SIZE <= NARROW
     stop: Int = least(many, rows)
-    m: Vec = greatest_of_rows(x, sx, stop, n, work)
+    m: Vec = greatest_of_rows__logit(x, sx, x, sx, stop, n, -1, zero, 0, work)
     row: Int = 0
     while row < rows:
         c, k = row_shift(m)
@@ -71,7 +71,7 @@ def cross_entropy(call: Address) -> None:
             de = NARROW
             room = LANES
         high, low, _ties = shares_of_rows__near(
-            source, sx, e, de, room, stop, n, k, k, labels, row_step(call, 1), 0, ahead, work
+            source, sx, source, sx, e, de, room, stop, n, -1, k, k, k, 0, labels, row_step(call, 1), 0, ahead, work
         )
         x += stop * sx
         rest: Vec = plus(high, low)
@@ -84,7 +84,7 @@ def cross_entropy(call: Address) -> None:
         done: Int = stop
         if row < rows:
             stop = least(many, rows - row)
-            m = greatest_of_rows(x, sx, stop, n, work)
+            m = greatest_of_rows__logit(x, sx, x, sx, stop, n, -1, zero, 0, work)
         store(values, lost)
         store(values + VECTOR, inverse)
         store(values + 2 * VECTOR, here)
@@ -187,7 +187,7 @@ def cross_entropy_of_shares(call: Address) -> None:
     while row < rows:
         m: Vec = greatest(x, n)
         c, k = row_shift(m)
-        high, low, ties = shares_of_row__share(x, 0, 0, n, m, k, -1, 1, x + AHEAD, SIZE, SIZE, 0)
+        high, low, ties = shares_of_row__share(x, x, 0, 0, n, k, m, k, 0, -1, 1, x + AHEAD, SIZE, SIZE, 0)
         high, low = sum_lanes_pair(high, low)
         rest: Vec = plus(high, low)
         ties = sum_lanes(ties)

@@ -26,29 +26,33 @@ def record(call: Address, j: Int, what: Int) -> Address:
     return data(call, j) + load_int(call + COL0) // SEGMENT * RECORD + what * SIZE
 
 
-def greatest_of_segments(call: Address, records: Int) -> None:
+def greatest_of_segments(call: Address, records: Int, q: Address, s: Vec, scaled: Int) -> None:
     x: Address = data(call, 0)
     n: Int = load_int(call + COLS)
     to: Address = record(call, records, TOP)
     i: Int = 0
     while i < n:
-        store_value(to, greatest(x + i * SIZE, least(n - i, SEGMENT)))
+        m: Vec = max_lanes(greatest_lanes__each(x + i * SIZE, q + i * SIZE, least(n - i, SEGMENT), s, scaled))
+        store_value(to, m)
         to += RECORD
         i += SEGMENT
 
 
-def shares_of_segments(call: Address, records: Int, e: Address, m: Vec, label: Int, tie: Int) -> None:
+def shares_of_segments(
+    call: Address, records: Int, q: Address, e: Address, s: Vec, m: Vec, scaled: Int, label: Int, tie: Int
+) -> None:
     x: Address = data(call, 0)
     n: Int = load_int(call + COLS)
     to: Address = record(call, records, 0)
     _c, k = row_shift(m)
     i: Int = 0
     while i < n:
+        at: Address = x + i * SIZE
         kept: Address = e + i * SIZE if e else 0
         some: Int = least(n - i, SEGMENT)
         own: Int = label - i if (label >= i) & (label < i + some) else -1
-        high, low, ties = shares__share(
-            x + i * SIZE, kept, 0, some, m, k, own, tie, x + i * SIZE + AHEAD, SIZE, SIZE, 0
+        high, low, ties = shares__each(
+            at, q + i * SIZE, kept, 0, some, s, m, k, scaled, own, tie, at + AHEAD, SIZE, SIZE, 0
         )
         high, low = sum_lanes_pair(high, low)
         store_value(to + HIGH * SIZE, high)
@@ -125,14 +129,14 @@ def log_sum_of_records(call: Address, records: Int, m: Vec) -> Vec:
 def softmax_part(call: Address) -> None:
     phase: Int = load_int(call + FLAGS) & PHASES
     if phase == GREATEST:
-        greatest_of_segments(call, 2)
+        greatest_of_segments__logit(call, 2, data(call, 0), splat(0.0), 0)
     else:
         m: Vec = greatest_of_records(call, 2)
         x: Address = data(call, 0)
         y: Address = data(call, 1)
         keep: Int = (load_int(call + ROWS) <= KEPT) & (x != y)
         if phase == SUMS:
-            shares_of_segments(call, 2, y if keep else 0, m, -1, 0)
+            shares_of_segments__share(call, 2, data(call, 0), y if keep else 0, m, m, 0, -1, 0)
         else:
             n: Int = load_int(call + COLS)
             past: Int = load_int(call + FLAGS) & STREAM
@@ -149,14 +153,66 @@ def softmax_part(call: Address) -> None:
                 fence()
 
 
+def scaled_softmax_part(call: Address) -> None:
+    scaled_part__share_scaled__logit_scaled(call, 0)
+
+
+def biased_softmax_part(call: Address) -> None:
+    scaled_part__share_biased__logit_biased(call, 1)
+
+
+def scaled_part(call: Address, last: Int) -> None:
+    # each is what gives a share, each2 a logit; `last` is the argument of the bias, or of x where there is none
+    phase: Int = load_int(call + FLAGS) & PHASES
+    x: Address = data(call, 0)
+    q: Address = data(call, last)
+    y: Address = data(call, last + 1)
+    records: Int = last + 2
+    n: Int = load_int(call + COLS)
+    s: Vec = load_param(load_int(call + SCALARS))
+    zero: Vec = splat(0.0)
+    if phase == GREATEST:
+        greatest_of_segments__each2(call, records, q, s, 1)
+        if last:
+            totals_of_segments__counted(call, records, WEIGHT, q, q, splat(-INF), splat(-INF))
+    else:
+        m: Vec = greatest_of_records(call, records)
+        live: Vec = m
+        if last:
+            # a row of which nothing counts is 0
+            live = total_of_records(call, records, WEIGHT)
+            m = only(live, m, zero)
+        keep: Int = (load_int(call + ROWS) <= KEPT) & (x != y)
+        if phase == SUMS:
+            shares_of_segments__each(call, records, q, y if keep else 0, s, m, 1, -1, 0)
+        else:
+            _c, k = row_shift(m)
+            high, low = pair_of_records(call, records)
+            inverse, rest = reciprocal(high, low)
+            if last:
+                inverse = only(live, inverse, scale(high, zero))
+                rest = only(live, rest, zero)
+            i: Int = 0
+            while i < n:
+                at: Int = i * SIZE
+                some: Int = least(n - i, SEGMENT)
+                if keep == 0:
+                    # once more; the sum is known
+                    high, low, _ties = shares__each(
+                        x + at, q + at, y + at, 0, some, s, m, k, 1, -1, 0, x + at + AHEAD, SIZE, SIZE, 0
+                    )
+                finish__scaled(y + at, y + at, y + at, some, inverse, rest, rest, rest, 0)
+                i += SEGMENT
+
+
 def log_softmax_part(call: Address) -> None:
     phase: Int = load_int(call + FLAGS) & PHASES
     if phase == GREATEST:
-        greatest_of_segments(call, 2)
+        greatest_of_segments__logit(call, 2, data(call, 0), splat(0.0), 0)
     else:
         m: Vec = greatest_of_records(call, 2)
         if phase == SUMS:
-            shares_of_segments(call, 2, 0, m, -1, 1)
+            shares_of_segments__share(call, 2, data(call, 0), 0, m, m, 0, -1, 1)
         else:
             x: Address = data(call, 0)
             s: Vec = log_sum_of_records(call, 2, m)
@@ -169,7 +225,7 @@ def log_softmax_part(call: Address) -> None:
 def logsumexp_part(call: Address) -> None:
     phase: Int = load_int(call + FLAGS) & PHASES
     if phase == GREATEST:
-        greatest_of_segments(call, 2)
+        greatest_of_segments__logit(call, 2, data(call, 0), splat(0.0), 0)
     else:
         m: Vec = greatest_of_records(call, 2)
         infinite: Int = less(is_finite(m), splat(1.0))
@@ -178,7 +234,7 @@ def logsumexp_part(call: Address) -> None:
                 x: Address = data(call, 0)
                 totals_of_segments__poison(call, 2, FAR, x, x, m, m)
             else:
-                shares_of_segments(call, 2, 0, m, -1, 1)
+                shares_of_segments__share(call, 2, data(call, 0), 0, m, m, 0, -1, 1)
         elif load_int(call + COL0) == 0:
             result: Vec = m
             if infinite:
@@ -189,24 +245,28 @@ def logsumexp_part(call: Address) -> None:
 
 
 def softmax_backward_part(call: Address) -> None:
-    gradient_part__product__softmax_grad(call)
+    gradient_part__product__softmax_grad(call, 0)
+
+
+def scaled_softmax_backward_part(call: Address) -> None:
+    gradient_part__product__softmax_grad(call, 1)
 
 
 def log_softmax_backward_part(call: Address) -> None:
-    gradient_part__first__log_softmax_grad(call)
+    gradient_part__first__log_softmax_grad(call, 0)
 
 
-def gradient_part(call: Address) -> None:
+def gradient_part(call: Address, scaled: Int) -> None:
     phase: Int = load_int(call + FLAGS) & PHASES
     dy: Address = data(call, 0)
     y: Address = data(call, 1)
-    sign: Vec = splat(SIGN)
+    factor: Vec = factor_of(call, scaled)
     if phase == SUMS:
-        totals_of_segments__each(call, 3, WEIGHT, dy, y, sign, sign)
+        totals_of_segments__each(call, 3, WEIGHT, dy, y, factor, factor)
     else:
         s: Vec = total_of_records(call, 3, WEIGHT)
         past: Int = load_int(call + FLAGS) & STREAM
-        finish__each2(dy, y, data(call, 2), load_int(call + COLS), s, sign, sign, sign, past)
+        finish__each2(dy, y, data(call, 2), load_int(call + COLS), s, factor, factor, factor, past)
         if past:
             fence()
 
@@ -223,7 +283,7 @@ def cross_entropy_part(call: Address) -> None:
     grad: Int = 0 if load_int(call + FLAGS) & VALUE_ONLY else 1
     own: Int = label - first if (label >= first) & (label < first + n) else -1
     if phase == GREATEST:
-        greatest_of_segments(call, 5)
+        greatest_of_segments__logit(call, 5, data(call, 0), splat(0.0), 0)
         if own >= 0:
             store_value(data(call, 5) + label // SEGMENT * RECORD + FAR * SIZE, load_value(x + own * SIZE))
     else:
@@ -242,7 +302,7 @@ def cross_entropy_part(call: Address) -> None:
                     totals_of_segments__distance(call, 5, WEIGHT, x, at, m, m)
                 else:
                     totals_of_segments__gap(call, 5, WEIGHT, x, x, m, m)
-            shares_of_segments(call, 5, dx if grad else 0, m, own, 0)
+            shares_of_segments__share(call, 5, data(call, 0), dx if grad else 0, m, m, 0, own, 0)
         else:
             c, k = row_shift(m)
             high, low = pair_of_records(call, 5)
@@ -285,11 +345,11 @@ def cross_entropy_of_shares_part(call: Address) -> None:
     q: Address = data(call, 1)
     zero: Vec = splat(0.0)
     if phase == GREATEST:
-        greatest_of_segments(call, 4)
+        greatest_of_segments__logit(call, 4, data(call, 0), splat(0.0), 0)
     else:
         m: Vec = greatest_of_records(call, 4)
         if phase == SUMS:
-            shares_of_segments(call, 4, 0, m, -1, 1)
+            shares_of_segments__share(call, 4, data(call, 0), 0, m, m, 0, -1, 1)
             totals_of_segments__first(call, 4, WEIGHT, q, q, zero, zero)
             totals_of_segments__distance(call, 4, FAR, x, q, m, zero)
         else:

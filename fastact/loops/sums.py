@@ -52,33 +52,52 @@ def least(a: Int, b: Int) -> Int:
     return a if a < b else b
 
 
-def greatest_lanes(x: Address, n: Int) -> Vec:
-    # NaN is passed over: it comes back in the sums
+def greatest_lanes(x: Address, q: Address, n: Int, s: Vec, scaled: Int) -> Vec:
+    # of each(x, q, s); `scaled`: that is not x. NaN is passed over: it comes back in the sums
     b: Vec = splat(-INF)
     i: Int = 0
     if n >= QUAD:
         a: Quad = splat4(-INF)
         while i + QUAD <= n:
-            a = greater(signed4(x + i * SIZE, VECTOR), a)
+            a = greater(each(signed4(x + i * SIZE, VECTOR), load4(q + i * SIZE, VECTOR), s), a)
             i += QUAD
         b = greatest4(a)
     while i < n:
-        b = greater(signed_some(x + i * SIZE, n - i), b)
+        v: Vec = each(signed_some(x + i * SIZE, n - i), load_some(q + i * SIZE, n - i, 0.0), s)
+        if scaled:
+            v = only(first_lanes(splat(1.0), n - i), v, splat(-INF))
+        b = greater(v, b)
         i += LANES
     return b
 
 
 def greatest(x: Address, n: Int) -> Vec:
-    return max_lanes(greatest_lanes(x, n))
+    return max_lanes(greatest_lanes__logit(x, x, n, splat(1.0), 0))
+
+
+def counted_of_row(n: Int, first: Int, row: Int) -> Int:
+    # how many elements count of a row that comes so many after the row `first` of a causal mask; all if that is below 0
+    return least(n, first + row + 1) if first >= 0 else n
+
+
+def zeros(y: Address, own: Int, n: Int, past: Int) -> None:
+    # what comes after the elements that count
+    if own < n:
+        zero: Vec = splat(0.0)
+        at: Address = y + own * SIZE
+        finish__filled(at, at, at, n - own, zero, zero, zero, zero, past)
 
 
 def shares(
     x: Address,
+    q: Address,
     e: Address,
     room: Int,
     n: Int,
+    s: Vec,
     m: Vec,
     k: Vec,
+    scaled: Int,
     label: Int,
     tie: Int,
     far: Address,
@@ -86,10 +105,10 @@ def shares(
     width: Int,
     lane: Int,
 ) -> tuple[Vec, Vec, Vec]:
-    # The sum, lane by lane and in two parts, of shares each(x, m, k) but that at label, or with `tie` those of x = m,
-    # and how many these are. Shares go to e, if there is one; of the last vector `room` more lanes than there are
-    # elements. Elements are `width` bytes apart: SIZE, or VECTOR for chain `lane` of rows side by side. Element i of
-    # what is prefetched is at far + i·stride
+    # The sum, lane by lane and in two parts, of shares each(x, q, s, m, k) but that at label, or with `tie` those of
+    # x = m, and how many these are. `scaled`: not of x itself. Shares go to e, if there is one; of the last vector
+    # `room` more lanes than there are elements. Elements are `width` bytes apart: SIZE, or VECTOR for chain `lane` of
+    # rows side by side. Element i of what is prefetched is at far + i·stride
     high: Vec = splat(0.0)
     low: Vec = splat(0.0)
     ties: Vec = splat(0.0)
@@ -97,7 +116,7 @@ def shares(
     start: Int = 0
     while start < n:
         stop: Int = least(n, start + CHUNK_GROUPS * GROUP)
-        s: Vec = splat(BIAS)
+        t: Vec = splat(BIAS)
         r: Vec = splat(0.0)
         i: Int = start
         while i + GROUP <= stop:
@@ -107,7 +126,7 @@ def shares(
             prefetch(far + (i + 2 * LANES) * stride)
             prefetch(far + (i + 3 * LANES) * stride)
             v: Quad = signed4(at, apart)
-            a: Quad = each(v, m, k)
+            a: Quad = each(v, load4(q + i * width, apart), s, m, k)
             if e:
                 store4(e + i * width, a, apart)
             at += QUAD * width
@@ -116,7 +135,7 @@ def shares(
             prefetch(far + (i + QUAD + 2 * LANES) * stride)
             prefetch(far + (i + QUAD + 3 * LANES) * stride)
             w: Quad = signed4(at, apart)
-            b: Quad = each(w, m, k)
+            b: Quad = each(w, load4(q + (i + QUAD) * width, apart), s, m, k)
             if e:
                 store4(e + (i + QUAD) * width, b, apart)
             g: Vec = plus(gather4(a), gather4(b))
@@ -128,29 +147,32 @@ def shares(
             if label >= 0:
                 if (label >= i) & (label < i + GROUP):
                     g = plus(gather4(without4(a, label - i)), gather4(without4(b, label - i - QUAD)))
-            s, r = add_share(s, r, g)
+            t, r = add_share(t, r, g)
             i += GROUP
         after: Int = label - i if label >= 0 else -1
         kept: Address = e + i * width if e else 0
-        t, count = some_shares__each(x + i * width, kept, room, stop - i, m, k, after, tie, width, lane)
+        rest, count = some_shares__each(
+            x + i * width, q + i * width, kept, room, stop - i, s, m, k, scaled, after, tie, width, lane
+        )
         ties = plus(ties, count)
         if i > start:
-            s, r = add_share(s, r, t)
-            s = unbiased(s)
+            t, r = add_share(t, r, rest)
+            t = unbiased(t)
         else:
-            s = t
+            t = rest
         if start:
-            high, low = pair_add(high, low, s, r)
+            high, low = pair_add(high, low, t, r)
         else:
-            high = s
+            high = t
             low = r
         start = stop
     return high, low, ties
 
 
 def some_shares(
-    x: Address, e: Address, room: Int, n: Int, m: Vec, k: Vec, label: Int, tie: Int, width: Int, lane: Int
-) -> tuple[Vec, Vec]:
+    x: Address, q: Address, e: Address, room: Int, n: Int, s: Vec, m: Vec, k: Vec, scaled: Int, label: Int,
+    tie: Int, width: Int, lane: Int
+) -> tuple[Vec, Vec]:  # fmt: skip
     # the same for less than a group, added plainly
     t: Vec = splat(0.0)
     ties: Vec = splat(0.0)
@@ -158,7 +180,7 @@ def some_shares(
     i: Int = 0
     while i + QUAD <= n:
         v: Quad = signed4(x + i * width, apart)
-        a: Quad = each(v, m, k)
+        a: Quad = each(v, load4(q + i * width, apart), s, m, k)
         if e:
             store4(e + i * width, a, apart)
         if tie:
@@ -171,7 +193,9 @@ def some_shares(
     while i + lane < n:
         some: Int = n - i if width == SIZE else LANES
         u: Vec = signed_some(x + i * width, some)
-        w: Vec = each(u, m, k)
+        w: Vec = each(u, load_some(q + i * width, some, 0.0), s, m, k)
+        if scaled:
+            w = first_lanes(w, some)
         if e:
             store_some(e + i * width, w, some + room)
         if tie:
@@ -186,11 +210,14 @@ def some_shares(
 
 def shares_of_row(
     x: Address,
+    q: Address,
     e: Address,
     room: Int,
     n: Int,
+    s: Vec,
     m: Vec,
     k: Vec,
+    scaled: Int,
     label: Int,
     tie: Int,
     far: Address,
@@ -203,19 +230,22 @@ def shares_of_row(
     low: Vec = splat(0.0)
     ties: Vec = splat(0.0)
     if n <= GROUP:
-        high, ties = some_shares__each(x, e, room, n, m, k, label, tie, width, lane)
+        high, ties = some_shares__each(x, q, e, room, n, s, m, k, scaled, label, tie, width, lane)
     else:
         i: Int = 0
         while i < n:
             kept: Address = e + i * width if e else 0
             after: Int = label - i if label >= 0 else -1
-            s, r, count = shares__each(
+            t, r, count = shares__each(
                 x + i * width,
+                q + i * width,
                 kept,
                 room,
                 least(n - i, SEGMENT),
+                s,
                 m,
                 k,
+                scaled,
                 after,
                 tie,
                 far + i * stride,
@@ -225,13 +255,13 @@ def shares_of_row(
             )
             ties = plus(ties, count)
             if n > SEGMENT:
-                s, r = sum_lanes_pair(s, r)
-                s = first_lanes(s, 1)
+                t, r = sum_lanes_pair(t, r)
+                t = first_lanes(t, 1)
                 r = first_lanes(r, 1)
             if i:
-                high, low = pair_add(high, low, s, r)
+                high, low = pair_add(high, low, t, r)
             else:
-                high = s
+                high = t
                 low = r
             i += SEGMENT
     return high, low, ties
@@ -326,13 +356,16 @@ def sum_pairs(work: Address, count: Int, high: Vec, low: Vec) -> tuple[Vec, Vec]
     return high, low
 
 
-def greatest_of_rows(x: Address, stride: Int, count: Int, n: Int, work: Address) -> Vec:
+def greatest_of_rows(
+    x: Address, stride: Int, q: Address, dq: Int, count: Int, n: Int, first: Int, s: Vec, scaled: Int, work: Address
+) -> Vec:
     b: Vec = splat(-INF)
     row: Int = 0
     while row < count:
-        b = greatest_lanes(x, n)
+        b = greatest_lanes__each(x, q, counted_of_row(n, first, row), s, scaled)
         store(work + row * VECTOR, b)
         x += stride
+        q += dq
         row += 1
     if count == 1:
         return max_lanes(b)
@@ -340,8 +373,8 @@ def greatest_of_rows(x: Address, stride: Int, count: Int, n: Int, work: Address)
 
 
 def shares_of_rows(
-    x: Address, dx: Int, e: Address, de: Int, room: Int, count: Int, n: Int, m: Vec, k: Vec, labels: Address, dl: Int,
-    tie: Int, ahead: Int, work: Address
+    x: Address, dx: Int, q: Address, dq: Int, e: Address, de: Int, room: Int, count: Int, n: Int, first: Int, s: Vec,
+    m: Vec, k: Vec, scaled: Int, labels: Address, dl: Int, tie: Int, ahead: Int, work: Address
 ) -> tuple[Vec, Vec, Vec]:  # fmt: skip
     # `shares_of_row` of each; an element with a label below 0 as with 0
     values: Address = work + VALUES
@@ -362,7 +395,10 @@ def shares_of_rows(
             label = load_int(labels + i * dl)
             label = label if label >= 0 else 0
         at: Address = x + i * dx
-        high, low, ties = shares_of_row__each(at, e, room, n, top, shift, label, tie, at + ahead, SIZE, SIZE, 0)
+        own: Int = counted_of_row(n, first, i)
+        high, low, ties = shares_of_row__each(
+            at, q + i * dq, e, room, own, s, top, shift, scaled, label, tie, at + ahead, SIZE, SIZE, 0
+        )
         store(work + i * VECTOR, high)
         store(work + LOW + i * VECTOR, low)
         if tie:
@@ -377,8 +413,9 @@ def shares_of_rows(
 
 
 def finish_rows(
-    p: Address, dp: Int, out: Address, step: Int, count: Int, n: Int, a: Vec, b: Vec, values: Address, past: Int
-) -> None:
+    p: Address, dp: Int, out: Address, step: Int, count: Int, n: Int, first: Int, a: Vec, b: Vec, values: Address,
+    past: Int
+) -> None:  # fmt: skip
     # out = each(p, p, a, b)
     store(values, a)
     store(values + VECTOR, b)
@@ -387,7 +424,9 @@ def finish_rows(
         if count > 1:
             a = load_value(values + i * SIZE)
             b = load_value(values + VECTOR + i * SIZE)
-        finish__each(p, p, out, n, a, b, a, a, past)
+        own: Int = counted_of_row(n, first, i)
+        finish__each(p, p, out, own, a, b, a, a, past)
+        zeros(out, own, n, past)
         p += dp
         out += step
         i += 1

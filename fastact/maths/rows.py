@@ -97,15 +97,51 @@ def exp_scaled(x, c, k):
     return scalb(p, n - k)
 
 
-def share(x, m, k):
-    """the share of x in a row whose greatest element is m"""
-    return exp_scaled(x, origin(m), k)
+# of (p, q, a, m, k): elements p and q of a row, a scale, the greatest logit and k of that
 
 
-def near(x, m, k):
-    """the share of x where c is 0"""
-    p, n = exp_parts(maximum(-3000.0, x))
-    return scalb(p, n - k)
+def share(p, q, a, m, k):
+    """the share of p"""
+    return exp_scaled(p, origin(m), k)
+
+
+def near(p, q, a, m, k):
+    """the share of p where c is 0"""
+    e, n = exp_parts(maximum(-3000.0, p))
+    return scalb(e, n - k)
+
+
+def share_scaled(p, q, a, m, k):
+    """the share of a·p"""
+    return share(a * p, q, a, m, k)
+
+
+def share_biased(p, q, a, m, k):
+    """the share of a·p + q"""
+    return share(fma(a, p, q), q, a, m, k)
+
+
+# of (p, q, a): what a row's greatest element is taken of
+
+
+def logit(p, q, a):
+    """p"""
+    return p
+
+
+def logit_scaled(p, q, a):
+    """a·p"""
+    return a * p
+
+
+def logit_biased(p, q, a):
+    """a·p + q"""
+    return fma(a, p, q)
+
+
+def only(t, a, b):
+    """a where t is not 0, else b"""
+    return where(t == 0.0, b, a)
 
 
 def unless_equal(e, x, m):
@@ -221,6 +257,11 @@ def above(p, q, a, b):
 def above_count(p, q, a, b):
     """1 where p - a is above b, else 0"""
     return where(p - a > b, 1.0, 0.0)
+
+
+def counted(p, q, a, b):
+    """0 where p is a, else 1"""
+    return where(p == a, 0.0, 1.0)
 
 
 def poison(p, q, a, b):

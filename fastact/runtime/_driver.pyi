@@ -30,6 +30,7 @@ class Function:
         reduces: bool = False,
         fill_in: float = 0.0,
         fill: float = 0.0,
+        filled: int = 0,
         roles: str = "",
         like: tuple[int, ...] = (),
         random: int = 0,
@@ -44,6 +45,10 @@ class Function:
     def run_rows(
         self, arrays: tuple[Any, ...], rows: int, n: int, scalars: tuple[float, ...], flags: int, scratch: int = -1
     ) -> int: ...
+    def run_led(self, arrays: tuple[Any, ...], mask: Any, scalars: tuple[float, ...], causal: bool) -> None: ...
+    def plain_led(
+        self, arrays: tuple[Any, ...], axis: Any, bias: Any, where: Any, out: Any, scale: Any, causal: Any
+    ) -> NDArray[Any] | None: ...
     def plain_fused(
         self,
         arrays: tuple[Any, ...],

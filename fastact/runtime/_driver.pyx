@@ -30,7 +30,7 @@ cnp.import_ufunc()
 
 
 cdef extern from "fused.h" nogil:
-    enum: FASTACT_ARGS, FASTACT_STAGES, FASTACT_TEMPS, FASTACT_MAP, FASTACT_ROWS, FASTACT_STREAM, FASTACT_VALUE_ONLY
+    enum: FASTACT_ARGS, FASTACT_STAGES, FASTACT_TEMPS, FASTACT_MAP, FASTACT_ROWS, FASTACT_STREAM, FASTACT_VALUE_ONLY, FASTACT_CAUSAL
     enum: FASTACT_WHOLE, FASTACT_FORMS
     enum: FASTACT_ARRAY, FASTACT_CHANNEL, FASTACT_VALUE, FASTACT_SUM, FASTACT_RANDOM
     enum: FASTACT_THREADS, FASTACT_OPENMP, VECTOR, NARROW
@@ -63,7 +63,7 @@ cdef extern from "fused.h" nogil:
         unsigned char like[1]
         int random
         bint reduces, side
-        int phases, form
+        int masked, phases, form
         double fill_in, fill
     ctypedef struct fastact_job:
         const fastact_slot *slot
@@ -162,6 +162,18 @@ cdef extern from "checks.h" nogil:
         Py_ssize_t size, rows, n
         double tolerance
     bint fastact_run_check(fastact_checked *f, Py_ssize_t parallel_min)
+
+
+cdef extern from "led.h" nogil:
+    enum: FASTACT_LED_AXES, FASTACT_LED_ARGS
+    ctypedef struct fastact_led:
+        fastact_job job
+        int axes
+        Py_ssize_t length[1]
+        Py_ssize_t apart[1][4]
+        Py_ssize_t mask_apart[1]
+    void fastact_plan_led(fastact_led *f)
+    void fastact_run_led(fastact_led *f)
 
 
 cdef extern from *:
@@ -360,6 +372,55 @@ cdef int rows_in_python(fastact_job *job) except -1 with gil:
     return 0
 
 
+cdef int run_led(fastact_led *f) except -1 nogil:
+    f.job.scratch_arg = -1
+    fastact_plan_led(f)
+    if f.job.form != FASTACT_WHOLE:
+        f.job.resolved = resolved_of(<fastact_slot *> f.job.slot + f.job.form * NDTYPES)
+    fastact_run_led(f)
+    if f.job.failed:
+        no_memory()
+    return 0
+
+
+cdef bint broadcasts(object given, cnp.ndarray x, int number):
+    # to x: an array of that type, contiguous
+    cdef cnp.ndarray a
+    cdef int d, more
+    if not cnp.PyArray_CheckExact(given):
+        return False
+    a = given
+    more = cnp.PyArray_NDIM(x) - cnp.PyArray_NDIM(a)
+    if cnp.PyArray_TYPE(a) != number or not PyArray_ISCARRAY_RO(a) or more < 0:
+        return False
+    for d in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, d) != 1 and cnp.PyArray_DIM(a, d) != cnp.PyArray_DIM(x, d + more):
+            return False
+    return True
+
+
+cdef inline Py_ssize_t step_of(cnp.ndarray a, int nd, int d) noexcept:
+    # bytes along an axis of an array of nd axes that it broadcasts to
+    d -= nd - cnp.PyArray_NDIM(a)
+    return 0 if d < 0 or cnp.PyArray_DIM(a, d) == 1 else cnp.PyArray_STRIDE(a, d)
+
+
+cdef int led_in_python(Function self, fastact_slot *slot, object function, tuple arrays, object mask, tuple scalars,
+                       bint causal) except -1:
+    cdef int j
+    cdef object compute = np.float64 if slot.compute == 8 else np.float32
+    cdef list inputs = [a.astype(compute) for a in arrays[:slot.nin]]
+    if mask is not None:
+        for j in range(slot.masked + 1):
+            inputs[j] = np.where(mask, inputs[j], compute(0.0 if j < slot.masked else slot.fill_in))
+    with np.errstate(all="ignore"):
+        result = function(*inputs, *scalars, causal)
+        if mask is not None:
+            result = np.where(mask, result, compute(slot.fill))
+        arrays[slot.nin][...] = result.astype(arrays[slot.nin].dtype, copy=False)
+    return 0
+
+
 cdef int call_rows(fastact_job *job) except -1 nogil:
     # a function over rows: arrays, steps and the mask are in the job
     job.resolved = resolved_of(<fastact_slot *> job.slot)
@@ -520,13 +581,15 @@ cdef class Function:
         elements. The form is that of a kernel over rows, a number of driver.h.
     lock : context manager
         Held while a kernel is looked for.
-    loop : {"map", "rows", "fused", "list"}
+    loop : {"map", "rows", "led", "fused", "list"}
         Each element by itself: a ufunc. Whole rows along an axis: gufuncs, `masked` with a mask after the inputs; none for
-        ``nin=0``. Fused and list: none, see `run_fused` and `Lists`.
+        ``nin=0``. The others: none, see `run_led`, `run_fused` and `Lists`.
     reduces : bool
         Whether a row gives one value.
     fill_in, fill : float
-        What the first array counts as, and the result is, where a mask does not hold.
+        What the array `filled` counts as, and the result is, where a mask does not hold.
+    filled : int
+        The input that a mask fills; those before it count as 0 there.
     roles : str
         Of a loss (`run_rows`): for each argument ``m`` for an array of the logits' shape, ``r`` for one value a row, ``c``
         for one a column, ``i`` for an integer a row.
@@ -550,7 +613,7 @@ cdef class Function:
     cdef object __weakref__
 
     def __cinit__(self, str name, str doc, int nin, int nparam, int nout, resolver, lock, str loop="map", *,
-                  bint reduces=False, double fill_in=0.0, double fill=0.0, str roles="", tuple like=(), int random=0,
+                  bint reduces=False, double fill_in=0.0, double fill=0.0, int filled=0, str roles="", tuple like=(), int random=0,
                   int phases=0, bint side=False):
         cdef int i, j, narg = nin + nparam + nout
         if narg > FASTACT_ARGS:
@@ -576,7 +639,7 @@ cdef class Function:
             self.slots[i].random = random
             self.slots[i].reduces = reduces
             self.slots[i].phases, self.slots[i].side = phases, side
-            self.slots[i].fill_in, self.slots[i].fill = fill_in, fill
+            self.slots[i].fill_in, self.slots[i].fill, self.slots[i].masked = fill_in, fill, filled
             for j in range(len(like)):
                 self.slots[i].like[j] = like[j]
         self.data[0] = self.slots
@@ -799,6 +862,111 @@ cdef class Function:
             fastact_plan_threads(&job)
             run_rows(&job)
         return 0
+
+    def run_led(self, tuple arrays, object mask, tuple scalars, bint causal):
+        """Rows along the last axis of arrays of one shape and one of `DTYPES`, inputs and then the output, in any layout.
+
+        `mask` is of booleans and of that shape, or None. With `causal` the i-th of the rows that lie along the second last
+        axis has i + 1 elements that count.
+        """
+        cdef fastact_led f
+        cdef fastact_job *job = &f.job
+        cdef double numbers[MAX_SCALARS]
+        cdef cnp.ndarray a = arrays[0]
+        cdef int j, d, nd = cnp.PyArray_NDIM(a), dtype = DTYPES.index(a.dtype.name)
+        cdef fastact_slot *slot = &self.slots[dtype]
+        if cnp.PyArray_SIZE(a) == 0:
+            return
+        job.resolved = resolved_of(slot)
+        if job.resolved.nstage == 0:
+            led_in_python(self, slot, <object> <PyObject *> job.resolved.python, arrays, mask, scalars, causal)
+            return
+        job.slot, job.narg = slot, len(arrays)
+        job.n = cnp.PyArray_DIM(a, nd - 1)
+        f.axes = nd - 1
+        for j in range(job.narg):
+            a = arrays[j]
+            job.data[j], job.step[j] = cnp.PyArray_BYTES(a), cnp.PyArray_STRIDE(a, nd - 1)
+            for d in range(nd - 1):
+                f.length[d], f.apart[d][j] = cnp.PyArray_DIM(a, d), cnp.PyArray_STRIDE(a, d)
+        job.mask = NULL
+        for d in range(nd - 1):
+            f.mask_apart[d] = 0
+        if mask is not None:
+            a = mask
+            job.mask, job.mask_step = <const char *> cnp.PyArray_DATA(a), cnp.PyArray_STRIDE(a, nd - 1)
+            for d in range(nd - 1):
+                f.mask_apart[d] = cnp.PyArray_STRIDE(a, d)
+        for j in range(len(scalars)):
+            numbers[j] = scalars[j]
+        job.scalars = numbers
+        job.flags = FASTACT_CAUSAL if causal else 0
+        with nogil:
+            run_led(&f)
+
+    def plain_led(self, tuple arrays, object axis, object bias, object where, object out, object scale, object causal):
+        """The same along any axis of contiguous arrays of one shape and dtype, with a bias and a mask that broadcast to that;
+        None for anything less plain, or wrong."""
+        cdef fastact_led f
+        cdef fastact_job *job = &f.job
+        cdef double factor
+        cdef cnp.ndarray x, a, result
+        cdef fastact_slot *slot
+        cdef int j, d, k, nd, at, number, count = len(arrays)
+        if type(scale) is not float or type(causal) is not bool or type(axis) is not int or not is_plain(arrays[0]):
+            return None
+        x = arrays[0]
+        number, nd = cnp.PyArray_TYPE(x), cnp.PyArray_NDIM(x)
+        if nd > FASTACT_LED_AXES or not -nd <= axis < nd:
+            return None
+        at = axis if axis >= 0 else axis + nd
+        slot = &self.slots[0 if number == cnp.NPY_FLOAT32 else 1]
+        factor = scale if number == cnp.NPY_FLOAT64 else <float> scale
+        if not factor - factor == 0.0 or (causal and (nd < 2 or at < nd - 2)):
+            return None
+        # a mask without a bias fills x, and only a positive scale leaves -inf as it is
+        if where is not None and slot.nin == 1 and not factor > 0.0:
+            return None
+        for j in range(1, count):
+            if not same_layout(arrays[j], x, number):
+                return None
+        if out is None:
+            result = PyArray_SimpleNew(nd, cnp.PyArray_DIMS(x), number)
+        else:
+            if not same_layout(out, x, number) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
+                return None
+            result = out
+            for j in range(count):
+                if overlaps(result, <cnp.ndarray> arrays[j]):
+                    return None
+        if bias is not None and (not broadcasts(bias, x, number) or (out is not None and shares(result, <cnp.ndarray> bias))):
+            return None
+        if where is not None and (
+                not broadcasts(where, x, cnp.NPY_BOOL) or (out is not None and shares(result, <cnp.ndarray> where))):
+            return None
+        job.resolved = resolved_of(slot)
+        if job.resolved.nstage == 0:
+            return None
+        job.slot, job.narg, job.n = slot, slot.nin + 1, cnp.PyArray_DIM(x, at)
+        f.axes = nd - 1
+        for j in range(job.narg):
+            a = <cnp.ndarray> (arrays[j] if j < count else bias if j < slot.nin else result)
+            job.data[j], job.step[j] = cnp.PyArray_BYTES(a), step_of(a, nd, at)
+            for k in range(nd - 1):
+                f.apart[k][j] = step_of(a, nd, k + (k >= at))
+        job.mask = NULL
+        if where is not None:
+            job.mask = <const char *> cnp.PyArray_DATA(<cnp.ndarray> where)
+            job.mask_step = step_of(<cnp.ndarray> where, nd, at)
+        for k in range(nd - 1):
+            d = k + (k >= at)
+            f.length[k] = cnp.PyArray_DIM(x, d)
+            f.mask_apart[k] = 0 if where is None else step_of(<cnp.ndarray> where, nd, d)
+        job.scalars = &factor
+        job.flags = FASTACT_CAUSAL if causal else 0
+        with nogil:
+            run_led(&f)
+        return result
 
     # ---- fused
 

@@ -10,6 +10,7 @@
 #define FASTACT_GREATEST 4
 #define FASTACT_SUMS 8
 #define FASTACT_LAST 16
+#define FASTACT_CAUSAL 32
 #define FASTACT_SEGMENT 65536
 
 typedef struct {

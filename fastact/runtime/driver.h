@@ -71,6 +71,7 @@ typedef struct {
     int random;
     /* functions over rows */
     bool reduces;         /* one value a row */
+    int masked;           /* the input that a mask fills; those before it count as 0 there */
     bool side;            /* kernels have a form for rows side by side */
     int phases;           /* in which their form for parts takes a long row, 0: there is none */
     int form;
@@ -462,8 +463,9 @@ static void fastact_run_map(fastact_job *job, char *blocks)
 
 /* ---- rows */
 
-static void fastact_call_rows(const fastact_job *job, char *const *data, const ptrdiff_t *row_step, ptrdiff_t low,
-                              ptrdiff_t rows, int64_t flags)
+/* rows of n elements, up to all that there are */
+static void fastact_call_prefixes(const fastact_job *job, char *const *data, const ptrdiff_t *row_step, ptrdiff_t low,
+                                  ptrdiff_t rows, ptrdiff_t n, int64_t flags)
 {
     fastact_call call;
     for (int j = 0; j < job->narg; j++) {
@@ -472,13 +474,19 @@ static void fastact_call_rows(const fastact_job *job, char *const *data, const p
         call.step[j] = job->slot->compute;
     }
     call.rows = rows;
-    call.n = job->n;
+    call.n = n;
     call.row0 = low;
     call.col0 = 0;
     call.scalars = job->scalars;
     call.seed = call.offset = 0;
     call.flags = job->flags | flags;
     job->resolved->stages[0].kernel(&call);
+}
+
+static void fastact_call_rows(const fastact_job *job, char *const *data, const ptrdiff_t *row_step, ptrdiff_t low,
+                              ptrdiff_t rows, int64_t flags)
+{
+    fastact_call_prefixes(job, data, row_step, low, rows, job->n, flags);
 }
 
 static void fastact_direct_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
@@ -510,11 +518,31 @@ static ptrdiff_t fastact_packed_block(const fastact_job *job)
     return block >= ROW_BLOCK ? ROW_BLOCK : block > 16 ? block / 16 * 16 : block > 4 ? 16 : block < 1 ? 1 : 4;
 }
 
+/* rows × n elements of 0 */
+static void fastact_clear(char *to, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t outer, ptrdiff_t core, ptrdiff_t size)
+{
+    if (n <= 0)
+        return;
+    if (core == size)
+        for (ptrdiff_t r = 0; r < rows; r++)
+            memset(to + r * outer, 0, (size_t)(n * size));
+    else if (outer == size)
+        for (ptrdiff_t i = 0; i < n; i++)
+            memset(to + i * core, 0, (size_t)(rows * size));
+    else
+        for (ptrdiff_t r = 0; r < rows; r++)
+            for (ptrdiff_t i = 0; i < n; i++)
+                memset(to + r * outer + i * core, 0, (size_t)size);
+}
+
 static void fastact_packed_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
 {
     const fastact_slot *slot = job->slot;
     const int nin = slot->nin, out = slot->nin;
     const ptrdiff_t row = fastact_scratch_row(job), block = fastact_packed_block(job), compute = slot->compute;
+    const bool causal = job->flags & FASTACT_CAUSAL;
+    /* results where they belong, though inputs are packed */
+    const bool direct = !slot->reduces && slot->size == compute && job->step[out] == compute && job->row_step[out] % compute == 0;
     char *data[FASTACT_ARGS];
     ptrdiff_t row_step[FASTACT_ARGS];
     char *base = fastact_scratch((size_t)((row * nin + 1) * block * compute));
@@ -525,21 +553,34 @@ static void fastact_packed_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
     for (ptrdiff_t rows; low < high; low += rows) {
         const char *mask = job->mask ? job->mask + low * job->mask_row : NULL;
         char *result = job->data[out] + low * job->row_step[out];
+        ptrdiff_t n = job->n;
         rows = fastact_least(high - low, block);
+        if (causal)
+            n = fastact_least(n, low + rows); /* of the last one */
         for (int j = 0; j < nin; j++) {
+            const char *filled = j <= slot->masked ? mask : NULL;
+            /* a bias that all rows share, once; not the argument in whose place the result comes */
+            const bool shared = j > 0 && job->row_step[j] == 0 && !filled;
             data[j] = base + j * block * row * compute;
-            row_step[j] = row * compute;
-            fastact_pack(slot->dtype, data[j], row, job->data[j] + low * job->row_step[j], rows, job->n, job->row_step[j],
-                         job->step[j], j == 0 ? mask : NULL, job->mask_row, job->mask_step, slot->fill_in);
+            row_step[j] = shared ? 0 : row * compute;
+            fastact_pack(slot->dtype, data[j], row, job->data[j] + low * job->row_step[j], shared ? 1 : rows, n,
+                         job->row_step[j], job->step[j], filled, job->mask_row, job->mask_step,
+                         j < slot->masked ? 0.0 : slot->fill_in);
         }
-        data[out] = slot->reduces ? base + nin * block * row * compute : data[0];
-        row_step[out] = slot->reduces ? compute : row_step[0];
-        fastact_call_rows(job, data, row_step, low, rows, 0);
-        if (slot->reduces)
+        data[out] = slot->reduces ? base + nin * block * row * compute : direct ? result : data[0];
+        row_step[out] = slot->reduces ? compute : direct ? job->row_step[out] : row_step[0];
+        fastact_call_prefixes(job, data, row_step, low, rows, n, 0);
+        if (slot->reduces) {
             fastact_unpack(slot->dtype, data[out], 1, result, rows, 1, job->row_step[out], slot->size, NULL, 0, 0, 0.0);
-        else
-            fastact_unpack(slot->dtype, data[out], row, result, rows, job->n, job->row_step[out], job->step[out], mask,
+            continue;
+        }
+        if (!direct)
+            fastact_unpack(slot->dtype, data[out], row, result, rows, n, job->row_step[out], job->step[out], mask,
                            job->mask_row, job->mask_step, slot->fill);
+        else if (mask)
+            fastact_mask(slot->dtype, result, job->row_step[out] / compute, rows, n, mask, job->mask_row, job->mask_step,
+                         slot->fill);
+        fastact_clear(result + n * job->step[out], rows, job->n - n, job->row_step[out], job->step[out], slot->size);
     }
 }
 
@@ -560,6 +601,7 @@ static void fastact_side_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
     memset(&call, 0, sizeof(call));
     call.n = job->n;
     call.flags = job->stream ? FASTACT_STREAM : 0;
+    call.scalars = job->scalars;
     call.data[nin + 1] = memory;
     for (ptrdiff_t rows; low < high; low += rows) {
         const char *mask = job->mask ? job->mask + low * job->mask_row : NULL;
@@ -571,7 +613,8 @@ static void fastact_side_rows(fastact_job *job, ptrdiff_t low, ptrdiff_t high)
             call.step[j] = job->step[j];
             if (own && j < nin)
                 fastact_pack(slot->dtype, memory + j * bytes, lanes, call.data[j], job->n, rows, job->step[j], slot->size,
-                             j == 0 ? mask : NULL, job->mask_step, job->mask_row, slot->fill_in);
+                             j <= slot->masked ? mask : NULL, job->mask_step, job->mask_row,
+                             j < slot->masked ? 0.0 : slot->fill_in);
             if (own) {
                 call.data[j] = memory + (j < nin ? j : 0) * bytes;
                 call.step[j] = VECTOR;
@@ -643,7 +686,8 @@ static void fastact_long_part(const fastact_long_row *part, ptrdiff_t first, ptr
         for (int j = 0; j < nin; j++) {
             data[j] = base + j * FASTACT_SEGMENT * compute;
             fastact_pack(slot->dtype, data[j], n, job->data[j] + row * job->row_step[j] + first * job->step[j], 1, n, 0,
-                         job->step[j], j == 0 ? mask : NULL, 0, job->mask_step, slot->fill_in);
+                         job->step[j], j <= slot->masked ? mask : NULL, 0, job->mask_step,
+                         j < slot->masked ? 0.0 : slot->fill_in);
         }
         data[nin] = data[0];
         fastact_phase(kernel, &call, job->narg, data, first, n, part->phase, part->records);

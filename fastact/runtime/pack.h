@@ -344,6 +344,21 @@ static inline void fastact_mask(int dtype, void *at, ptrdiff_t row, ptrdiff_t ro
     (dtype == 1 ? fastact_mask_f64 : fastact_mask_f32)(at, row, rows, n, mask, outer, core, fill);
 }
 
+/* n contiguous elements where the mask holds, else `fill` */
+#define FASTACT_CHOOSING(name, compute)                                                                                \
+    FASTACT_CLONES static void fastact_choose_##name(void *to_, const char *from_, ptrdiff_t n, const char *mask,      \
+                                                     double fill_)                                                     \
+    {                                                                                                                  \
+        const compute fill = (compute)fill_;                                                                           \
+        const compute *from = (const compute *)from_;                                                                  \
+        compute *to = (compute *)to_;                                                                                  \
+        FASTACT_INDEPENDENT                                                                                            \
+        for (ptrdiff_t i = 0; i < n; i++)                                                                              \
+            to[i] = mask[i] ? from[i] : fill;                                                                          \
+    }
+FASTACT_CHOOSING(f32, float)
+FASTACT_CHOOSING(f64, double)
+
 /* Where rows lie side by side in memory, as those of a transposed array do, memory is read and written by lines: blocks of
  * 8 rows and 8 elements are transposed. `step`: bytes between what are elements there and rows here. */
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -399,6 +414,12 @@ static void fastact_pack(int dtype, void *to_, ptrdiff_t row, const char *from, 
     char *to = (char *)to_;
     const ptrdiff_t compute = dtype == 1 ? 8 : 4;
     ptrdiff_t whole = 0, body = n / 8 * 8;
+    if (mask && dtype < 2 && core == compute && mask_core == 1) {
+        for (ptrdiff_t r = 0; r < rows; r++)
+            (dtype == 1 ? fastact_choose_f64 : fastact_choose_f32)(to + r * row * compute, from + r * outer, n,
+                                                                   mask + r * mask_outer, fill);
+        return;
+    }
     if (dtype == 0 && outer == 4 && core != 4) {
         whole = rows / 8 * 8;
         fastact_transposed(to, row * 4, from, core, whole, body);

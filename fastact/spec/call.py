@@ -37,6 +37,8 @@ BYTES = 448
 STREAM = 1
 # of a loss the value alone, no gradient
 VALUE_ONLY = 2
+# row i, counted from `row0`, has i + 1 elements that count; the others of its result are 0
+CAUSAL = 32
 # phases of a long row, in this order; each runs on all segments before the next one
 GREATEST = 4
 SUMS = 8

@@ -66,11 +66,16 @@ class RowKernel:
 # labels are int64, -1: does not count
 ROWS: dict[str, RowKernel] = {
     "softmax": RowKernel("softmax", "x -> y", phases=_ALL, side=True),
+    "scaled_softmax": RowKernel("scaled_softmax", "x -> y", scalars=("scale",), phases=_ALL, side=True),
+    "biased_softmax": RowKernel("biased_softmax", "x bias -> y", scalars=("scale",), phases=_ALL, side=True),
     "softmin": RowKernel("softmax", "x -> y", sign=-1, phases=_ALL, side=True),
     "log_softmax": RowKernel("log_softmax", "x -> y", phases=_ALL, side=True),
     "sparsemax": RowKernel("sparsemax", "x -> y"),
     "logsumexp": RowKernel("logsumexp", "x -> y:row", phases=_ALL),
     "softmax_backward": RowKernel("softmax_backward", "dy y -> dx", phases=SUMS | LAST, side=True),
+    "scaled_softmax_backward": RowKernel(
+        "scaled_softmax_backward", "dy y -> dx", scalars=("scale",), phases=SUMS | LAST, side=True
+    ),
     "softmin_backward": RowKernel("softmax_backward", "dy y -> dx", sign=-1, phases=SUMS | LAST, side=True),
     "log_softmax_backward": RowKernel("log_softmax_backward", "dy y -> dx", phases=SUMS | LAST, side=True),
     "sparsemax_backward": RowKernel("sparsemax_backward", "dy y -> dx"),

@@ -49,8 +49,9 @@ import numpy as np
 import fastact as fa
 from fastact.spec.table import OPS as TABLE
 from fastact.spec.units import UNITS
-from fastact.tools import channels, losses, norms, optimisers
-from fastact.tools.channels import channel_cell, forms_of
+from fastact.tools import attention, channels, losses, norms, optimisers
+from fastact.tools.attention import AttentionCell, attention_cell, forms_of
+from fastact.tools.channels import channel_cell
 from fastact.tools.fused import FUSIONS
 from fastact.tools.losses import LossCell, loss_cell
 from fastact.tools.norms import NormCell, norm_cell
@@ -321,6 +322,10 @@ def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype:
         flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
         flat[1][:] = rng.standard_normal(n, dtype=dtype)
         for op in (op for op in ops if n in sizes_of(op, sizes)):
+            if op in attention.OPS:
+                for kind in kinds_of(op, kinds):
+                    yield attention_cell(op, kind, flat, rng)
+                continue
             if op in STEPPED:
                 for kind in kinds_of(op, kinds):
                     yield STEPPED[op](op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
@@ -380,7 +385,7 @@ def wrong(result: Any, cell: Cell) -> str | None:
     """What is wrong with a form's result, or None: a peer that computes something else is no peer."""
     if isinstance(cell, UpdateCell):
         return cell.wrong(HEAD)
-    if isinstance(cell, (FusedCell, NormCell, LossCell)):
+    if isinstance(cell, (FusedCell, NormCell, LossCell, AttentionCell)):
         results = result if isinstance(result, (tuple, list)) else (result,)
         if len(results) != len(cell.expected):
             return f"{len(results)} results"
@@ -608,7 +613,7 @@ def measure(
         peers, result["missing"] = load_peers(against, threads)
         libraries = [FastAct(threads), *peers]
         result["versions"] = {library.name: library.version() for library in libraries}
-        elementwise = [op for op in ops if not is_fused(op) and op not in (*optimisers.OPS, *STEPPED)]
+        elementwise = [op for op in ops if not is_fused(op) and op not in (*optimisers.OPS, *STEPPED, *attention.OPS)]
         result["small_calls"] = small_calls(libraries, kind_of) if elementwise else {}
         libraries += [Composed(threads), Stream(threads, peers)]
         result["cells"] = []
@@ -800,7 +805,7 @@ def plot(result: dict[str, Any], path: str) -> None:
 
 
 def _op(text: str) -> str:
-    if text in (*ROWS, DROPOUT) or text in (*optimisers.OPS, *STEPPED):
+    if text in (*ROWS, DROPOUT) or text in (*optimisers.OPS, *STEPPED, *attention.OPS):
         return text
     name, dot, fusion = text.partition(".")
     if dot and fusion not in FUSIONS:
@@ -858,7 +863,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OP",
         help=f"activations or {DROPOUT} (default: {', '.join(OPS)}), "
         f"fused with {' or '.join(FUSIONS)} as in {', '.join(FUSED)}; "
-        f"norms and losses: {', '.join(STEPPED)}; steps of optimisers: {', '.join(optimisers.OPS)}",
+        f"norms and losses: {', '.join(STEPPED)}; "
+        f"in attention: {', '.join(attention.OPS)}; steps of optimisers: {', '.join(optimisers.OPS)}",
     )
     parser.add_argument(
         "--kinds",

@@ -140,7 +140,7 @@ class Rows:
 
     def log_sum(self, x: Any, m: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
         c, k = self.call("row_shift", m)
-        high, low = self.total_of_shares(self.call("unless_equal", self.call("share", x, m, k), x, m))
+        high, low = self.total_of_shares(self.call("unless_equal", self.call("share", x, None, None, m, k), x, m))
         rest, ties = high + low, self.total(self.call("equal", x, m))
         top = self.call("exp_scaled", m, c, k)
         return self.call("log_sum_over", rest, ties, top), c, k, rest, ties, top
@@ -152,6 +152,35 @@ class Rows:
         high, low = self.total_of_shares(shares)
         inverse, rest = self.call("reciprocal", high, low)
         return self.call("scaled", shares, None, inverse, rest, None, None)
+
+    def scaled_softmax(self, x: Any, scale: float, causal: bool = False) -> Any:
+        return self.prefixes(x.shape, causal, lambda i: self.shares_of_logits("scaled", x[i], None, scale))
+
+    def biased_softmax(self, x: Any, bias: Any, scale: float, causal: bool = False) -> Any:
+        return self.prefixes(x.shape, causal, lambda i: self.shares_of_logits("biased", x[i], bias[i], scale))
+
+    def prefixes(self, shape: tuple[int, ...], causal: bool, function: Callable[..., Any]) -> Any:
+        """The function of all rows, or of their elements that a causal mask lets count, by the second last axis."""
+        if not causal:
+            return function(...)
+        y = np.zeros(shape, self.dtype)
+        for i in range(shape[-2]):
+            at = (..., i, slice(i + 1))
+            y[at] = function(at)
+        return y
+
+    def shares_of_logits(self, kind: str, x: Any, bias: Any, scale: float) -> Any:
+        a = self.constant(scale)
+        live = np.ones((), bool) if bias is None else (bias != -np.inf).any(-1, keepdims=True)
+        m = np.where(live, self.greatest(self.call(f"logit_{kind}", x, bias, a)), self.constant(0))
+        _, k = self.call("row_shift", m)
+        shares = self.call(f"share_{kind}", x, bias, a, m, k)
+        high, low = self.total_of_shares(shares)
+        inverse, rest = self.call("reciprocal", high, low)
+        zero = self.constant(0)
+        return self.call(
+            "scaled", shares, None, np.where(live, inverse, high * zero), np.where(live, rest, zero), None, None
+        )
 
     def log_softmax(self, x: Any) -> Any:
         m = self.greatest(x)
@@ -181,6 +210,13 @@ class Rows:
     def softmax_backward(self, dy: Any, y: Any) -> Any:
         s = self.total(self.call("product", dy, y, None, None))
         return self.call("softmax_grad", dy, y, s, self.sign, None, None)
+
+    def scaled_softmax_backward(self, dy: Any, y: Any, scale: float, causal: bool = False) -> Any:
+        def part(at: Any) -> Any:
+            s = self.total(self.call("product", dy[at], y[at], None, None))
+            return self.call("softmax_grad", dy[at], y[at], s, self.constant(scale), None, None)
+
+        return self.prefixes(y.shape, causal, part)
 
     def log_softmax_backward(self, dy: Any, y: Any) -> Any:
         return self.call("log_softmax_grad", dy, y, self.total(dy), None, None, None)
