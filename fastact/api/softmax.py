@@ -26,6 +26,9 @@ from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 from fastact.spec.rows import ROWS
 
+# types of scales that need no look at what they are
+PLAIN = {int, np.float16, np.float32, np.float64}
+
 # lines of docstrings
 _SCALE = "A finite number, also 0 or negative, in the dtype of the arrays, which a Python float takes too."
 _CAUSAL = """Along the other one of the last two axes, element i lets only elements 0 to i of its row count; what
@@ -195,6 +198,9 @@ class _Scaled(RowMethod):
         scale, causal = kwargs.pop("scale", 1.0), kwargs.pop("causal", False)
         bias = kwargs.pop("bias", None) if self._nin == 1 else None
         if not kwargs:
+            # 1/np.sqrt(64) is no float, but as good as one
+            if type(scale) in PLAIN and abs(scale) < 2**53:
+                scale = float(scale)
             mask = None if where is True else where
             result = self._led(bias is not None).plain_led(given, axis, bias, mask, out, scale, causal)
             if result is not None:
