@@ -38,6 +38,7 @@ Array = Any
 
 BATCH, LAYERS = 256, (784, 1024, 1024, 10)
 ROWS, TOKENS, WIDTH, HEADS, HIDDEN = 8, 128, 256, 4, 683
+SCALE = np.float32((WIDTH // HEADS) ** -0.5)
 LR, EPS = 1e-3, 1e-6
 COMPARED = 5  # steps whose losses are compared
 TOLERANCE = 2e-5  # of losses, relative
@@ -54,8 +55,12 @@ class Functions(NamedTuple):
     cross_entropy: Callable[..., Any]
     # (x, weight, y): statistics for the gradient
     norm: Callable[..., Any]
+    # (x, residual, weight, y): the same of x + residual, which takes the place of x
+    norm_of_sum: Callable[..., Any]
     # (dy, x, statistics, weight, dx, dw)
     norm_backward: Callable[..., Any]
+    # (q): in place, times SCALE where softmax does not do it; so for the gradient
+    scaled: Callable[..., Any]
     # (scores): in place, over the keys up to each query
     softmax: Callable[..., Any]
     # (dp, p): in place
@@ -92,6 +97,11 @@ def np_norm(x: Array, weight: Array, y: Array) -> Array:
     np.multiply(x, scale[:, None], out=y)
     y *= weight
     return scale
+
+
+def np_norm_of_sum(x: Array, residual: Array, weight: Array, y: Array) -> Array:
+    x += residual
+    return np_norm(x, weight, y)
 
 
 def np_norm_backward(dy: Array, x: Array, scale: Array, weight: Array, dx: Array, dw: Array) -> None:
@@ -182,7 +192,9 @@ NUMPY = Functions(
     np_biased_backward,
     demo.softmax_cross_entropy,
     np_norm,
+    np_norm_of_sum,
     np_norm_backward,
+    lambda q: np.multiply(q, SCALE, out=q),
     np_softmax,
     np_softmax_backward,
     np_swiglu,
@@ -194,7 +206,9 @@ NUMPY = Functions(
 
 # ---- fastact
 
-PAST = np.tri(TOKENS, dtype=bool)
+
+def fa_norm_of_sum(x: Array, residual: Array, weight: Array, y: Array) -> Array:
+    return fa.rms_norm.forward(x, weight, eps=EPS, residual=residual, out=(y, x))[1]
 
 
 def fa_norm_backward(dy: Array, x: Array, stats: Array, weight: Array, dx: Array, dw: Array) -> None:
@@ -206,9 +220,11 @@ FASTACT = Functions(
     lambda dy, z, bias, y, dbias: fa.gelu.biased_backward(dy, z, bias, out=(dy, dbias)),
     lambda logits, labels: float(fa.softmax_cross_entropy.value_and_grad(logits, labels, out=logits)[0]),
     lambda x, weight, y: fa.rms_norm.forward(x, weight, eps=EPS, out=y)[1],
+    fa_norm_of_sum,
     fa_norm_backward,
-    lambda scores: fa.softmax(scores, where=PAST, out=scores),
-    lambda dp, p: fa.softmax.backward(dp, p, out=dp),
+    lambda q: None,
+    lambda scores: fa.softmax(scores, scale=SCALE, causal=True, out=scores),
+    lambda dp, p: fa.softmax.backward(dp, p, scale=SCALE, causal=True, out=dp),
     lambda x, y: fa.swiglu(x, out=y),
     lambda dy, x, dx: fa.swiglu.backward(dy, x, out=dx),
     lambda y, target: float(fa.mse_loss.value_and_grad(y, target, out=y)[0]),
@@ -275,7 +291,6 @@ class Block:
         self.up, self.dup = memory(2 * HIDDEN), memory(2 * HIDDEN)
         self.gated, self.dgated = memory(HIDDEN), memory(HIDDEN)
         self.p, self.dp = np.zeros((2, ROWS, HEADS, TOKENS, TOKENS), np.float32)
-        self.scale = np.float32(1 / np.sqrt(WIDTH // HEADS))
         self.adam = functions.adam(self.parameters)
 
     @staticmethod
@@ -297,13 +312,12 @@ class Block:
         stats1 = f.norm(x, norm1, self.h1)
         np.matmul(self.h1, qkv, out=self.all)
         q, k, v = self.parts(self.all)
-        q *= self.scale
+        f.scaled(q)
         np.matmul(q, k.swapaxes(-1, -2), out=p)
         f.softmax(p)
         np.matmul(p, v, out=self.heads(self.mixed))
         np.matmul(self.mixed, proj, out=self.x2)
-        self.x2 += x
-        stats2 = f.norm(self.x2, norm2, self.h2)
+        stats2 = f.norm_of_sum(self.x2, x, norm2, self.h2)
         np.matmul(self.h2, up, out=self.up)
         f.swiglu(self.up, self.gated)
         np.matmul(self.gated, down, out=self.y)
@@ -326,7 +340,7 @@ class Block:
         np.matmul(dmixed, v.swapaxes(-1, -2), out=dp)
         f.softmax_backward(dp, p)
         np.matmul(dp, k, out=dq)
-        dq *= self.scale
+        f.scaled(dq)
         np.matmul(dp.swapaxes(-1, -2), q, out=dk)
         np.matmul(self.h1.T, self.dall, out=dqkv)
         np.matmul(self.dall, qkv.T, out=self.dh)

@@ -44,17 +44,15 @@ class Block:
 
     def forward(self, x):
         """The output of the block; what its gradient needs is kept."""
-        tokens = x.shape[1]
         self.x1 = x
         self.h1, self.stats1 = fa.rms_norm.forward(x, self.norm1)
         self.q, self.k, self.v = (self.split(part) for part in np.split(self.h1 @ self.qkv, 3, axis=-1))
-        self.scale = np.asarray(1 / np.sqrt(self.q.shape[-1]), x.dtype)
-        scores = (self.q * self.scale) @ self.k.swapaxes(-1, -2)
-        past = np.tri(tokens, dtype=bool)
-        self.p = fa.softmax(scores, where=past, out=scores)
+        self.scale = self.q.shape[-1] ** -0.5
+        scores = self.q @ self.k.swapaxes(-1, -2)
+        self.p = fa.softmax(scores, scale=self.scale, causal=True, out=scores)
         self.mixed = self.merge(self.p @ self.v)
-        self.x2 = x + self.mixed @ self.proj
-        self.h2, self.stats2 = fa.rms_norm.forward(self.x2, self.norm2)
+        # the norm of the sum, and that sum
+        self.h2, self.stats2, self.x2 = fa.rms_norm.forward(self.mixed @ self.proj, self.norm2, residual=x)
         self.gate_and_up = self.h2 @ self.up
         self.gated = fa.swiglu(self.gate_and_up)
         return self.x2 + self.gated @ self.down
@@ -71,8 +69,8 @@ class Block:
         product(self.mixed, dx2, dproj)
         dmixed = self.split(dx2 @ self.proj.T)
         dp, dv = dmixed @ self.v.swapaxes(-1, -2), self.p.swapaxes(-1, -2) @ dmixed
-        dscores = fa.softmax.backward(dp, self.p, out=dp)
-        dq, dk = dscores @ self.k * self.scale, dscores.swapaxes(-1, -2) @ self.q * self.scale
+        dscores = fa.softmax.backward(dp, self.p, scale=self.scale, causal=True, out=dp)
+        dq, dk = dscores @ self.k, dscores.swapaxes(-1, -2) @ self.q
         dall = np.concatenate([self.merge(part) for part in (dq, dk, dv)], axis=-1)
         product(self.h1, dall, dqkv)
         dx, weight = fa.rms_norm.backward(dall @ self.qkv.T, self.x1, self.stats1, self.norm1)[:2]
