@@ -218,16 +218,14 @@ class BatchNorm:
         name = self.name
         then, momentum = activation_of(name, activation), _momentum(name, momentum)
         running = running_mean, running_var
-        if residual is None and channel_axis == -1 and is_plain_eps(eps) and type(x) is np.ndarray and x.size:
-            count = x.size // x.shape[-1]
-            move = _mover(name, running, x.shape[-1], count, momentum, unbiased, (x, weight, bias, out))
+        if residual is None and channel_axis == -1 and is_plain_eps(eps):
             moments, values = _made(NOTHING, "moments")[0], _made(*_kind(then))[0]
             params = () if then is None else then.values
-            done = _driver.plain_batch_norm(moments, values, params, x, weight, bias, eps, SAMPLE, out)
+            done = _driver.plain_batch_norm(
+                moments, values, params, x, weight, bias, eps, SAMPLE, out, running, momentum, unbiased
+            )
             if done is not None:
-                y, stats, var = done
-                move(stats[0], var)
-                return y, stats
+                return done
         arrays, columns = {"x": x, "residual": residual}, {"weight": weight, "bias": bias}
         call = _Call(name, arrays, columns, channel_axis, then, out)
         channels = call.channels

@@ -171,7 +171,10 @@ def plain_batch_norm(
     eps: float,
     sample: int,
     out: Any,
-) -> tuple[Any, Any, Any] | None: ...
+    running: tuple[Any, Any],
+    momentum: float,
+    unbiased: bool,
+) -> tuple[Any, Any] | None: ...
 def plain_batch_norm_backward(
     sums_of: Function,
     gradient: Function,

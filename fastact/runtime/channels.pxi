@@ -141,25 +141,50 @@ cdef cnp.ndarray row_like(const Channels *c, cnp.ndarray x, Py_ssize_t rows):
         1, dims + 1, cnp.PyArray_TYPE(x))
 
 
+cdef void move_running(real *mean, real *var, const real *stats, const real *batch, Py_ssize_t n, real momentum, real rest,
+                       real unbiased) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        mean[i] = momentum * mean[i] + rest * stats[i]
+        var[i] = momentum * var[i] + rest * (batch[i] * unbiased)
+
+
+cdef bint can_move(object a, list others) except -1:
+    # running statistics: of memory of their own
+    if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> a):
+        return False
+    for other in others:
+        if other is not None and shares(<cnp.ndarray> a, <cnp.ndarray> other):
+            return False
+    return True
+
+
 def plain_batch_norm(Function moments, Function values, tuple params, object x, object weight, object bias, double eps,
-                     Py_ssize_t sample, object out):
-    """Batch norm along the last axis of contiguous arrays of one dtype, by statistics of the batch: y, statistics and
-    variances. `values` is the kind that computes y, with an activation's `params`; `sample` rows give the first guess of
-    the mean. None where arrays are not so plain."""
+                     Py_ssize_t sample, object out, tuple running, double momentum, bint unbiased):
+    """Batch norm along the last axis of contiguous arrays of one dtype, by statistics of the batch: y and statistics.
+    `values` is the kind that computes y, with an activation's `params`; `sample` rows give the first guess of the mean;
+    `running` statistics, if there are, are moved. None where arrays are not so plain."""
     cdef Channels c
     cdef cnp.ndarray first, stats, var, guess, work
     cdef list results = [], sums
-    cdef bint far
+    cdef bint far, moved
+    cdef double more
     cdef char *d
     cdef char *squares
     if not is_plain(x):
         return None
     first = x
-    if not channels_of(&c, first, [weight, bias]):
+    if not channels_of(&c, first, [weight, bias, *running]):
+        return None
+    moved = running[0] is not None
+    if moved != (running[1] is not None) or (moved and unbiased and c.outer == 1):
         return None
     if resolved_of(&moments.slots[c.dtype]).nstage == 0 or resolved_of(&values.slots[c.dtype]).nstage == 0:
         return None
     if not plain_result(out, first, results, [first], [a for a in (weight, bias) if a is not None]):
+        return None
+    if moved and not (can_move(running[0], [first, weight, bias, results[0], running[1]])
+                      and can_move(running[1], [first, weight, bias, results[0]])):
         return None
     stats, var, guess, work = row_like(&c, first, 3), row_like(&c, first, 1), row_like(&c, first, 1), row_like(&c, first, 2)
     sums = [row_like(&c, first, 1), row_like(&c, first, 1)]
@@ -197,7 +222,17 @@ def plain_batch_norm(Function moments, Function values, tuple params, object x, 
         channel_values[double](<double *> cnp.PyArray_DATA(stats), <double *> bytes_of(weight), <double *> bytes_of(bias),
                                <double *> cnp.PyArray_DATA(work), <double *> cnp.PyArray_DATA(work) + c.channel, c.channel)
     run_channels(&c, values, c.outer, [first], [stats[0], work[0], work[1]], params, results[0], [])
-    return results[0], stats, var
+    if moved:
+        more = c.outer / (c.outer - 1.0) if unbiased else 1.0
+        if c.dtype == 0:
+            move_running[float](<float *> bytes_of(running[0]), <float *> bytes_of(running[1]), <float *> cnp.PyArray_DATA(stats),
+                                <float *> cnp.PyArray_DATA(var), c.channel, <float> momentum, <float> (1 - momentum),
+                                <float> more)
+        else:
+            move_running[double](<double *> bytes_of(running[0]), <double *> bytes_of(running[1]),
+                                 <double *> cnp.PyArray_DATA(stats), <double *> cnp.PyArray_DATA(var), c.channel, momentum,
+                                 1 - momentum, more)
+    return results[0], stats
 
 
 def plain_batch_norm_backward(Function sums_of, Function gradient, tuple params, bint activated, object dy, object x,

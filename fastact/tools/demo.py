@@ -3,8 +3,8 @@
     Dense(64, ELU) -> Dense(64, ELU) -> Dense(10, softmax)
 
 He-normal initialisation, batch normalisation on request, Adam, categorical cross-entropy; every constant is Keras'. The
-two runs share all code except the functions in class `Functions`: the activation with its bias, their gradients, the
-loss, and Adam's step.
+two runs share all code except what is in class `Functions`: the activation with its bias, their gradients, the loss,
+Adam's step, and batch normalisation.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Functions(NamedTuple):
     backward: Callable[[Array, Array, Array | None, Array, Array | None], Any]
     loss: Callable[[Array, NDArray[np.intp]], float]  # (logits, labels): mean cross-entropy; logits become its gradient
     optimiser: Callable[[Array], Callable[[Array], Any]]  # of parameters: a step, of their gradient
+    batch_norm: Callable[[int, int], BatchNormalization]  # of units and batch size: a layer
 
 
 def fastact_functions(name: str) -> Functions:
@@ -69,7 +70,7 @@ def fastact_functions(name: str) -> Functions:
         adam = fa.optim.Adam([parameters], lr=Adam.learning_rate, keras=True)
         return lambda gradient: adam.step([gradient])
 
-    return Functions(f.name, "fastact", forward, backward, loss, optimiser)
+    return Functions(f.name, "fastact", forward, backward, loss, optimiser, FusedBatchNormalization)
 
 
 def relu(z: Array, y: Array) -> None:
@@ -233,7 +234,7 @@ def _numpy_functions(
         adam = Adam(parameters.size)
         return lambda gradient: adam.step(parameters, gradient)
 
-    return Functions(name, source, forward, backward, softmax_cross_entropy, optimiser)
+    return Functions(name, source, forward, backward, softmax_cross_entropy, optimiser, BatchNormalization)
 
 
 class Stopwatch:
@@ -359,6 +360,26 @@ class BatchNormalization(Layer):
         return dy
 
 
+class FusedBatchNormalization(BatchNormalization):
+    """The same by fastact."""
+
+    def forward(self, x: Array) -> Array:
+        import fastact as fa
+
+        self.x, (mean, variance) = x, self.moving
+        running: dict[str, Any] = {"running_mean": mean, "running_var": variance, "momentum": self.momentum}
+        y, self.stats = fa.batch_norm.forward(x, *self.parameters, eps=self.epsilon, out=self.y[: len(x)], **running)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        import fastact as fa
+
+        _, *gradient = fa.batch_norm.backward(dy, self.x, self.stats, *self.parameters, out=dy)
+        for to, value in zip(self.gradient, gradient):
+            to[...] = value
+        return dy
+
+
 class Activation(Layer):
     """y = f(z), in training with the bias of the layer before, if that leaves it."""
 
@@ -405,7 +426,7 @@ class Network:
             dense = Dense(inputs, units, batch_size, use_bias=biased, deferred=biased, first=not self.layers)
             self.layers.append(dense)
             if batch_norm:
-                self.layers.append(BatchNormalization(units, batch_size))
+                self.layers.append(functions.batch_norm(units, batch_size))
             before = dense if biased else None
             self.layers.append(Activation(units, batch_size, functions, self.stopwatch, before))
         self.layers.append(Dense(sizes[-2], sizes[-1], batch_size))
