@@ -81,7 +81,7 @@ def driver() -> list[Extension]:
                 depends=[str(header.relative_to(ROOT)) for header in (ROOT / "fastact" / "runtime").glob("*.h")],
                 define_macros=NUMPY_API,
                 # nothing contracted: sums have the same bits on every instruction set
-                extra_compile_args=(["-O3", "-std=gnu11", "-ffp-contract=off"] if posix else []) + openmp,
+                extra_compile_args=(["-O3", "-g0", "-std=gnu11", "-ffp-contract=off"] if posix else []) + openmp,
                 extra_link_args=openmp,
             )
         ],
