@@ -592,7 +592,11 @@ def test_cases_run_beside_the_source_and_are_measured(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", f"import pytest; raise SystemExit(pytest.main({argv}))"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(PACKAGE.parent)},
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+            "PYTHONSAFEPATH": "1",
+            "PYTHONPATH": str(PACKAGE.parent),
+        },
         capture_output=True,
         text=True,
         timeout=120,
