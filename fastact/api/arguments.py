@@ -38,6 +38,43 @@ def number(what: str, value: Any) -> float:
     return float(array)
 
 
+# what PyTorch calls them
+_SAME = {"dim": "axis", "dims": "axis", "keepdim": "keepdims", "input": "x", "other": "y"}
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant.
+
+    Examples
+    --------
+    >>> nearest("alhpa", ["alpha", "out"]), nearest("dim", ["axis"]), nearest("LeakyReLU", ["leaky_relu", "relu"])
+    ('alpha', 'axis', 'leaky_relu')
+    """
+    import difflib
+
+    plain: dict[str, str] = {}
+    for other in known:
+        plain.setdefault(other.replace("_", "").lower(), other)
+    if _SAME.get(name) in plain.values():
+        return _SAME[name]
+    found = difflib.get_close_matches(name.replace("_", "").lower(), plain, n=1, cutoff=0.6)
+    return plain[found[0]] if found else None
+
+
+def no_attribute(owner: str, name: str, known: Iterable[str]) -> str:
+    """The message of an `AttributeError`, with the nearest name."""
+    near = None if name.startswith("_") else nearest(name, known)
+    return f"{owner} has no attribute {name!r}" + (f"; did you mean {near!r}?" if near else "")
+
+
+def unexpected(function: str, name: str, known: Iterable[str]) -> str:
+    """The message of a `TypeError` for a keyword that a function does not take, with the nearest one."""
+    known = list(known)
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else f"it takes {', '.join(known)}"
+    return f"{function}() got an unexpected keyword argument {name!r}; {hint}"
+
+
 def refuse_masked(name: str, arrays: Iterable[Any], instead: str) -> None:
     """`TypeError` where one is a masked array, whose mask would be lost."""
     for a in arrays:

@@ -19,6 +19,7 @@ from fastact.api.arguments import (
     refuse_masked,
     row_plan,
     single_out,
+    unexpected,
 )
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
@@ -29,6 +30,9 @@ Axis = int | tuple[int, ...] | None
 COMPUTED = {np.dtype(np.float32), np.dtype(np.float64)}
 # CPython has one object for it; any other -1 takes the general way
 LAST = -1
+
+# keywords of a ufunc that all take
+GENERAL = ("dtype", "casting", "order", "subok", "signature", "sig")
 
 # what a masked array is in terms of these functions
 WHERE = "x.data with where=~x.mask"
@@ -72,11 +76,44 @@ class RowMethod:
         refuse_masked(self.name, (*arrays, where, *(out if isinstance(out, tuple) else (out,))), WHERE)
         axis = self._axis(axis)
         where = None if where is True or where is None else self._mask(arrays, where)
+        self._known(kwargs)
         if isinstance(axis, int):
-            if out is None and not kwargs and not self._reduces:
-                out = self._like(arrays)
+            if out is None:
+                if not kwargs and not self._reduces:
+                    out = self._like(arrays)
+            else:
+                self._fits(out, arrays, axis, kwargs)
             return function.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
+
+    def _known(self, kwargs: dict[str, Any]) -> None:
+        """`TypeError` for a keyword that the function does not take."""
+        for keyword in kwargs:
+            if keyword not in GENERAL and not (keyword == "keepdims" and self._reduces):
+                function: Any = self
+                parameters = inspect.signature(function).parameters.values()
+                own = (p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD))
+                raise TypeError(unexpected(self.name, keyword, [*own, *GENERAL]))
+
+    def _fits(self, out: Any, arrays: tuple[Any, ...], axis: int, kwargs: dict[str, Any]) -> None:
+        # NumPy's message is about the machinery of reductions; other mistakes it names well
+        out = out[0] if isinstance(out, tuple) and len(out) == 1 else out
+        try:
+            shape = np.broadcast_shapes(*map(np.shape, arrays))
+        except ValueError:
+            return
+        ndim = len(shape)
+        if not isinstance(out, np.ndarray) or not -ndim <= axis < ndim:
+            return
+        if _driver.computing_dtype([np.asarray(a).dtype for a in arrays]) is None:
+            return
+        if self._reduces:
+            i = axis % ndim
+            shape = shape[:i] + ((1,) if kwargs.get("keepdims") else ()) + shape[i + 1 :]
+        # as of any ufunc, the result may be repeated along new axes; a positive axis counts from the first of them
+        repeats = out.ndim > len(shape) and (axis < 0 or self._reduces)
+        if (out.shape[out.ndim - len(shape) :] if repeats else out.shape) != shape:
+            raise ValueError(f"{self.name}: out has shape {out.shape}, the result {shape}")
 
     def _like(self, arrays: tuple[Any, ...]) -> Any:
         # a result laid out as the first array: NumPy's would have the axis contiguous, so that elements change places;

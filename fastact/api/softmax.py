@@ -208,6 +208,7 @@ class _Scaled(RowMethod):
         scale, causal = self._numbers(scale, causal)
         if scale == 1.0 and not causal and bias is None:
             return self._along(given, axis, where, out, kwargs)
+        self._known(kwargs)
         if kwargs:
             raise TypeError(f"{self.name}: {next(iter(kwargs))} is not taken together with scale, causal or bias")
         named = dict(zip(self._names, given))
