@@ -37,7 +37,7 @@ def checked(op: Op, param: Param, value: Any) -> Any:
     """
     given = value
     if type(value) is not float:
-        refuse_masked(f"{op.name}: {param.name}", (value,), FILLED)
+        refuse_masked(f"{op.name}: {param.name}", (value,), FILLED, lazy=True)
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")

@@ -75,12 +75,35 @@ def unexpected(function: str, name: str, known: Iterable[str]) -> str:
     return f"{function}() got an unexpected keyword argument {name!r}; {hint}"
 
 
-def refuse_masked(name: str, arrays: Iterable[Any], instead: str) -> None:
-    """`TypeError` where one is a masked array, whose mask would be lost."""
+def refuse_masked(name: str, arrays: Iterable[Any], instead: str, lazy: bool = False) -> None:
+    """`TypeError` where one is a masked array, whose mask would be lost, or of Dask: see `refuse_lazy`."""
     for a in arrays:
+        if type(a) is np.ndarray or a is None:
+            continue
         # only a subclass asks for numpy.ma, which is not always imported
-        if isinstance(a, np.ndarray) and type(a) is not np.ndarray and isinstance(a, np.ma.MaskedArray):
+        if isinstance(a, np.ndarray) and isinstance(a, np.ma.MaskedArray):
             raise TypeError(f"{name}: masked arrays are not taken; pass {instead}")
+        if not lazy:
+            refuse_lazy(name, a)
+
+
+def refuse_lazy(name: str, array: Any) -> None:
+    """`TypeError` for an array of Dask, which would be computed at once, as a whole and without a word."""
+    graph = getattr(type(array), "__dask_graph__", None)
+    if graph is not None and graph(array) is not None:
+        raise TypeError(
+            f"{name}: arrays of Dask are not taken; pass x.compute(), or map it over blocks by dask.array.map_blocks"
+        )
+
+
+def is_labelled(array: Any) -> bool:
+    """Whether it is a DataArray of xarray."""
+    return type(array).__module__.partition(".")[0] == "xarray" and hasattr(array, "dims")
+
+
+def bare(array: Any) -> Any:
+    """What a DataArray of xarray holds; anything else as it is."""
+    return array.data if is_labelled(array) else array
 
 
 # for functions without a mask of their own

@@ -11,11 +11,14 @@ import numpy as np
 
 from fastact import dispatch
 from fastact.api.arguments import (
+    bare,
     broadcast,
     check_out,
     dtypes_of,
     integer,
+    is_labelled,
     memory_dtype,
+    refuse_lazy,
     refuse_masked,
     row_plan,
     single_out,
@@ -73,7 +76,9 @@ class RowMethod:
             result = function.direct(arrays, out)
             if result is not None:
                 return result
-        refuse_masked(self.name, (*arrays, where, *(out if isinstance(out, tuple) else (out,))), WHERE)
+        if any(map(is_labelled, arrays)):
+            return self._labelled(arrays, axis, where, out, kwargs)
+        refuse_masked(self.name, (*arrays, where, *(out if isinstance(out, tuple) else (out,))), WHERE, lazy=True)
         axis = self._axis(axis)
         where = None if where is True or where is None else self._mask(arrays, where)
         self._known(kwargs)
@@ -144,8 +149,27 @@ class RowMethod:
             return where
         return broadcast(f"{self.name}: where", where, shape, "arrays")
 
+    def _labelled(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
+        """Of DataArrays: the function of what they hold, under their names."""
+        given = [a for a in (*arrays, where) if is_labelled(a)]
+        like = given[0]
+        if any(a.dims != like.dims for a in given):
+            shown = " and ".join(str(a.dims) for a in given)
+            raise ValueError(f"{self.name}: DataArrays must have the same dimensions in the same order, not {shown}")
+        function: Any = self
+        result = function(*map(bare, arrays), axis=axis, where=bare(where), out=out, **kwargs)
+        dims = like.dims
+        if self._reduces and not kwargs.get("keepdims"):
+            along = np.lib.array_utils.normalize_axis_tuple(range(like.ndim) if axis is None else axis, like.ndim)
+            dims = tuple(d for i, d in enumerate(dims) if i not in along)
+        sizes = dict(zip(dims, np.shape(result)))
+        coords = {name: c for name, c in like.coords.items() if all(sizes.get(d) == n for d, n in zip(c.dims, c.shape))}
+        return result if out is not None else type(like)(result, coords, dims, like.name, like.attrs)
+
     def _along_many(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         # the axes go last, as one
+        for a in arrays:
+            refuse_lazy(f"{self.name} along several axes", a)
         out = single_out(self.name, out)
         keepdims = kwargs.pop("keepdims", False) if self._reduces else False
         arrays = tuple(np.asanyarray(a) for a in arrays)
