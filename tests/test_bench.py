@@ -223,6 +223,23 @@ def test_table_and_files(tmp_path, capsys):
     assert png.stat().st_size > 0
 
 
+def test_the_picture_has_every_cell_and_can_be_read(result):
+    pytest.importorskip("matplotlib")
+    changed = copy.deepcopy(result)
+    for row, ratio in zip(changed["cells"], [None, 8.0, 1 / 8, 1.0]):
+        row["ratio"] = ratio
+    figure = bench.picture_of(changed)
+    figure.draw_without_rendering()
+    texts = [text for axis in figure.axes for text in axis.texts]
+    assert len(texts) == len(changed["cells"])
+    assert "no peer" in [text.get_text() for text in texts]
+    colours = {text.get_text(): text.get_color() for text in texts}
+    assert (colours["8.00"], colours["0.12"], colours["1.00"]) == ("white", "white", "black")
+    for row in changed["cells"]:
+        row["ratio"] = None
+    bench.picture_of(changed).draw_without_rendering()
+
+
 def test_missing_libraries_are_named(monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))

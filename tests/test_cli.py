@@ -196,6 +196,18 @@ def test_plot(capsys, tmp_path, name):
     assert path.read_bytes().startswith(b"\x89PNG") and capsys.readouterr().out == f"{path}\n"
 
 
+def test_what_a_plot_says():
+    pytest.importorskip("matplotlib")
+    for name in ("gelu", "elu", "hard_tanh"):
+        figure = cli.draw(OPS[name], {}, -6.0, 6.0)
+        figure.draw_without_rendering()
+        (axis,), (legend,) = figure.axes, figure.legends
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert not any(text.endswith(": -0") for text in texts)
+        assert name != "gelu" or "limit at -∞: 0" in texts
+        assert legend.get_window_extent().y1 <= axis.get_window_extent().y0, "the legend hides curves"
+
+
 def test_plot_by_alias_into_the_current_folder(capsys, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)

@@ -777,20 +777,21 @@ def show(result: dict[str, Any]) -> None:
             console.print(f"not counted: {form}, {cell_name(row)}: {problem}")
 
 
-def plot(result: dict[str, Any], path: str) -> None:
-    """The ratio to the best peer, activation by size, one panel for each kind."""
-    from matplotlib import colors
+def picture_of(result: dict[str, Any]) -> Any:
+    """The ratio to the best peer, activation by size, one panel for each kind, as a figure of matplotlib."""
+    from matplotlib import colormaps, colors
     from matplotlib.figure import Figure
 
-    rows = [r for r in result["cells"] if r["ratio"] is not None]
+    rows = result["cells"]
     kinds, ops, sizes = (list(dict.fromkeys(r[key] for r in rows)) for key in ("kind", "op", "size"))
     ratios = {(r["kind"], r["op"], r["size"]): r["ratio"] for r in rows}
     figure = Figure(figsize=(1.6 + len(kinds) * (1 + 0.8 * len(sizes)), 1.4 + 0.34 * len(ops)), layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
-    limit = max(2.0, *(max(v, 1 / v) for v in ratios.values()))
+    limit = max([2.0, *(max(v, 1 / v) for v in ratios.values() if v is not None)])
+    norm, cmap = colors.LogNorm(1 / limit, limit), colormaps["RdYlGn"].with_extremes(bad="0.9")
     for axis, kind in zip(axes, kinds, strict=True):
-        values = [[ratios.get((kind, op, n), math.nan) for n in sizes] for op in ops]
-        axis.imshow(values, norm=colors.LogNorm(1 / limit, limit), cmap="RdYlGn", aspect="auto")
+        values = [[ratios.get((kind, op, n)) or math.nan for n in sizes] for op in ops]
+        axis.imshow(values, norm=norm, cmap=cmap, aspect="auto")
         axis.set_xticks(range(len(sizes)), [size_text(n) for n in sizes])
         axis.set_yticks(range(len(ops)), ops if axis is axes[0] else [])
         axis.set_title(kind)
@@ -798,9 +799,13 @@ def plot(result: dict[str, Any], path: str) -> None:
         for i, line in enumerate(values):
             for j, value in enumerate(line):
                 if not math.isnan(value):
-                    axis.text(j, i, f"{value:.2f}", ha="center", va="center")
+                    red, green, blue, _ = cmap(norm(value))
+                    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+                    axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+                elif (kind, ops[i], sizes[j]) in ratios:
+                    axis.text(j, i, "no peer", ha="center", va="center", color="0.3", size="small")
     figure.suptitle("how many times faster than the best peer")
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 # the command
@@ -918,5 +923,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     if args.plot:
-        plot(result, args.plot)
+        picture_of(result).savefig(args.plot, dpi=150)
     return 0

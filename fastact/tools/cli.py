@@ -129,15 +129,15 @@ def run_plot(args: argparse.Namespace) -> int:
         args.error(f"the range must go from a smaller to a larger number, not from {low:g} to {high:g}")
     try:
         path = args.out or picture(f"{op.name}.png")
-        draw(op, given, low, high, path)
+        draw(op, given, low, high).savefig(path, dpi=150)
     except (argparse.ArgumentTypeError, ValueError) as error:  # no place for the file; a parameter outside its domain
         args.error(str(error))
     print(path)
     return 0
 
 
-def draw(op: Op, given: dict[str, float], low: float, high: float, path: str) -> None:
-    """f and f' over [low, high], with the limits of f and the kinks, where f' jumps."""
+def draw(op: Op, given: dict[str, float], low: float, high: float) -> Any:
+    """f and f' over [low, high], with the limits of f and the kinks, where f' jumps, as a figure of matplotlib."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -165,13 +165,13 @@ def draw(op: Op, given: dict[str, float], low: float, high: float, path: str) ->
         value = float(derivative(kink))
         axis.plot(kink, value, "C1o", label=f"kink at {kink:g}, derivative there {value:g}")
     for end, name in ((-np.inf, "-∞"), (np.inf, "∞")):
-        limit = float(f(end, **given))
+        limit = float(f(end, **given)) + 0.0  # a limit of -0 is 0
         if np.isfinite(limit):
             axis.axhline(limit, color="C0", lw=0.8, ls=":", label=f"limit at {name}: {limit:g}")
     axis.set_xlabel("x")
     axis.set_xlim(low, high)
-    axis.legend()
-    figure.savefig(path, dpi=150)
+    figure.legend(loc="outside lower center", ncols=2)  # below the curves, not over them
+    return figure
 
 
 def jumps(function: Callable[[Any], Any], x: Any) -> list[float]:
