@@ -57,7 +57,9 @@ def __getattr__(name: str) -> Any:
     # imported when first asked for: a third of the time of `import fastact`
     if name == "optim":
         return import_module("fastact.optim")
-    raise AttributeError(f"module 'fastact' has no attribute {name!r}")
+    from fastact.api.arguments import no_attribute
+
+    raise AttributeError(no_attribute("module 'fastact'", name, __all__))
 
 
 def __dir__() -> list[str]:

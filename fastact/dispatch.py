@@ -147,7 +147,7 @@ def _default_threads() -> tuple[int, str]:
             except ValueError:
                 n = 0
             if n >= 1:
-                return n, variable
+                return min(n, MAX_THREADS), variable
             warnings.warn(f"{variable}={text!r} is not a positive number of threads; ignored", stacklevel=3)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)), "CPU affinity"
@@ -155,6 +155,7 @@ def _default_threads() -> tuple[int, str]:
 
 
 _threads_source = ""
+MAX_THREADS = 256  # of the pool, as in runtime/pool.h
 
 
 def set_num_threads(n: int) -> None:
@@ -163,7 +164,7 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1.
+        At least 1; more than the 256 that the pool can have is 256, as `get_num_threads` then tells.
 
     Raises
     ------
@@ -189,7 +190,7 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"the number of threads must be an integer, not {type(n).__name__}") from None
     if n < 1:
         raise ValueError(f"the number of threads must be at least 1, not {n}")
-    _driver.configure(threads=n)
+    _driver.configure(threads=min(n, MAX_THREADS))
     _threads_source = "set_num_threads"
 
 

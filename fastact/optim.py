@@ -10,7 +10,7 @@ array([-0.09999999, -0.09999999], dtype=float32)
 Conventions, defaults and results are PyTorch's. The names come from the table of ``fastact/spec/optimisers.py``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastact.api.optimisers import CLASSES, UPDATES, Optimiser, clip_grad_norm_
 
@@ -20,6 +20,8 @@ __all__ = ["Optimiser", "clip_grad_norm_", *sorted(_NAMES)]
 
 globals().update(_NAMES)
 
-if TYPE_CHECKING:
 
-    def __getattr__(name: str) -> Any: ...
+def __getattr__(name: str) -> Any:
+    from fastact.api.arguments import no_attribute
+
+    raise AttributeError(no_attribute("module 'fastact.optim'", name, __all__))

@@ -407,6 +407,9 @@ def test_dask():
     assert same(fa.elu(lazy, alpha=0.5).compute(), fa.elu(x, alpha=0.5))
     dy = dask_array.ones_like(lazy)
     assert same(fa.mish.backward(dy, lazy).compute(), fa.mish.backward(np.ones_like(x), x))
+    assert same(fa.elu.backward_from_output(dy, lazy).compute(), fa.elu.backward_from_output(np.ones_like(x), x))
+    with pytest.raises(TypeError, match="__array_ufunc__"):
+        fa.mish.value_and_grad(lazy)  # Dask's limit: docs/embedding.md
 
 
 def test_memory_map(tmp_path, backend):

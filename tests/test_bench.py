@@ -6,11 +6,17 @@ import argparse
 import copy
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
 import ulp
+from subprocesses import PACKAGE
 
 import fastact as fa
 from fastact.spec.table import OPS
@@ -21,6 +27,7 @@ from fastact.tools.fused import FUSIONS
 
 # float32 ULP that the reference of `fastact verify` may be off
 VALUE_SLACK, DERIVATIVE_SLACK = 2.0**-16, 2.0**-9
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CASES = [(name, case) for name, truth in oracle.TRUTH.items() for case in truth.cases]
 
 
@@ -28,6 +35,17 @@ def run(module, *argv: str) -> int:
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     return module.run(parser.parse_args(argv))
+
+
+def of_checkout(name: str):
+    """A module of benchmarks/, which is not on the path: there, the package that is not built would be found."""
+    path = BENCHMARKS / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 # the truth
@@ -203,6 +221,23 @@ def test_table_and_files(tmp_path, capsys):
     assert "geometric mean" in capsys.readouterr().out
     assert {r["size"] for r in json.loads(json_file.read_text())["cells"]} == {1024}
     assert png.stat().st_size > 0
+
+
+def test_the_picture_has_every_cell_and_can_be_read(result):
+    pytest.importorskip("matplotlib")
+    changed = copy.deepcopy(result)
+    for row, ratio in zip(changed["cells"], [None, 8.0, 1 / 8, 1.0]):
+        row["ratio"] = ratio
+    figure = bench.picture_of(changed)
+    figure.draw_without_rendering()
+    texts = [text for axis in figure.axes for text in axis.texts]
+    assert len(texts) == len(changed["cells"])
+    assert "no peer" in [text.get_text() for text in texts]
+    colours = {text.get_text(): text.get_color() for text in texts}
+    assert (colours["8.00"], colours["0.12"], colours["1.00"]) == ("white", "white", "black")
+    for row in changed["cells"]:
+        row["ratio"] = None
+    bench.picture_of(changed).draw_without_rendering()
 
 
 def test_missing_libraries_are_named(monkeypatch, capsys):
@@ -451,7 +486,7 @@ def test_a_wrong_loss_does_not_count(monkeypatch):
 
 
 def test_report_names_every_miss(result):
-    report = pytest.importorskip("benchmarks.report")
+    report = of_checkout("report")
     slow = copy.deepcopy(result)
     row = slow["cells"][0]
     row["ratio"] = 0.5
@@ -466,7 +501,7 @@ def test_report_names_every_miss(result):
 
 
 def test_report_of_a_run_that_meets_all(result):
-    report = pytest.importorskip("benchmarks.report")
+    report = of_checkout("report")
     fast = copy.deepcopy(result)
     for row in fast["cells"]:
         row["ratio"] = 3.0
@@ -478,7 +513,7 @@ def test_report_of_a_run_that_meets_all(result):
 
 
 def test_report_of_fused_functions(result, fused_result):
-    report = pytest.importorskip("benchmarks.report")
+    report = of_checkout("report")
     slow = copy.deepcopy(fused_result)
     row = slow["cells"][0]
     row["ratio"] = 0.5
@@ -491,7 +526,7 @@ def test_report_of_fused_functions(result, fused_result):
 
 
 def test_performance_page_is_up_to_date(request):
-    report = pytest.importorskip("benchmarks.report")
+    report = of_checkout("report")
     page = request.config.rootpath / "docs" / "performance.md"
     text = page.read_text()
     sources = [part for part in text.split("`") if part.endswith(".json")]
@@ -539,7 +574,7 @@ def test_a_wrong_step_does_not_count(monkeypatch):
 
 @pytest.mark.parametrize("name", ["mlp", "block"])
 def test_whole_steps_compute_the_same(name):
-    training_steps = pytest.importorskip("benchmarks.training_steps")
+    training_steps = of_checkout("training_steps")
     model = training_steps.MODELS[name]
     ours, theirs = (model(functions) for functions in (training_steps.FASTACT, training_steps.NUMPY))
     for _ in range(training_steps.COMPARED):
@@ -550,7 +585,7 @@ def test_whole_steps_compute_the_same(name):
 
 
 def test_report_of_whole_steps(result):
-    report = pytest.importorskip("benchmarks.report")
+    report = of_checkout("report")
     run = {key: result[key] for key in ("machine", "versions", "load_before", "load_after")}
     run |= {"missing": {}, "settings": {**result["settings"], "openblas_thread_timeout": "16"}, "models": {}}
     times = {"numpy step": 0.05, "fastact step": 0.02, "torch eager": 0.018, "products numpy": 0.01}
@@ -559,3 +594,29 @@ def test_report_of_whole_steps(result):
     assert "| 50.0 | 20.0 | 18.0 | - | 10.0 | - |" in section
     assert "| plain NumPy | >= 2.3 | 2.50 | met |" in section
     assert "| PyTorch eager | >= 1 | 0.90 | missed |" in section
+
+
+# the cases of pytest-benchmark
+
+
+def test_cases_run_beside_the_source_and_are_measured(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    shutil.copytree(BENCHMARKS, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__", "results"))
+    (tmp_path / "fastact").mkdir()  # the source, which is not built
+    (tmp_path / "fastact" / "__init__.py").write_text("raise ImportError('not built')")
+    shutil.copy(BENCHMARKS.with_name("pyproject.toml"), tmp_path)
+    argv = ["benchmarks", "-q", "-k", "test_speed[relu-forward-1024-fastact]"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import pytest; raise SystemExit(pytest.main({argv}))"],
+        cwd=tmp_path,
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+            "PYTHONSAFEPATH": "1",
+            "PYTHONPATH": str(PACKAGE.parent),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout and "relu forward 2^10" in done.stdout

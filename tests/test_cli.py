@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, and how it refuses."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import pytest
 
 from fastact import __version__
 from fastact.spec.table import OPS
-from fastact.tools import cli
+from fastact.tools import bench, cli
+from fastact.tools.peers import PEERS
 
 
 def run(*argv):
@@ -20,11 +22,14 @@ def run(*argv):
 
 
 def refused(capsys, *argv):
-    """The error of a command that must be refused: one line on stderr, code 2, nothing on stdout."""
+    """The error of a command that must be refused: wrapped on stderr, code 2, nothing on stdout."""
     assert run(*argv) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.endswith("\n") and err.count("\n") == 1 and err.startswith("fastact")
-    return err
+    first, *others = err.splitlines()
+    assert out == "" and err.endswith("\n") and first.startswith("fastact")
+    assert all(line.startswith("  ") for line in others), "no usage, no traceback"
+    assert all(len(line) <= 80 or " " not in line.strip() for line in (first, *others))
+    return " ".join(err.split())
 
 
 # refusals
@@ -92,6 +97,57 @@ def test_warmup_refuses(capsys):
     assert "forward" in refused(capsys, "warmup", "relu", "--kinds", "forwards")
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["elu", "--rounds", "0"], "'0' is not a positive integer"),
+        (["elu", "--rounds", "a"], "'a' is not a positive integer"),
+        (["prelu"], "prelu has no default for weight"),
+        (["prelu.biased"], "prelu has no default for weight"),
+        (["threshold"], "threshold has no default for threshold, value"),
+        (["elu", "--sizes", "2^40"], "2^40 elements are too many"),
+        (["elu", "--sizes", "9^999999999"], "more than the elements of any array"),
+        (["elu", "--sizes", "2^"], "power such as 2^20"),
+        (["elu", "--sizes", "0"], "power such as 2^20"),
+        (["elu", "--kinds", "step"], "nothing to measure"),
+        (["elu", "--json", "/"], "cannot be written"),
+        (["elu", "--threads", "100000"], "CPUs"),
+    ],
+)
+def test_bench_refuses(capsys, argv, message):
+    assert message in refused(capsys, "bench", *argv)
+
+
+def test_bench_refuses_libraries_that_are_missing_before_it_measures(capsys, monkeypatch):
+    monkeypatch.setattr(bench, "measure", lambda *args: pytest.fail("measured"))
+    monkeypatch.setattr(PEERS["torch"], "needs", ("no_such_module",))
+    error = refused(capsys, "bench", "elu", "--against", "torch")
+    assert "nothing to compare with: torch: no_such_module not installed" in error
+
+
+def test_bench_says_at_once_what_it_leaves_out(capsys, monkeypatch):
+    monkeypatch.setattr(PEERS["jax"], "needs", ("no_such_module",))
+    assert run("bench", "relu", "--against", "jax,numpy", "--sizes", "16", "--rounds", "1", "--kinds", "forward") == 0
+    assert "left out: jax: no_such_module not installed\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [("bench", "elu", "--plot"), ("demo", "--plot"), ("plot", "elu", "--out")])
+def test_plots_without_matplotlib(capsys, monkeypatch, tmp_path, argv):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "plots need matplotlib, which is not installed" in refused(capsys, *argv, tmp_path / "a.png")
+
+
+def test_too_little_memory(capsys):
+    argv = ("demo", "--epochs", "1", "--hidden", "4", "--batch-size", str(10**12))
+    assert run(*argv) == 2
+    assert capsys.readouterr().err.splitlines()[-2].startswith("fastact demo: error: not enough memory")
+
+
+def test_names_far_from_all_are_listed_in_lines(capsys):
+    names = refused(capsys, "plot", "zzz").partition("there are ")[2].split(", ")
+    assert {*OPS} <= {*names}
+
+
 # commands
 
 
@@ -138,6 +194,18 @@ def test_plot(capsys, tmp_path, name):
     required = [f"--param={p.name}=0.5" for p in OPS[name].params if p.default is None]
     assert run("plot", name, "--out", path, *required) == 0
     assert path.read_bytes().startswith(b"\x89PNG") and capsys.readouterr().out == f"{path}\n"
+
+
+def test_what_a_plot_says():
+    pytest.importorskip("matplotlib")
+    for name in ("gelu", "elu", "hard_tanh"):
+        figure = cli.draw(OPS[name], {}, -6.0, 6.0)
+        figure.draw_without_rendering()
+        (axis,), (legend,) = figure.axes, figure.legends
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert not any(text.endswith(": -0") for text in texts)
+        assert name != "gelu" or "limit at -∞: 0" in texts
+        assert legend.get_window_extent().y1 <= axis.get_window_extent().y0, "the legend hides curves"
 
 
 def test_plot_by_alias_into_the_current_folder(capsys, tmp_path, monkeypatch):

@@ -265,8 +265,18 @@ def test_every_activation_runs(name):
 def test_plot(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "demo.png"
-    demo.plot(demo.compare(demo.Settings(hidden=(8, 8), epochs=2)), str(path))
-    assert path.read_bytes().startswith(b"\x89PNG")
+    for epochs in (1, 3):
+        figure = demo.picture(demo.compare(demo.Settings(hidden=(8, 8), epochs=epochs)))
+        figure.savefig(path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+        for axis in figure.axes:
+            assert axis.lines, axis.get_title()
+            for line in axis.lines:
+                assert len(line.get_xdata()) == epochs
+                assert (line.get_marker() == "o") == (epochs == 1), "a line through one point is nothing"
+            assert all(tick == int(tick) for tick in axis.get_xticks())
+            beside = axis.get_legend().get_window_extent().x0
+            assert beside >= axis.get_window_extent().x1, "the legend hides lines"
 
 
 # documents

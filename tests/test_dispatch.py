@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from subprocesses import PACKAGE, python
 
 import fastact as fa
 from fastact.api.functions import FUNCTIONS
@@ -292,3 +293,13 @@ def test_threads_are_used_and_put_back(threads):
     assert fa.get_num_threads() == 3
     threads(1)
     assert fa.get_num_threads() == 1
+
+
+def test_no_more_threads_than_the_pool_can_have(threads):
+    source = (PACKAGE / "runtime" / "pool.h").read_text(encoding="utf-8")
+    assert f"#define FASTACT_MAX_THREADS {fa.dispatch.MAX_THREADS}\n" in source
+    for asked in (fa.dispatch.MAX_THREADS + 1, 10**9, 10**20):
+        threads(asked)
+        assert fa.get_num_threads() == fa.dispatch.MAX_THREADS
+    code = "import fastact as fa; print(fa.get_num_threads())"
+    assert python(code, FASTACT_NUM_THREADS=str(10**20)).strip() == str(fa.dispatch.MAX_THREADS)

@@ -132,6 +132,21 @@ def test_examples_of_a_module(name):
     assert failed == 0
 
 
+def test_notes_are_for_users():
+    """Formula, range and source; how it is computed is told beside the code."""
+    for name in NAMES:
+        text = fa.activations[name].__doc__
+        notes = text.partition("Notes\n-----\n")[2].partition("Examples\n")[0]
+        assert not any(word in notes for word in ("so this is", "is taken as -", "Newton", "operations", "As max"))
+    assert "f' jumps at 0, but not with the default parameters." in fa.elu.__doc__
+    assert "f' jumps at 0 with the default parameters; there it is taken as 0.01." in fa.leaky_relu.__doc__
+    assert "f' jumps at 0; there it is taken as 0.5 where weight = 0.5." in fa.prelu.__doc__
+    assert "default parameters" not in fa.prelu.__doc__
+    assert "f is -1 at -inf and 1 at inf.\n" in fa.tanh.__doc__
+    assert "Its least value is -0.30884, at -1.19244" in " ".join(fa.mish.__doc__.split())
+    assert "least value" not in fa.elu.__doc__
+
+
 def test_the_class_has_its_own():
     assert "Attributes" in sections(fa.Activation.__doc__)
     assert inspect.getdoc(fa.elu).startswith("elu(x, /, *, alpha=1, **kwargs)")

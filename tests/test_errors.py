@@ -372,9 +372,14 @@ def test_unknown_name_tells_the_nearest():
         fa.get(None)
 
 
-@pytest.mark.parametrize("name", ["relu_", "_relu", "__gelu", "hard_swish_", "softmax_", " relu", "relu²"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "hard_swish"])
+def test_a_name_of_a_function_in_place(name):
+    with pytest.raises(ValueError, match=rf"unknown activation '{name}_'; in place it is fastact.{name}\(x, out=x\)"):
+        fa.get(f"{name}_")
+
+
+@pytest.mark.parametrize("name", ["_relu", "__gelu", "softmax_", " relu", "relu²"])
 def test_a_name_that_no_library_has_is_unknown(name):
-    """relu_ is PyTorch's relu in place."""
     with pytest.raises(ValueError, match=f"unknown activation '{name}'; the nearest are .*{name.strip('_ ²')[:4]}"):
         fa.get(name)
 
@@ -490,3 +495,73 @@ def test_inputs_of_fused_functions_by_name():
     ):
         with pytest.raises(TypeError, match=match):
             call()
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        (lambda: fa.softmax(X, dim=1), "axis"),
+        (lambda: fa.softmax(X, scale=2.0, dim=1), "axis"),
+        (lambda: fa.softmax.backward(X, X, dim=1), "axis"),
+        (lambda: fa.log_softmax(X, axsi=1), "axis"),
+        (lambda: fa.logsumexp(X, keepdim=True), "keepdims"),
+        (lambda: fa.elu.biased(X, X[0], alhpa=1.0), "alpha"),
+        (lambda: fa.gelu.biased(X, X[0], axsi=1), "axis"),
+        (lambda: fa.gelu.fused(X, bais=X[0]), "bias"),
+        (lambda: fa.gelu.fused_backward(X, X, sead=1), "seed"),
+        (lambda: fa.optim.AdamW([X], wieght_decay=0.1), "weight_decay"),
+    ],
+)
+def test_a_misspelt_keyword_is_met_by_the_nearest(call, meant):
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument .*; did you mean '{meant}'\?"):
+        call()
+
+
+def test_an_unknown_keyword_is_met_by_those_that_there_are():
+    with pytest.raises(TypeError, match=r"'zzz'; it takes axis, where, out, .*dtype"):
+        fa.log_softmax(X, zzz=1)
+    with pytest.raises(TypeError, match="'slope'; it takes alpha and the keywords of a ufunc"):
+        fa.elu(X, slope=1)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "meant"),
+    [
+        (fa, "LeakyReLU", "leaky_relu"),
+        (fa, "layernorm", "layer_norm"),
+        (fa, "set_num_thread", "set_num_threads"),
+        (fa.optim, "Adamw", "AdamW"),
+        (fa.elu, "bakward", "backward"),
+        (fa.elu, "value_and_gradient", "value_and_grad"),
+    ],
+)
+def test_a_misspelt_attribute_is_met_by_the_nearest(owner, name, meant):
+    with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; did you mean '{meant}'\?"):
+        getattr(owner, name)
+
+
+def test_attributes_that_are_missing():
+    with pytest.raises(AttributeError, match=r"has no attribute '__zzz__'$"):
+        fa.__zzz__  # noqa: B018
+    with pytest.raises(AttributeError, match=r"call it: elu\(x\)"):
+        fa.elu.forward  # noqa: B018
+    with pytest.raises(AttributeError, match=r"use gelu.backward\(dy, x\)"):
+        fa.gelu.backward_from_output  # noqa: B018
+
+
+@pytest.mark.parametrize("axis", [0, 1, -2])
+@pytest.mark.parametrize(
+    "function",
+    [fa.softmax, fa.log_softmax, fa.sparsemax, fa.logsumexp, fa.softmax.backward],
+    ids=lambda function: function.name,
+)
+def test_out_of_a_wrong_shape_is_told_by_both_shapes(function, axis):
+    arrays = (X, X) if function is fa.softmax.backward else (X,)
+    result = function(*arrays, axis=axis)
+    for shape in ((4,), (3, 8), (2, 3, 8), ()):
+        with pytest.raises(ValueError) as caught:
+            function(*arrays, axis=axis, out=np.empty(shape, F32))
+        assert str(caught.value) == f"{function.name}: out has shape {shape}, the result {result.shape}"
+    if axis < 0:  # as of any ufunc, along new axes
+        many = function(*arrays, axis=axis, out=np.empty((2, *result.shape), F32))
+        assert np.array_equal(many, np.stack([result] * 2))

@@ -675,7 +675,7 @@ def test_every_hyperparameter_has_its_domain(name):
 
 
 def test_other_errors():
-    with pytest.raises(TypeError, match="Adam: got an unexpected keyword argument 'beta1'"):
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'beta1'; did you mean 'betas'"):
         fa.optim.Adam(params(), beta1=0.9)
     with pytest.raises(TypeError, match="use one of SGD, Adam"):
         fa.optim.Optimiser(params())

@@ -631,13 +631,80 @@ def test_other_array_types():
     lazy = fa.softmax(dask.from_array(x, chunks=(6, 2)), axis=0)
     assert same(lazy.compute(), fa.softmax(x, axis=0))
     assert same(fa.softmax(pandas.DataFrame(x)), fa.softmax(x))
-    with pytest.raises(NotImplementedError):
-        # xarray refuses gufuncs; its apply_ufunc takes them
-        fa.softmax(xarray.DataArray(x, dims=("a", "b")))
     wrapped = xarray.apply_ufunc(
         fa.softmax, xarray.DataArray(x, dims=("a", "b")), input_core_dims=[["b"]], output_core_dims=[["b"]]
     )
     assert same(wrapped.values, fa.softmax(x))
+
+
+@pytest.mark.parametrize("axis", [0, -1, (0, 1)])
+@pytest.mark.parametrize("name", EVERY)
+def test_xarray(name, axis):
+    xarray = pytest.importorskip("xarray")
+    x = np.random.default_rng(17).standard_normal((3, 4)).astype(np.float32)
+    coords = {"a": [10, 20, 30], "of_b": ("b", list("wxyz")), "one": 1}
+    data = xarray.DataArray(x, coords, ("a", "b"), "logits", {"unit": "nat"})
+    f = function(name)
+    result = f(data, axis=axis)
+    assert isinstance(result, xarray.DataArray) and result.name == "logits" and result.attrs == data.attrs
+    assert same(result.values, f(x, axis=axis))
+    if name != "logsumexp":
+        assert result.dims == data.dims and set(result.coords) == {"a", "of_b", "one"}
+        mask = data > 0
+        assert same(f(data, axis=axis, where=mask).values, f(x, axis=axis, where=mask.values))
+        gradient = f.backward(result, result, axis=axis)
+        assert gradient.dims == data.dims and same(gradient.values, f.backward(*[result.values] * 2, axis=axis))
+        out = np.empty_like(x)
+        assert f(data, axis=axis, out=out) is out
+        with pytest.raises(ValueError, match="same dimensions"):
+            f.backward(data, data.T)
+    else:
+        assert result.dims == {0: ("b",), -1: ("a",), (0, 1): ()}[axis]
+        assert set(result.coords) == {0: {"of_b", "one"}, -1: {"a", "one"}, (0, 1): {"one"}}[axis]
+        kept = f(data, axis=axis, keepdims=True)
+        assert kept.dims == data.dims and same(kept.values, f(x, axis=axis, keepdims=True))
+
+
+def test_xarray_in_attention():
+    xarray = pytest.importorskip("xarray")
+    x = np.random.default_rng(18).standard_normal((3, 3)).astype(np.float32)
+    result = fa.softmax(xarray.DataArray(x, dims=("a", "b")), scale=0.5, causal=True, bias=x)
+    assert result.dims == ("a", "b") and same(result.values, fa.softmax(x, scale=0.5, causal=True, bias=x))
+
+
+def test_xarray_that_holds_dask():
+    xarray, dask = pytest.importorskip("xarray"), pytest.importorskip("dask.array")
+    x = np.random.default_rng(19).standard_normal((6, 5))
+    result = fa.softmax(xarray.DataArray(dask.from_array(x, chunks=(2, 5)), dims=("a", "b")))
+    assert isinstance(result.data, dask.Array) and same(result.values, fa.softmax(x))
+
+
+DASK = {
+    "softmax along several axes": lambda x: fa.softmax(x, axis=(0, 1)),
+    "softmax": lambda x: fa.softmax(x, scale=2.0),
+    "softmax_cross_entropy": lambda x: fa.softmax_cross_entropy(x, np.arange(3)),
+    "nll_loss": lambda x: fa.nll_loss.value_and_grad(x, np.arange(3)),
+    "sigmoid_cross_entropy": lambda x: fa.sigmoid_cross_entropy(np.ones((3, 4)), x),
+    "mse_loss": lambda x: fa.mse_loss(x, np.ones((3, 4))),
+    "layer_norm": fa.layer_norm,
+    "swiglu": fa.swiglu,
+    "dropout": lambda x: fa.dropout(x, 0.1, seed=0),
+    "gelu.biased": lambda x: fa.gelu.biased(x, np.ones(4)),
+    "gelu.fused": lambda x: fa.gelu.fused(x, np.ones(4)),
+    "prelu.backward": lambda x: fa.prelu.backward(x, x, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", DASK)
+def test_what_would_compute_a_dask_array_at_once_refuses_it(name):
+    dask = pytest.importorskip("dask.array")
+
+    def computed(block):
+        raise AssertionError("computed")
+
+    lazy = dask.ones((3, 4), chunks=(3, 4)).map_blocks(computed, dtype=float, meta=np.empty((0, 0)))
+    with pytest.raises(TypeError, match=rf"^{name}: arrays of Dask are not taken; pass x.compute\(\)"):
+        DASK[name](lazy)
 
 
 @pytest.mark.parametrize("name", [*EVERY, "softmax_cross_entropy", "nll_loss", "sigmoid_cross_entropy"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, refuse_masked
+from fastact.api.arguments import FILLED, no_attribute, refuse_masked
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
 from fastact.api.fused_step import KINDS_OF, FusedStep, FusedStepBackward
@@ -37,7 +37,7 @@ def checked(op: Op, param: Param, value: Any) -> Any:
     """
     given = value
     if type(value) is not float:
-        refuse_masked(f"{op.name}: {param.name}", (value,), FILLED)
+        refuse_masked(f"{op.name}: {param.name}", (value,), FILLED, lazy=True)
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"{op.name}: {param.name} must be a number or an array of numbers, not {shown(value)}")
@@ -241,12 +241,20 @@ class Activation(Method):
     @property
     def backward_from_output(self) -> Method:
         """``backward_from_output(dy, y)``; `AttributeError` where the derivative is no function of the output."""
-        if self.op.grad_from_output is None:
+        return self._backward_from_output
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_backward_from_output":
+            raise AttributeError("absent")  # Python asks for the property's name next
+        if name == "backward_from_output":
             raise AttributeError(
                 f"{self.name} has no backward_from_output: its derivative is not a function of its output; "
                 f"use {self.name}.backward(dy, x)"
             )
-        return self._backward_from_output
+        if name == "forward":
+            raise AttributeError(f"{self.name} has no attribute 'forward'; call it: {self.name}(x)")
+        public = [known for known in (*self.__dict__, *dir(type(self))) if not known.startswith("_")]
+        raise AttributeError(no_attribute(self.__dict__.get("name", "Activation"), name, public))
 
     def address(self, kind: str, dtype: str) -> int:
         """The address of a C function for other programs, such as ``fastact_elu_f32(x, y, n, alpha)`` of ``fastact.h``.
@@ -306,6 +314,9 @@ def _make() -> dict[str, Activation]:
 activations: dict[str, Activation] = _make()
 
 
+_NAMES = {name for op in OPS.values() for name in (op.name, *op.aliases)}
+
+
 def get(name: str) -> Activation:
     """The activation of a name, also in the spelling of PyTorch, Keras or ONNX.
 
@@ -327,6 +338,8 @@ def get(name: str) -> Activation:
     >>> fa.get("LeakyRelu")
     <fastact.leaky_relu>
     """
+    if isinstance(name, str) and name.endswith("_") and name[:-1] in _NAMES:
+        raise ValueError(f"unknown activation {name!r}; in place it is fastact.{name[:-1]}(x, out=x)")
     found = resolve(name, FUNCTIONS)
     if found in FUNCTIONS:
         over_axis = isinstance(FUNCTIONS[found], (RowMethod, Loss))

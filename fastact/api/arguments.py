@@ -38,12 +38,72 @@ def number(what: str, value: Any) -> float:
     return float(array)
 
 
-def refuse_masked(name: str, arrays: Iterable[Any], instead: str) -> None:
-    """`TypeError` where one is a masked array, whose mask would be lost."""
+# what PyTorch calls them
+_SAME = {"dim": "axis", "dims": "axis", "keepdim": "keepdims", "input": "x", "other": "y"}
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant.
+
+    Examples
+    --------
+    >>> nearest("alhpa", ["alpha", "out"]), nearest("dim", ["axis"]), nearest("LeakyReLU", ["leaky_relu", "relu"])
+    ('alpha', 'axis', 'leaky_relu')
+    """
+    import difflib
+
+    plain: dict[str, str] = {}
+    for other in known:
+        plain.setdefault(other.replace("_", "").lower(), other)
+    if _SAME.get(name) in plain.values():
+        return _SAME[name]
+    found = difflib.get_close_matches(name.replace("_", "").lower(), plain, n=1, cutoff=0.6)
+    return plain[found[0]] if found else None
+
+
+def no_attribute(owner: str, name: str, known: Iterable[str]) -> str:
+    """The message of an `AttributeError`, with the nearest name."""
+    near = None if name.startswith("_") else nearest(name, known)
+    return f"{owner} has no attribute {name!r}" + (f"; did you mean {near!r}?" if near else "")
+
+
+def unexpected(function: str, name: str, known: Iterable[str]) -> str:
+    """The message of a `TypeError` for a keyword that a function does not take, with the nearest one."""
+    known = list(known)
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else f"it takes {', '.join(known)}"
+    return f"{function}() got an unexpected keyword argument {name!r}; {hint}"
+
+
+def refuse_masked(name: str, arrays: Iterable[Any], instead: str, lazy: bool = False) -> None:
+    """`TypeError` where one is a masked array, whose mask would be lost, or of Dask: see `refuse_lazy`."""
     for a in arrays:
+        if type(a) is np.ndarray or a is None:
+            continue
         # only a subclass asks for numpy.ma, which is not always imported
-        if isinstance(a, np.ndarray) and type(a) is not np.ndarray and isinstance(a, np.ma.MaskedArray):
+        if isinstance(a, np.ndarray) and isinstance(a, np.ma.MaskedArray):
             raise TypeError(f"{name}: masked arrays are not taken; pass {instead}")
+        if not lazy:
+            refuse_lazy(name, a)
+
+
+def refuse_lazy(name: str, array: Any) -> None:
+    """`TypeError` for an array of Dask, which would be computed at once, as a whole and without a word."""
+    graph = getattr(type(array), "__dask_graph__", None)
+    if graph is not None and graph(array) is not None:
+        raise TypeError(
+            f"{name}: arrays of Dask are not taken; pass x.compute(), or map it over blocks by dask.array.map_blocks"
+        )
+
+
+def is_labelled(array: Any) -> bool:
+    """Whether it is a DataArray of xarray."""
+    return type(array).__module__.partition(".")[0] == "xarray" and hasattr(array, "dims")
+
+
+def bare(array: Any) -> Any:
+    """What a DataArray of xarray holds; anything else as it is."""
+    return array.data if is_labelled(array) else array
 
 
 # for functions without a mask of their own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,14 +177,36 @@ def _wrapped(text: str, indent: str = "    ") -> list[str]:
 
 def _notes(op: Op) -> list[str]:
     lines = [op.source] if op.source else []
-    of_defaults = " with the default parameters" if op.params else ""
+    required = [p.name for p in op.params if p.default is None]
+    of_defaults = " with the default parameters" if op.params and not required else ""
     if op.limits is not None:
         lines.append(f"f is {op.limits[0]:g} at -inf and {op.limits[1]:g} at inf{of_defaults}.")
+        if (least := _least(op)) is not None:
+            lines.append(f"Its least value is {least[1]:.6g}, at {least[0]:.6g}{of_defaults}.")
     if op.kinks:
-        slopes = _evaluated(op, "value_and_grad", np.array(op.kinks))[1]
-        at, taken = (" and ".join(f"{v:g}" for v in values) for values in (op.kinks, slopes))
-        lines.append(f"f' jumps at {at}{of_defaults}; there it is taken as {taken}.")
+        at = _and(op.kinks)
+        before, slopes, after = (_evaluated(op, "value_and_grad", np.array(op.kinks) + e)[1] for e in (-1e-9, 0, 1e-9))
+        if np.allclose(before, after, rtol=0, atol=1e-6):
+            lines.append(f"f' jumps at {at}, but not{of_defaults}.")
+        else:
+            given = "".join(f" where {name} = 0.5" for name in required)
+            lines.append(f"f' jumps at {at}{of_defaults}; there it is taken as {_and(slopes)}{given}.")
     return [line for text in lines for line in _wrapped(text, "")]
+
+
+def _and(values: Iterable[float]) -> str:
+    return " and ".join(f"{v:g}" for v in values)
+
+
+def _least(op: Op) -> tuple[float, float] | None:
+    """Where f is least, and its value there, if that is below its limits."""
+    assert op.limits is not None
+    x = np.linspace(-8.0, 8.0, 1601)
+    for _ in range(3):
+        (y,) = _evaluated(op, "forward", x)
+        at = x[np.argmin(y)]
+        x = np.linspace(at - (x[1] - x[0]), at + (x[1] - x[0]), 401)
+    return (float(at), float(y.min())) if y.min() < min(op.limits) - 1e-6 else None
 
 
 def _evaluated(op: Op, kind: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -18,6 +18,7 @@ from fastact.api.arguments import (
     memory_dtype,
     refuse_masked,
     result_buffer,
+    unexpected,
 )
 from fastact.runtime import _driver
 from fastact.spec.kernel import compute_dtype, itemsize, kernel_of
@@ -106,7 +107,8 @@ class Fused(_driver.FusedCallable):
         params.update(zip(required, arrays[n:]))
         for name in params:
             if all(name != p.name for p in op.params):
-                raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
+                own = [*(p.name for p in op.params), *self.by_name, *(["axis"] if self.takes_axis else []), "out"]
+                raise TypeError(unexpected(self.__name__, name, own))
         for name in required:
             if name not in params:
                 raise TypeError(f"{self.__name__}: {name} must be given")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.arguments import integer, number
+from fastact.api.arguments import integer, number, unexpected
 from fastact.api.dropout import Random, factors, stream
 from fastact.api.dropout import dropout as dropout_function
 from fastact.api.fused import Fused, _Call
@@ -76,7 +77,10 @@ class FusedStep:
                 raise TypeError(f"{self.__name__}: {name} must be given")
         for name in params:
             if all(name != p.name for p in self.op.params):
-                raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
+                own = [p.name for p in inspect.signature(self).parameters.values() if p.kind == p.KEYWORD_ONLY]
+                raise TypeError(
+                    unexpected(self.__name__, name, [*self.by_name, *(p.name for p in self.op.params), *own])
+                )
         required = sum(p.default is None for p in self.op.params)
         if len(rest) > required:
             takes = n + required

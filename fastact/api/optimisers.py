@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, integer, refuse_masked
+from fastact.api.arguments import FILLED, integer, refuse_masked, unexpected
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, rule_kernel_of
 from fastact.spec.messages import shown
@@ -57,6 +57,17 @@ def _value(name: str, hyper: Hyper, value: Any) -> Any:
             raise TypeError(f"{what} must be {n} numbers, not {shown(value)}")
         return tuple(_number(f"{what}[{i}]", v, hyper.domain) for i, v in enumerate(value))
     return _number(what, value, hyper.domain)
+
+
+def _bound(name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name; a `TypeError` that names the function."""
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        for keyword in kwargs:
+            if keyword not in signature.parameters:
+                raise TypeError(unexpected(name, keyword, signature.parameters)) from None
+        raise TypeError(f"{name}: {error}") from None
 
 
 def _checked(row: Row, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,10 +268,7 @@ class Optimiser(metaclass=_Documented):
         if not hasattr(self, "_row"):
             raise TypeError(f"{type(self).__name__} is what optimisers have in common; use one of {', '.join(ROWS)}")
         row = self._row
-        try:
-            given = self.__signature__.bind(params, *args, **kwargs).arguments
-        except TypeError as error:
-            raise TypeError(f"{row.name}: {error}") from None
+        given = _bound(row.name, self.__signature__, (params, *args), kwargs)
         values = _checked(row, given)
         master = given.get("master", False)
         if not isinstance(master, (bool, np.bool_)):
@@ -487,10 +495,7 @@ class Update:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
         name = self.__name__
-        try:
-            given = self.__signature__.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}") from None
+        given = _bound(name, self.__signature__, args, kwargs)
         values = _checked(self.row, {k: v for k, v in given.items() if k in self._hypers})
         count = integer(f"{name}: step", given.get("step", 1))
         if count < 1:

@@ -11,14 +11,18 @@ import numpy as np
 
 from fastact import dispatch
 from fastact.api.arguments import (
+    bare,
     broadcast,
     check_out,
     dtypes_of,
     integer,
+    is_labelled,
     memory_dtype,
+    refuse_lazy,
     refuse_masked,
     row_plan,
     single_out,
+    unexpected,
 )
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
@@ -29,6 +33,9 @@ Axis = int | tuple[int, ...] | None
 COMPUTED = {np.dtype(np.float32), np.dtype(np.float64)}
 # CPython has one object for it; any other -1 takes the general way
 LAST = -1
+
+# keywords of a ufunc that all take
+GENERAL = ("dtype", "casting", "order", "subok", "signature", "sig")
 
 # what a masked array is in terms of these functions
 WHERE = "x.data with where=~x.mask"
@@ -69,14 +76,49 @@ class RowMethod:
             result = function.direct(arrays, out)
             if result is not None:
                 return result
-        refuse_masked(self.name, (*arrays, where, *(out if isinstance(out, tuple) else (out,))), WHERE)
+        if any(map(is_labelled, arrays)):
+            return self._labelled(arrays, axis, where, out, kwargs)
+        refuse_masked(self.name, (*arrays, where, *(out if isinstance(out, tuple) else (out,))), WHERE, lazy=True)
         axis = self._axis(axis)
         where = None if where is True or where is None else self._mask(arrays, where)
+        self._known(kwargs)
         if isinstance(axis, int):
-            if out is None and not kwargs and not self._reduces:
-                out = self._like(arrays)
+            if out is None:
+                if not kwargs and not self._reduces:
+                    out = self._like(arrays)
+            else:
+                self._fits(out, arrays, axis, kwargs)
             return function.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
+
+    def _known(self, kwargs: dict[str, Any]) -> None:
+        """`TypeError` for a keyword that the function does not take."""
+        for keyword in kwargs:
+            if keyword not in GENERAL and not (keyword == "keepdims" and self._reduces):
+                function: Any = self
+                parameters = inspect.signature(function).parameters.values()
+                own = (p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD))
+                raise TypeError(unexpected(self.name, keyword, [*own, *GENERAL]))
+
+    def _fits(self, out: Any, arrays: tuple[Any, ...], axis: int, kwargs: dict[str, Any]) -> None:
+        # NumPy's message is about the machinery of reductions; other mistakes it names well
+        out = out[0] if isinstance(out, tuple) and len(out) == 1 else out
+        try:
+            shape = np.broadcast_shapes(*map(np.shape, arrays))
+        except ValueError:
+            return
+        ndim = len(shape)
+        if not isinstance(out, np.ndarray) or not -ndim <= axis < ndim:
+            return
+        if _driver.computing_dtype([np.asarray(a).dtype for a in arrays]) is None:
+            return
+        if self._reduces:
+            i = axis % ndim
+            shape = shape[:i] + ((1,) if kwargs.get("keepdims") else ()) + shape[i + 1 :]
+        # as of any ufunc, the result may be repeated along new axes; a positive axis counts from the first of them
+        repeats = out.ndim > len(shape) and (axis < 0 or self._reduces)
+        if (out.shape[out.ndim - len(shape) :] if repeats else out.shape) != shape:
+            raise ValueError(f"{self.name}: out has shape {out.shape}, the result {shape}")
 
     def _like(self, arrays: tuple[Any, ...]) -> Any:
         # a result laid out as the first array: NumPy's would have the axis contiguous, so that elements change places;
@@ -107,8 +149,27 @@ class RowMethod:
             return where
         return broadcast(f"{self.name}: where", where, shape, "arrays")
 
+    def _labelled(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
+        """Of DataArrays: the function of what they hold, under their names."""
+        given = [a for a in (*arrays, where) if is_labelled(a)]
+        like = given[0]
+        if any(a.dims != like.dims for a in given):
+            shown = " and ".join(str(a.dims) for a in given)
+            raise ValueError(f"{self.name}: DataArrays must have the same dimensions in the same order, not {shown}")
+        function: Any = self
+        result = function(*map(bare, arrays), axis=axis, where=bare(where), out=out, **kwargs)
+        dims = like.dims
+        if self._reduces and not kwargs.get("keepdims"):
+            along = np.lib.array_utils.normalize_axis_tuple(range(like.ndim) if axis is None else axis, like.ndim)
+            dims = tuple(d for i, d in enumerate(dims) if i not in along)
+        sizes = dict(zip(dims, np.shape(result)))
+        coords = {name: c for name, c in like.coords.items() if all(sizes.get(d) == n for d, n in zip(c.dims, c.shape))}
+        return result if out is not None else type(like)(result, coords, dims, like.name, like.attrs)
+
     def _along_many(self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any]) -> Any:
         # the axes go last, as one
+        for a in arrays:
+            refuse_lazy(f"{self.name} along several axes", a)
         out = single_out(self.name, out)
         keepdims = kwargs.pop("keepdims", False) if self._reduces else False
         arrays = tuple(np.asanyarray(a) for a in arrays)

@@ -15,6 +15,7 @@ from fastact.api.arguments import (
     broadcast,
     check_out,
     delivered,
+    is_labelled,
     memory_dtype,
     number,
     refuse_masked,
@@ -208,6 +209,11 @@ class _Scaled(RowMethod):
         scale, causal = self._numbers(scale, causal)
         if scale == 1.0 and not causal and bias is None:
             return self._along(given, axis, where, out, kwargs)
+        self._known(kwargs)
+        if any(map(is_labelled, given)):
+            if bias is not None:
+                kwargs["bias"] = bias
+            return self._labelled(given, axis, where, out, {"scale": scale, "causal": causal, **kwargs})
         if kwargs:
             raise TypeError(f"{self.name}: {next(iter(kwargs))} is not taken together with scale, causal or bias")
         named = dict(zip(self._names, given))

@@ -385,9 +385,9 @@ def softsign_grad_from_output(y):
 def squareplus(x, b):
     """(x + sqrt(x² + b))/2
 
-    Barron, Squareplus, arXiv:2112.11687. For x < 0 as y = (b/2)/(sqrt(x² + b) - x), with one Newton step of
-    y² - x·y = b/4 for the last bit.
+    Barron, Squareplus, arXiv:2112.11687.
     """
+    # for x < 0 as y = (b/2)/(sqrt(x² + b) - x), with one Newton step of y² - x·y = b/4 for the last bit
     t = fabs(x)
     # where x² overflows or underflows, so that b counts for nothing or x for nothing
     q = where(b == 0.0, t, maximum(where(t < 1e18, sqrt(fma(x, x, b)), t), t))
@@ -408,10 +408,8 @@ def squareplus_grad(x, b):
 
 
 def dish(x):
-    """x/2·(1 + x/sqrt(1 + x²))
-
-    The tail -t·(1 - t/sqrt(1 + t²))/2 is taken as -t/(2 q (q + t)), q = sqrt(1 + t²).
-    """
+    """x/2·(1 + x/sqrt(1 + x²))"""
+    # the tail -t·(1 - t/sqrt(1 + t²))/2 is taken as -t/(2 q (q + t)), q = sqrt(1 + t²)
     t = fabs(x)
     far = t > 1e9
     h = fma(t, t, 1.0)
@@ -624,8 +622,9 @@ def log_sigmoid_grad_from_output(y):
 def softplus(x, beta):
     """log(1 + exp(beta·x))/beta
 
-    Dugas, Bengio, Bélisle, Nadeau and Garcia, NeurIPS 2000. As max(x, 0) + log1p(exp(-abs(beta·x)))/beta.
+    Dugas, Bengio, Bélisle, Nadeau and Garcia, NeurIPS 2000.
     """
+    # as max(x, 0) + log1p(exp(-abs(beta·x)))/beta
     t = fabs(x)
     z = beta * t
     u, n = expm1_parts_sum(-minimum(3000.0, z), -product_error(beta, t, z))
@@ -670,7 +669,7 @@ def softplus_default_grad(x):
 def silu(x, beta):
     """x/(1 + exp(-beta·x))
 
-    Hendrycks and Gimpel, arXiv:1606.08415; Ramachandran, Zoph and Le, Swish, arXiv:1710.05941; -0 at -inf.
+    Hendrycks and Gimpel, arXiv:1606.08415; Ramachandran, Zoph and Le, Swish, arXiv:1710.05941.
     """
     w = finite(x)
     z = beta * w
@@ -711,7 +710,7 @@ def silu_default_grad(x):
 def quick_gelu(x):
     """x/(1 + exp(-1.702·x))
 
-    Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf.
+    Hendrycks and Gimpel, arXiv:1606.08415.
     """
     w = maximum(-1000.0, x)
     u, n = quick_gelu_parts(minimum(30.0, w))
@@ -728,8 +727,9 @@ def quick_gelu_grad(x):
 def gelu_tanh(x):
     """x/2·(1 + tanh(sqrt(2/pi)·(x + 0.044715·x³)))
 
-    Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf. With (1 + tanh(v/2))/2 = 1/(1 + exp(-v)).
+    Hendrycks and Gimpel, arXiv:1606.08415.
     """
+    # with (1 + tanh(v/2))/2 = 1/(1 + exp(-v))
     w = maximum(-100.0, x)
     u, n = gelu_tanh_parts(minimum(8.0, w))
     return scalb(w / logistic_sum(scalb(1.0, n), u), n)
@@ -757,8 +757,9 @@ def gelu_tanh_grad(x):
 def gelu(x):
     """x·Phi(x), Phi(x) = (1 + erf(x/sqrt(2)))/2
 
-    Hendrycks and Gimpel, arXiv:1606.08415; -0 at -inf. Phi(-t) = Q(t), so this is max(x, 0) - t·Q(t), t = abs(x).
+    Hendrycks and Gimpel, arXiv:1606.08415.
     """
+    # Phi(-t) = Q(t), so this is max(x, 0) - t·Q(t), t = abs(x)
     return maximum(-0.0, x) - gelu_tail(fabs(x))
 
 
@@ -774,9 +775,9 @@ def gelu_grad(x):
 def mish(x):
     """x·tanh(log(1 + exp(x)))
 
-    Misra, BMVC 2020; -0 at -inf. With exp(x) = s(1 + u), s = 2^n, this is x·s·a/d with
-    a = s + 2 + u·(2s + 2 + s·u) and d = s·a + 2.
+    Misra, BMVC 2020.
     """
+    # with exp(x) = s(1 + u), s = 2^n, this is x·s·a/d with a = s + 2 + u·(2s + 2 + s·u) and d = s·a + 2
     w = clip(x, -1000.0, 20.0)
     u, n = expm1_parts(w)
     s = scalb(1.0, n)

@@ -50,6 +50,7 @@ import fastact as fa
 from fastact.spec.table import OPS as TABLE
 from fastact.spec.units import UNITS
 from fastact.tools import attention, channels, losses, norms, optimisers
+from fastact.tools.arguments import file, memory_of_machine, picture, positive, without_required
 from fastact.tools.attention import AttentionCell, attention_cell, forms_of
 from fastact.tools.channels import channel_cell
 from fastact.tools.fused import FUSIONS
@@ -82,6 +83,7 @@ AGAINST = tuple(name for name in PEERS if name != "torch.compile")
 DTYPES = ("float32", "float64")
 THREADS = 2
 ROW = 1024  # softmax and fused functions work on rows of this length, or one shorter row
+ARRAYS = 8  # of a cell, about
 SMALL = 16  # elements of the call whose overhead is measured
 ROUNDS = 15
 BLOCK_SECONDS = 0.002
@@ -775,20 +777,21 @@ def show(result: dict[str, Any]) -> None:
             console.print(f"not counted: {form}, {cell_name(row)}: {problem}")
 
 
-def plot(result: dict[str, Any], path: str) -> None:
-    """The ratio to the best peer, activation by size, one panel for each kind."""
-    from matplotlib import colors
+def picture_of(result: dict[str, Any]) -> Any:
+    """The ratio to the best peer, activation by size, one panel for each kind, as a figure of matplotlib."""
+    from matplotlib import colormaps, colors
     from matplotlib.figure import Figure
 
-    rows = [r for r in result["cells"] if r["ratio"] is not None]
+    rows = result["cells"]
     kinds, ops, sizes = (list(dict.fromkeys(r[key] for r in rows)) for key in ("kind", "op", "size"))
     ratios = {(r["kind"], r["op"], r["size"]): r["ratio"] for r in rows}
     figure = Figure(figsize=(1.6 + len(kinds) * (1 + 0.8 * len(sizes)), 1.4 + 0.34 * len(ops)), layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
-    limit = max(2.0, *(max(v, 1 / v) for v in ratios.values()))
+    limit = max([2.0, *(max(v, 1 / v) for v in ratios.values() if v is not None)])
+    norm, cmap = colors.LogNorm(1 / limit, limit), colormaps["RdYlGn"].with_extremes(bad="0.9")
     for axis, kind in zip(axes, kinds, strict=True):
-        values = [[ratios.get((kind, op, n), math.nan) for n in sizes] for op in ops]
-        axis.imshow(values, norm=colors.LogNorm(1 / limit, limit), cmap="RdYlGn", aspect="auto")
+        values = [[ratios.get((kind, op, n)) or math.nan for n in sizes] for op in ops]
+        axis.imshow(values, norm=norm, cmap=cmap, aspect="auto")
         axis.set_xticks(range(len(sizes)), [size_text(n) for n in sizes])
         axis.set_yticks(range(len(ops)), ops if axis is axes[0] else [])
         axis.set_title(kind)
@@ -796,9 +799,13 @@ def plot(result: dict[str, Any], path: str) -> None:
         for i, line in enumerate(values):
             for j, value in enumerate(line):
                 if not math.isnan(value):
-                    axis.text(j, i, f"{value:.2f}", ha="center", va="center")
+                    red, green, blue, _ = cmap(norm(value))
+                    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+                    axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+                elif (kind, ops[i], sizes[j]) in ratios:
+                    axis.text(j, i, "no peer", ha="center", va="center", color="0.3", size="small")
     figure.suptitle("how many times faster than the best peer")
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 # the command
@@ -811,20 +818,18 @@ def _op(text: str) -> str:
     if dot and fusion not in FUSIONS:
         raise argparse.ArgumentTypeError(f"{text!r}: {name} is fused as {' and '.join(FUSIONS)}")
     try:
-        return fa.get(name).name + dot + fusion
+        return without_required(TABLE[fa.get(name).name]).name + dot + fusion
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _size(text: str) -> int:
     base, _, power = text.partition("^")
-    try:
-        n = int(base) ** int(power) if power else int(base)
-    except ValueError:
-        n = 0
-    if n < 1:
+    if not base.isdecimal() or int(base) < 1 or (power and not power.isdecimal()) or text.endswith("^"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer, nor a power such as 2^20")
-    return n
+    if int(power or 1) * math.log2(int(base)) > 62:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than the elements of any array")
+    return int(base) ** int(power or 1)
 
 
 def _list_of(convert: Callable[[str], Any], choices: Sequence[str] = ()) -> Callable[[str], tuple[Any, ...]]:
@@ -836,15 +841,6 @@ def _list_of(convert: Callable[[str], Any], choices: Sequence[str] = ()) -> Call
         return found
 
     return parse
-
-
-def _file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"cannot write {text!r}: {'a folder' if path.is_dir() else f'no folder {path.parent}'}"
-        )
-    return path
 
 
 def _threads(text: str) -> int:
@@ -884,24 +880,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_threads, help=f"for every library (default: {THREADS}, if there are as many CPUs)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"turns of each library in each cell (default: {ROUNDS})"
+        "--rounds", type=positive, default=ROUNDS, help=f"turns of each library in each cell (default: {ROUNDS})"
     )
-    parser.add_argument("--json", type=_file, metavar="FILE", help="write every number")
-    parser.add_argument("--plot", type=_file, metavar="FILE.png", help="draw the ratios to the best peer")
+    parser.add_argument("--json", type=file, metavar="FILE", help="write every number")
+    parser.add_argument("--plot", type=picture, metavar="FILE", help="draw the ratios to the best peer")
 
 
 def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    if args.plot:
-        # before minutes of measuring, not after
-        import matplotlib.figure  # noqa: F401
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = args.threads or min(THREADS, available)
     ops = tuple(dict.fromkeys(args.ops)) or OPS
     total = sum(len(kinds_of(op, args.kinds)) * len(sizes_of(op, args.sizes)) for op in ops)
     if not total:
         args.error(f"nothing to measure: {', '.join(ops)} cannot run {', '.join(args.kinds)}")
+    # before minutes of measuring, not after
+    largest = max(n for op in ops for n in sizes_of(op, args.sizes))
+    needed, there = ARRAYS * largest * np.dtype(args.dtype).itemsize, memory_of_machine()
+    if there is not None and needed > there:
+        args.error(
+            f"{size_text(largest)} elements are too many: the arrays of a cell need about {needed / 2**30:,.0f} GiB, "
+            f"this machine has {there / 2**30:,.0f} GiB"
+        )
+    missing = {name: reason for name in args.against if (reason := PEERS[name].missing()) is not None}
+    if len(missing) == len(args.against):
+        args.error(f"nothing to compare with: {'; '.join(f'{k}: {v}' for k, v in missing.items())}")
+    if missing and args.against is not AGAINST:
+        print("\n".join(f"left out: {name}: {reason}" for name, reason in missing.items()), file=sys.stderr)
     before = fa.get_num_threads()
     try:
         with Progress(*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TimeRemainingColumn()) as progress:
@@ -917,5 +923,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     if args.plot:
-        plot(result, str(args.plot))
+        picture_of(result).savefig(args.plot, dpi=150)
     return 0

@@ -1,19 +1,19 @@
 """The command ``fastact``: info, demo, bench, verify, plot, warmup.
 
-What a user can get wrong ends in one line on stderr and exit code 2. Libraries for screens and plots are imported by
-the command that needs them.
+What a user can get wrong ends in a message on stderr, without a traceback, and exit code 2. Libraries for screens and
+plots are imported by the command that needs them.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import fastact as fa
@@ -24,16 +24,23 @@ from fastact.runtime._driver import DTYPES
 from fastact.spec.kinds import KINDS
 from fastact.spec.table import OPS, Op, resolve
 from fastact.tools import bench, demo, verify
+from fastact.tools.arguments import natural, parameter, picture, positive, without_required
 
 # the least step of a curve that a plot shows as a jump
 JUMP = 1e-3
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line, without the usage."""
+    """Errors as wide as the terminal, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, wrapped(f"{self.prog}: error: {message}") + "\n")
+
+
+def wrapped(text: str) -> str:
+    """Lines as wide as the terminal; what can be copied, such as a path, stays whole."""
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def activation(text: str) -> Op:
@@ -54,25 +61,7 @@ def function(text: str) -> str:
 
 def demo_activation(text: str) -> Op:
     """An activation that needs no parameter from the user."""
-    op = activation(text)
-    required = [p.name for p in op.params if p.default is None]
-    if required:
-        raise argparse.ArgumentTypeError(f"{op.name} has no default for {', '.join(required)}; choose another one")
-    return op
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
-
-
-def natural(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a non-negative integer")
-    return int(text)
+    return without_required(activation(text))
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -92,30 +81,6 @@ def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
         return found
 
     return words
-
-
-def parameter(text: str) -> tuple[str, float]:
-    """NAME=NUMBER."""
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=NUMBER") from None
-
-
-def picture(text: str) -> str:
-    """A path that a plot can be written to."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError("plots need matplotlib, which is not installed: pip install 'fastact[plot]'")
-    path = Path(text)
-    formats = (".png", ".svg", ".pdf")
-    if path.suffix.lower() not in formats:
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(formats)}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {str(path.parent)!r}")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
-    return text
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -164,15 +129,15 @@ def run_plot(args: argparse.Namespace) -> int:
         args.error(f"the range must go from a smaller to a larger number, not from {low:g} to {high:g}")
     try:
         path = args.out or picture(f"{op.name}.png")
-        draw(op, given, low, high, path)
+        draw(op, given, low, high).savefig(path, dpi=150)
     except (argparse.ArgumentTypeError, ValueError) as error:  # no place for the file; a parameter outside its domain
         args.error(str(error))
     print(path)
     return 0
 
 
-def draw(op: Op, given: dict[str, float], low: float, high: float, path: str) -> None:
-    """f and f' over [low, high], with the limits of f and the kinks, where f' jumps."""
+def draw(op: Op, given: dict[str, float], low: float, high: float) -> Any:
+    """f and f' over [low, high], with the limits of f and the kinks, where f' jumps, as a figure of matplotlib."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -200,13 +165,13 @@ def draw(op: Op, given: dict[str, float], low: float, high: float, path: str) ->
         value = float(derivative(kink))
         axis.plot(kink, value, "C1o", label=f"kink at {kink:g}, derivative there {value:g}")
     for end, name in ((-np.inf, "-∞"), (np.inf, "∞")):
-        limit = float(f(end, **given))
+        limit = float(f(end, **given)) + 0.0  # a limit of -0 is 0
         if np.isfinite(limit):
             axis.axhline(limit, color="C0", lw=0.8, ls=":", label=f"limit at {name}: {limit:g}")
     axis.set_xlabel("x")
     axis.set_xlim(low, high)
-    axis.legend()
-    figure.savefig(path, dpi=150)
+    figure.legend(loc="outside lower center", ncols=2)  # below the curves, not over them
+    return figure
 
 
 def jumps(function: Callable[[Any], Any], x: Any) -> list[float]:
@@ -323,6 +288,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         return 130
+    except MemoryError as error:
+        args.error(f"not enough memory: {error}")
+        return 2
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

@@ -728,17 +728,20 @@ def report(result: Result) -> Any:
     return table
 
 
-def plot(result: Result, path: str) -> None:
-    """Draw the losses of both runs, and the statistics of fastact's, layer by layer."""
+def picture(result: Result) -> Any:
+    """The losses of both runs, and the statistics of fastact's, layer by layer, as a figure of matplotlib."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(12, 7), layout="constrained")
     figure.suptitle(f"{result.settings.activation}, hidden layers {', '.join(map(str, result.settings.hidden))}")
     axes = figure.subplots(2, 2)
     epochs = range(1, result.settings.epochs + 1)
+    marker = "o" if len(epochs) == 1 else ""  # a line through one point is nothing
     for (name, run), style in zip(result.runs.items(), ("-", "--"), strict=True):
-        axes[0, 0].plot(epochs, run.loss, style, label=name)
-    axes[0, 0].set(title="training loss", yscale="log")
+        axes[0, 0].plot(epochs, run.loss, style, marker=marker, label=name)
+    scale = "log" if len(epochs) > 1 else "linear"
+    axes[0, 0].set(title="training loss", yscale=scale)
     layers = result.runs["fastact"].layers
     panels = (
         (axes[0, 1], "gradient_norm", f"gradient norm (first {result.settings.batch_size} images)"),
@@ -749,16 +752,18 @@ def plot(result: Result, path: str) -> None:
         for i in range(len(layers[0])):
             if key in layers[0][i]:
                 label = "output layer" if i == len(layers[0]) - 1 else f"layer {i + 1}"
-                axis.plot(epochs, [epoch[i][key] for epoch in layers], label=label)
+                axis.plot(epochs, [epoch[i][key] for epoch in layers], marker=marker, label=label)
         axis.set(title=title)
         if key == "gradient_norm":
-            axis.set_yscale("log")
+            axis.set_yscale(scale)
         else:
             axis.set_ylim(-0.02, 1.02)
     for axis in axes.flat:
         axis.set_xlabel("epoch")
-        axis.legend()
-    figure.savefig(path)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if axis.lines:
+            axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the lines, not over them
+    return figure
 
 
 def run(settings: Settings, plot_path: str | None = None, as_json: bool = False) -> int:
@@ -804,7 +809,7 @@ def run(settings: Settings, plot_path: str | None = None, as_json: bool = False)
     if not all(isfinite(run.loss[-1]) for run in result.runs.values()):
         console.print(f"The training diverged: {settings.activation} does not fit this network and learning rate.")
     if plot_path is not None:
-        plot(result, plot_path)
+        picture(result).savefig(plot_path)
         console.print(f"plot: {plot_path}")
     if as_json:
         print(json.dumps(result.as_dict(), indent=2))

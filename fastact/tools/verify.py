@@ -21,6 +21,7 @@ import numpy as np
 
 import fastact as fa
 from fastact.spec.table import OPS
+from fastact.tools.arguments import parameter, positive
 from fastact.tools.truth import TRUTH
 
 KINDS = ("forward", "backward")
@@ -272,29 +273,15 @@ def _name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
-
-
-def _parameter(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=NUMBER") from None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", type=_name, metavar="NAME", help="an activation")
     parser.add_argument("--dtype", choices=tuple(FORMATS), default="float32")
     parser.add_argument("--kind", choices=KINDS, help="default: both")
     parser.add_argument(
-        "--stride", type=_positive, default=1, help="look at every N-th bit pattern only (default: 1, all)"
+        "--stride", type=positive, default=1, help="look at every N-th bit pattern only (default: 1, all)"
     )
     parser.add_argument(
-        "--param", type=_parameter, action="append", default=[], metavar="NAME=NUMBER", help="e.g. alpha=0.5"
+        "--param", type=parameter, action="append", default=[], metavar="NAME=NUMBER", help="e.g. alpha=0.5"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(error=parser.error)

@@ -193,11 +193,9 @@ def tanh_sum(t):
 
 
 def tanh(x):
-    """tanh(x). Max error: 2 ULP on [-inf, inf]
-
-    y = e/(e + 1), e = (exp(2·abs(x)) - 1)/2, and what rounding e + 1 lost times -y(1 - y); 5 operations less than
-    tanh_sum.
-    """
+    """tanh(x). Max error: 2 ULP on [-inf, inf]"""
+    # y = e/(e + 1), e = (exp(2·abs(x)) - 1)/2, and what rounding e + 1 lost times -y(1 - y); 5 operations less than
+    # tanh_sum
     t = minimum(10.0, fabs(x))
     n = rint(2.8853900432586669921875 * t)
     r = fma(n, -0.3465735912322998046875, t)

@@ -1,1 +1,0 @@
-"""Speed: pytest-benchmark cases, the report, and the measurement of thresholds."""
