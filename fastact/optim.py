@@ -21,6 +21,10 @@ __all__ = ["Optimiser", "clip_grad_norm_", *sorted(_NAMES)]
 globals().update(_NAMES)
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     from fastact.api.arguments import no_attribute
 

@@ -13,8 +13,7 @@ from typing import Any
 
 @cache
 def _methods() -> dict[str, Any]:
-    from fastact import activations
-    from fastact.api.activation import Method
+    from fastact.api.activation import Method, activations
     from fastact.api.functions import FUNCTIONS
     from fastact.api.over_axis import RowFunction, RowMethod
     from fastact.spec.kinds import kinds_of

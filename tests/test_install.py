@@ -210,3 +210,15 @@ def test_source_distribution(setup_py, tmp_path):
     } - {f"fastact/{name}" for name in made}
     wanted |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "CONTRIBUTING.md"}
     assert {name for name in packed if "egg-info" not in name} - {"PKG-INFO", "setup.cfg"} == wanted
+
+
+def test_types_are_in_the_package(setup_py, tmp_path):
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    run = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"FASTACT_NO_AOT": "1"}, capture_output=True, text=True, timeout=200
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    stubs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastact").rglob("*.pyi")}
+    packed = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.pyi")}
+    assert "fastact/__init__.pyi" in stubs and packed == stubs
+    assert (tmp_path / "fastact" / "py.typed").exists()

@@ -9,18 +9,20 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fastact as fa
 
 sys.path.insert(0, str(Path(__file__).parent))
-from transformer_block import Block, product
+from transformer_block import Array, Block, product
 
 TOKENS, BATCH, WIDTH = 64, 32, 96
 
 
-def text():
+def text() -> str:
     """Python's own manual of its language, as ``help("LAMBDAS")`` and the like show it."""
     from pydoc_data.topics import topics
 
@@ -30,7 +32,7 @@ def text():
 class Model:
     """Characters to logits of the next ones."""
 
-    def __init__(self, characters, seed=0, dtype=np.float32):
+    def __init__(self, characters: int, seed: int = 0, dtype: type[np.floating[Any]] = np.float32) -> None:
         rng = np.random.default_rng(seed)
         self.embedding = (0.02 * rng.standard_normal((characters, WIDTH))).astype(dtype)
         self.position = (0.02 * rng.standard_normal((TOKENS, WIDTH))).astype(dtype)
@@ -42,16 +44,17 @@ class Model:
         self.parameters = [*own, *(p for block in self.blocks for p in block.parameters)]
         self.gradients = [*self.own_gradients, *(g for block in self.blocks for g in block.gradients)]
 
-    def forward(self, x):
+    def forward(self, x: NDArray[np.int64]) -> Array:
         self.tokens = x
         h = self.embedding[x] + self.position[: x.shape[1]]
         for block in self.blocks:
             h = block.forward(h)
         self.last = h
         self.h, self.stats = fa.rms_norm.forward(h, self.norm)
-        return self.h @ self.head
+        logits: Array = self.h @ self.head
+        return logits
 
-    def backward(self, dlogits):
+    def backward(self, dlogits: Array) -> None:
         dembedding, dposition, dnorm, dhead = self.own_gradients
         product(self.h, dlogits, dhead)
         dh, weight = fa.rms_norm.backward(dlogits @ self.head.T, self.last, self.stats, self.norm)[:2]
@@ -63,7 +66,7 @@ class Model:
         dposition[...] = 0
         dposition[: dh.shape[1]] = dh.sum(0)
 
-    def write(self, x, count, rng):
+    def write(self, x: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """So many characters more, each drawn by its probability."""
         for _ in range(count):
             logits = self.forward(x[None, -TOKENS:])[0, -1]
@@ -72,7 +75,7 @@ class Model:
         return x
 
 
-def train(steps=300, seed=0):
+def train(steps: int = 300, seed: int = 0) -> tuple[Model, list[str], list[float]]:
     """The model, its characters and the loss of each step, in nats a character."""
     data = text()
     characters = sorted(set(data))

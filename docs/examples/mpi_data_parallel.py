@@ -11,6 +11,7 @@ import argparse
 
 import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
 import fastact as fa
 from fastact.tools.data import load_digits
@@ -36,7 +37,7 @@ optimiser = Adam(network.parameters.size)
 rng = np.random.default_rng(0)
 
 
-def loss_and_gradient(batch):
+def loss_and_gradient(batch: NDArray[np.int64]) -> float:
     """The mean loss of a batch that all ranks know; its gradient is then in `network.gradient` of each."""
     share = np.array_split(batch, comm.size)[comm.rank]
     total = np.zeros(1)
@@ -46,19 +47,19 @@ def loss_and_gradient(batch):
         network.gradient *= np.float32(len(share) / len(batch))
     comm.Allreduce(MPI.IN_PLACE, network.gradient)
     comm.Allreduce(MPI.IN_PLACE, total)
-    return total[0]
+    return float(total[0])
 
 
 if comm.rank == 0:
     print(f"{comm.size} ranks, {fa.get_num_threads()} threads in rank 0, {len(x)} images")
-losses, first_gradient = [], None
+losses, first_gradient = [], np.zeros(0)
 for epoch in range(options.epochs):
     order = rng.permutation(len(x))
     loss = 0.0
     for start in range(0, len(x), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
         loss += loss_and_gradient(batch) * len(batch) / len(x)
-        if first_gradient is None:
+        if not first_gradient.size:
             first_gradient = network.gradient.copy()
         optimiser.step(network.parameters, network.gradient)
     losses.append(loss)

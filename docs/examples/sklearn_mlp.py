@@ -6,6 +6,9 @@ MLPClassifier looks its activations up by name, and computes derivatives from th
 Run: python sklearn_mlp.py
 """
 
+from typing import Any
+
+from numpy.typing import NDArray
 from sklearn.neural_network import MLPClassifier
 from sklearn.neural_network._base import ACTIVATIONS, DERIVATIVES
 from sklearn.pipeline import make_pipeline
@@ -20,7 +23,7 @@ class FastMLPClassifier(MLPClassifier):
 
     _parameter_constraints = {**MLPClassifier._parameter_constraints, "activation": [str]}  # noqa: RUF012
 
-    def fit(self, X, y):
+    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> MLPClassifier:
         f = fa.get(self.activation)
         ACTIVATIONS[self.activation] = lambda z: f(z, out=z)
         DERIVATIVES[self.activation] = lambda y, delta: f.backward_from_output(delta, y, out=delta)

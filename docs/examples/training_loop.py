@@ -6,8 +6,11 @@ Run: python training_loop.py
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fastact as fa
+
+Array = NDArray[np.float32]
 
 rng = np.random.default_rng(0)
 x = np.linspace(-3, 3, 256, dtype=np.float32)[:, np.newaxis]
@@ -20,7 +23,7 @@ biases = [np.zeros(n, np.float32) for n in sizes[1:]]
 velocity = [np.zeros_like(p) for p in (*weights, *biases)]
 
 
-def mean_squared_error_and_gradient():
+def mean_squared_error_and_gradient() -> tuple[float, tuple[Array, ...]]:
     # forward: z is what goes into an activation, a what comes out; GELU's derivative needs z
     a, z = [x], []
     for w, b in zip(weights[:-1], biases[:-1]):
@@ -30,7 +33,8 @@ def mean_squared_error_and_gradient():
 
     # backward, layer by layer: delta is the gradient of the loss by what went into the layer's activation
     delta = 2 * error / len(x)
-    dweights, dbiases = [], []
+    dweights: list[Array] = []
+    dbiases: list[Array] = []
     for layer in reversed(range(len(weights))):
         dweights.insert(0, a[layer].T @ delta)
         dbiases.insert(0, delta.sum(axis=0))

@@ -9,20 +9,27 @@ of the loss, then a step is timed.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fastact as fa
+
+Array = NDArray[np.floating[Any]]
 
 
 class Block:
     """One block on arrays of shape (batch, tokens, width); `parameters` and `gradients` are lists of arrays."""
 
-    def __init__(self, width, heads, hidden, dtype=np.float32, seed=0):
+    def __init__(
+        self, width: int, heads: int, hidden: int, dtype: type[np.floating[Any]] = np.float32, seed: int = 0
+    ) -> None:
         rng = np.random.default_rng(seed)
 
-        def normal(*shape):
-            return (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(dtype)
+        def normal(*shape: int) -> Array:
+            drawn: Array = (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(dtype)
+            return drawn
 
         self.heads = heads
         self.norm1, self.norm2 = np.ones(width, dtype), np.ones(width, dtype)
@@ -32,17 +39,17 @@ class Block:
         self.parameters = [self.norm1, self.qkv, self.proj, self.norm2, self.up, self.down]
         self.gradients = [np.zeros_like(p) for p in self.parameters]
 
-    def split(self, x):
+    def split(self, x: Array) -> Array:
         """(batch, tokens, width) to (batch, heads, tokens, width/heads)."""
         batch, tokens, width = x.shape
         return x.reshape(batch, tokens, self.heads, width // self.heads).swapaxes(1, 2)
 
-    def merge(self, x):
+    def merge(self, x: Array) -> Array:
         """And back."""
         batch, heads, tokens, width = x.shape
         return x.swapaxes(1, 2).reshape(batch, tokens, heads * width)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         """The output of the block; what its gradient needs is kept."""
         self.x1 = x
         self.h1, self.stats1 = fa.rms_norm.forward(x, self.norm1)
@@ -57,7 +64,7 @@ class Block:
         self.gated = fa.swiglu(self.gate_and_up)
         return self.x2 + self.gated @ self.down
 
-    def backward(self, dy):
+    def backward(self, dy: Array) -> Array:
         """The gradient by the input; those by the parameters are in `gradients`."""
         dnorm1, dqkv, dproj, dnorm2, dup, ddown = self.gradients
         product(self.gated, dy, ddown)
@@ -75,15 +82,16 @@ class Block:
         product(self.h1, dall, dqkv)
         dx, weight = fa.rms_norm.backward(dall @ self.qkv.T, self.x1, self.stats1, self.norm1)[:2]
         dnorm1[...] = weight
-        return dx + dx2
+        dx += dx2
+        return dx
 
 
-def product(x, dy, out):
+def product(x: Array, dy: Array, out: Array) -> None:
     """The gradient by w of x @ w."""
     np.matmul(x.reshape(-1, x.shape[-1]).T, dy.reshape(-1, dy.shape[-1]), out=out)
 
 
-def largest_difference(width=16, heads=2, hidden=24, seed=0):
+def largest_difference(width: int = 16, heads: int = 2, hidden: int = 24, seed: int = 0) -> float:
     """The largest relative difference between a gradient and a central difference, in float64."""
     rng = np.random.default_rng(seed)
     block = Block(width, heads, hidden, np.float64)

@@ -15,6 +15,7 @@ from fastact.api.fused import Fused
 from fastact.api.fused_step import KINDS_OF, FusedStep, FusedStepBackward
 from fastact.api.losses import Loss
 from fastact.api.over_axis import RowMethod
+from fastact.api.shown import Signature, of_method, shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
 from fastact.spec.kinds import ALL, FUSED, has, kinds_of
@@ -22,6 +23,7 @@ from fastact.spec.messages import at, first, shown, unsupported
 from fastact.spec.table import OPS, Op, Param, resolve
 
 if TYPE_CHECKING:
+    import inspect
     from collections.abc import Mapping
 
 
@@ -136,6 +138,12 @@ class Method(_driver.Callable):
             parallel_min=dispatch.limits(spec)[0],
             written=itemsize(dtype) * len(spec.outputs) * n,
         )
+
+    __signature__ = Signature()
+    __dir__ = shown_names
+
+    def _signature(self) -> inspect.Signature:
+        return of_method(self.op, self.kind, self.variants)
 
     def __repr__(self) -> str:
         return f"<fastact.{self.__name__}>"

@@ -14,6 +14,7 @@ import numpy as np
 from fastact import dispatch
 from fastact.api.arguments import FILLED, contiguous, delivered, integer, refuse_masked, result_buffer
 from fastact.api.norms import Array, Then, activation_of, arrays_of, is_plain_eps, outs_of, positive_eps
+from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
 from fastact.spec.kinds import ALL
@@ -323,6 +324,8 @@ class BatchNorm:
             written=itemsize(dtype) * n if spec.dtype == dtype else None,
             stages=tuple(s.what for s in program_of(op, what).stages),
         )
+
+    __dir__ = shown_names
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

@@ -23,6 +23,7 @@ from fastact.api.arguments import (
     result_buffer,
     single_out,
 )
+from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
 from fastact.spec.messages import shown
@@ -127,6 +128,8 @@ class RandomFunction:
 
     def _specs(self, dtype: str) -> list[KernelSpec]:
         return []
+
+    __dir__ = shown_names
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

@@ -20,6 +20,7 @@ from fastact.api.arguments import (
     result_buffer,
     unexpected,
 )
+from fastact.api.shown import Signature, of_fused, shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import compute_dtype, itemsize, kernel_of
 from fastact.spec.kinds import ALL, outputs_of
@@ -151,6 +152,10 @@ class Fused(_driver.FusedCallable):
         from fastact.api.docstrings import of_fused
 
         return of_fused(self)
+
+    __signature__ = Signature()
+    __dir__ = shown_names
+    _signature = of_fused
 
     def __repr__(self) -> str:
         return f"<fastact.{self.__name__}>"

@@ -14,6 +14,7 @@ from fastact.api.arguments import integer, number, unexpected
 from fastact.api.dropout import Random, factors, stream
 from fastact.api.dropout import dropout as dropout_function
 from fastact.api.fused import Fused, _Call
+from fastact.api.shown import Signature, of_step, shown_names
 
 if TYPE_CHECKING:
     from fastact.api.activation import Activation
@@ -206,6 +207,10 @@ class FusedStep:
         from fastact.api.docstrings import of_step
 
         return of_step(self)
+
+    __signature__ = Signature()
+    __dir__ = shown_names
+    _signature = of_step
 
     def __repr__(self) -> str:
         return f"<fastact.{self.__name__}>"

@@ -23,6 +23,7 @@ from fastact.api.arguments import (
     single_out,
 )
 from fastact.api.fused import Fused
+from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
 from fastact.spec.messages import unsupported
@@ -193,6 +194,8 @@ class GatedMethod:
         )
 
     _names: tuple[str, ...] = ()
+
+    __dir__ = shown_names
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

@@ -24,6 +24,7 @@ from fastact.api.arguments import (
     result_buffer,
     row_plan,
 )
+from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.call import VALUE_ONLY
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, row_kernels_of
@@ -102,6 +103,8 @@ class Loss:
     def _rows(self, x: NDArray[Any], given: Mapping[str, Any]) -> int | None:
         # None: every element by itself
         raise NotImplementedError
+
+    __dir__ = shown_names
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

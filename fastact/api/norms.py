@@ -25,6 +25,7 @@ from fastact.api.arguments import (
     refuse_masked,
     row_plan,
 )
+from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 from fastact.spec.messages import shown
@@ -223,6 +224,8 @@ class Norm:
 
     def _where(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
         return (given.get("axis", -1),)
+
+    __dir__ = shown_names
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

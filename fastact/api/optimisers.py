@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fastact import dispatch
 from fastact.api.arguments import FILLED, integer, refuse_masked, unexpected
+from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, rule_kernel_of
 from fastact.spec.messages import shown
@@ -450,6 +451,9 @@ class Optimiser(metaclass=_Documented):
         several = f" in {len(self.params)} arrays" if len(self.params) > 1 else ""
         return _plan(f"{self._row.name} step", self._rule, self._dtype, n, several)
 
+    def __dir__(self) -> list[str]:
+        return sorted(name for name in super().__dir__() if not name.startswith("_"))
+
     def __repr__(self) -> str:
         given = ", ".join(f"{h.name}={self._values[h.name]!r}" for h in self._row.hypers)
         return f"<fastact.optim.{self._row.name} of {len(self.params)} arrays of {self._dtype}: {given}>"
@@ -539,6 +543,8 @@ class Update:
         from fastact.api.docstrings_optimisers import of_function
 
         return of_function(self)
+
+    __dir__ = shown_names
 
     def __repr__(self) -> str:
         return f"<fastact.optim.{self.__name__}>"

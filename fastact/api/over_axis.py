@@ -24,6 +24,7 @@ from fastact.api.arguments import (
     single_out,
     unexpected,
 )
+from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
 
@@ -212,6 +213,8 @@ class RowMethod:
         name, _, method = self.name.partition(".")
         call = f"{name} {method or 'forward'}"
         return row_plan(call, self._kernel, dtype, math.prod(shape), rows, bool(self._nin))
+
+    __dir__ = shown_names
 
     def __repr__(self) -> str:
         return f"<fastact.{self.name}>"

@@ -64,7 +64,8 @@ def textbook(cell: ChannelCell) -> tuple[np.ndarray, ...]:
 
 
 def fastact(library: Peer, cell: ChannelCell) -> dict[str, Form]:
-    f, given = fa.batch_norm, {"activation": "elu"}
+    f = fa.batch_norm
+    given: dict[str, Any] = {"activation": "elu"}
     if cell.kind == "forward":
         return {"out=": lambda: f.forward(cell.x, *cell.columns, eps=EPS, out=cell.out, activation="elu")[0]}
 

@@ -96,7 +96,7 @@ def counted(step: Callable[[int], Any]) -> Form:
 
 def fastact(library: Peer, cell: UpdateCell) -> dict[str, Form]:
     p, g, m, v = map(list, zip(*cell.parts, strict=True))
-    optimiser = fa.optim.Adam(p, LR, BETAS, EPS)
+    optimiser: Any = fa.optim.Adam(p, LR, BETAS, EPS)
     # on the cell's memory
     optimiser.state["m"], optimiser.state["v"] = m, v
     optimiser._build()
