@@ -43,7 +43,7 @@ def test_derivative(name, case, dtype):
     y, slope, dx, plain = agreed(results)
     what = {"op": name, "kind": "derivative", "dtype": dtype.name, "backend": "", "domain": case_text(name, case)}
     near_zero = TRUTH[name].near_zero(x, **oracle.parameters_as(dtype, case))
-    assert_within(measure(slope, reference, x, near_zero), bound(name), what, slack(dtype))
+    assert_within(measure(slope, reference, x, near_zero, bound(name)), bound(name), what, slack(dtype))
     # one times the derivative is the derivative, and the value is the forward's
     assert same(dx, slope)
     assert same(y, plain)
@@ -79,7 +79,7 @@ def test_from_output(name, case, dtype):
     (dx,) = agreed(results)
     what = {"op": name, "kind": "from output", "dtype": dtype.name, "backend": "", "domain": case_text(name, case)}
     near_zero = TRUTH[name].output_near_zero(y, **oracle.parameters_as(dtype, case))
-    assert_within(measure(dx, reference, y, near_zero), bound(name), what, slack(dtype))
+    assert_within(measure(dx, reference, y, near_zero, bound(name)), bound(name), what, slack(dtype))
 
 
 @each_case()

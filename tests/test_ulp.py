@@ -95,6 +95,11 @@ def test_near_a_zero_of_the_derivative_one_epsilon_is_excused_and_no_more():
     assert measure(np.float32([2.0**-24, 1e-9]), reference, x, everywhere).ulp < 1
     assert measure(np.float32([2.0**-22, 1e-9]), reference, x, everywhere).ulp > 1e6
     assert measure(np.float32([2.0**-24, 1e-9]), reference, x, ~everywhere).ulp > 1e6
+    # what is within the bound counts there as everywhere
+    got, three = np.float32([1 + 3 * 2.0**-23, 1.0]), np.array([1.0, 1.0])
+    assert measure(got, three, x, everywhere, 4.0).ulp == 3
+    excused = measure(np.float32([2.0**-24, 1e-9]), reference, x, everywhere, 4.0)
+    assert excused.ulp < 1 and excused.absolute == pytest.approx(2.0**-24, rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -89,12 +89,17 @@ class Measured:
         return f"{self.ulp:.4f} ULP at x={self.at!r} (got {self.got!r}, true {self.want!r}), {self.count} points"
 
 
-def measure(got, reference, x, near_zero=None) -> Measured:
-    """Worst error over a sweep. Where the mask `near_zero` holds, an absolute error of one epsilon is excused."""
+def measure(got, reference, x, near_zero=None, excused_above=0.0) -> Measured:
+    """Worst error over a sweep.
+
+    Where the mask `near_zero` holds, more than `excused_above` ULP are excused if the error is at most one epsilon.
+    """
     got, x = np.asarray(got).ravel(), np.asarray(x).ravel()
     reference = tuple(np.ravel(r) for r in reference) if isinstance(reference, tuple) else np.ravel(reference)
     ulp, below, absolute = errors(got, reference)
-    excused = np.zeros(ulp.shape, bool) if near_zero is None else np.ravel(near_zero) & (absolute <= epsilon(got.dtype))
+    excused = np.zeros(ulp.shape, bool)
+    if near_zero is not None:
+        excused = np.ravel(near_zero) & (ulp > excused_above) & (absolute <= epsilon(got.dtype))
     ulp = np.where(excused, 0.0, ulp)
     worst = int(np.argmax(ulp)) if ulp.size else 0
     want = reference[0] if isinstance(reference, tuple) else reference
@@ -126,8 +131,8 @@ def write_records(path: str) -> None:
     for row in old + RECORDS:
         key = json.dumps([row.get(k) for k in ("op", "kind", "dtype", "backend", "domain")])
         before = merged.get(key)
-        count = max(row["count"], before["count"] if before else 0)
-        merged[key] = {**(row if before is None or row["ulp"] >= before["ulp"] else before), "count": count}
+        most = {k: max(row[k], before[k] if before else 0) for k in ("count", "absolute")}
+        merged[key] = {**(row if before is None or row["ulp"] >= before["ulp"] else before), **most}
     Path(path).write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")
 
 
