@@ -122,10 +122,15 @@ static void fastact_normed_unpack(const fastact_normed *f, char *from, const fas
     fastact_unpack(f->slot->dtype, from, f->n, to, rows, f->n, a->row, a->step, NULL, 0, 0, 0.0);
 }
 
-/* scratch: a strip of each input, and of the norm again */
+/* bytes of scratch: a strip of each input, and of the norm again */
+static ptrdiff_t fastact_normed_strips(const fastact_normed *f)
+{
+    return f->direct ? 0 : 3 * f->strip * f->n * f->slot->compute;
+}
+
 static char *fastact_normed_scratch(fastact_normed *f, ptrdiff_t more)
 {
-    char *memory = fastact_scratch((size_t)(3 * f->strip * f->n * f->slot->compute + more));
+    char *memory = fastact_scratch((size_t)(fastact_normed_strips(f) + more));
     if (!memory)
         f->failed = true;
     return memory;
@@ -294,7 +299,7 @@ static void fastact_normed_block(void *context, ptrdiff_t index)
         if (!memory)
             return;
     }
-    sums = blocks == 1 ? memory + 3 * f->strip * row : fastact_normed_pair(f, index, 0);
+    sums = blocks == 1 ? memory + fastact_normed_strips(f) : fastact_normed_pair(f, index, 0);
     memset(sums, 0, (size_t)(2 * f->nsum * row));
     for (ptrdiff_t r = low; r < high; r += f->strip)
         fastact_normed_strip(f, group, r, fastact_least(f->strip, high - r), memory, sums);
