@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, contiguous, delivered, integer, refuse_masked, result_buffer
-from fastact.api.norms import Array, Then, activation_of, arrays_of, is_plain_eps, outs_of, positive_eps
+from fastact.api.arguments import contiguous, delivered, integer, number, result_buffer
+from fastact.api.norms import (
+    Array,
+    Then,
+    activation_of,
+    arrays_of,
+    columns_of,
+    is_plain_eps,
+    outs_of,
+    positive_eps,
+    stats_of,
+)
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
@@ -346,12 +355,8 @@ class _Call:
         found, given, dtype, self.dtype = arrays_of(name, arrays, columns, out)
         x = self.x = found["x"]
         self.channels = Channels(name, x, channel_axis, dtype, self.dtype)
-        for what, column in given.items():
-            if column.shape != (self.channels.channel,):
-                need = (self.channels.channel,)
-                where = f"channel_axis {self.channels.axis} of {x.shape}"
-                raise ValueError(f"{name}: {what} has shape {column.shape}, {where} needs {need}")
-        self.columns = {what: contiguous(a, self.channels.compute) for what, a in given.items()}
+        where = f"channel_axis {self.channels.axis} of {x.shape}"
+        self.columns = columns_of(name, given, self.channels.channel, where, self.channels.compute)
         self.then = activation_of(name, activation)
         self.dy, self.residual = found.get("dy"), found.get("residual")
         self.outs = outs_of(name, out, self.residual is not None, x.shape, self.dtype)
@@ -381,7 +386,7 @@ class _Call:
 
     def gradients(self, stats: Any) -> tuple[Array, Array | None, Array | None]:
         channels = self.channels
-        mean, low, rstd = self._stats(stats)
+        mean, low, rstd = stats_of(self.name, stats, (3, channels.channel), self.x.shape, channels.compute)
         dy, x = contiguous(self.dy, self.dtype), contiguous(self.x, self.dtype)
         count = channels.compute.type(max(1, channels.count))
         result = result_buffer(self.outs[0], x.shape, self.dtype, (dy, x))
@@ -403,16 +408,6 @@ class _Call:
             ]
         return delivered(self.outs[0], result), given[0], given[1]
 
-    def _stats(self, stats: Any) -> Array:
-        refuse_masked(self.name, (stats,), FILLED)
-        stats = np.asarray(stats)
-        if stats.dtype.kind != "f":
-            raise TypeError(f"{self.name}: stats must be of floats, not {stats.dtype}")
-        if stats.shape != (3, self.channels.channel):
-            need = (3, self.channels.channel)
-            raise ValueError(f"{self.name}: stats have shape {stats.shape}, x of {self.x.shape} needs {need}")
-        return contiguous(stats, self.channels.compute)
-
 
 def _kind(then: Then | None, suffix: str = "") -> tuple[Op, str]:
     """The row of the table and the kind that a call runs."""
@@ -425,9 +420,7 @@ def _rstd(var: Array, eps: float) -> Array:
 
 
 def _momentum(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: momentum must be a number, not {shown(value)}")
-    momentum = float(value)
+    momentum = number(f"{name}: momentum", value)
     if not 0 <= momentum <= 1:
         raise ValueError(f"{name}: momentum must be within 0 to 1, not {value}")
     return momentum

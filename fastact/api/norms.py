@@ -286,6 +286,28 @@ def arrays_of(
     return found, {what: found[what] for what in columns if what in found}, dtype, memory
 
 
+def columns_of(
+    name: str, given: Mapping[str, Array], length: int, where: str, compute: np.dtype[Any]
+) -> dict[str, Array]:
+    """Columns as kernels take them, one value for each of `length` positions or channels."""
+    for what, column in given.items():
+        if column.shape != (length,):
+            raise ValueError(f"{name}: {what} has shape {column.shape}, {where} needs {(length,)}")
+    return {what: contiguous(column, compute) for what, column in given.items()}
+
+
+def stats_of(name: str, stats: Any, shape: tuple[int, ...], of: tuple[int, ...], compute: np.dtype[Any]) -> Array:
+    """Statistics that `forward` returned, as kernels take them; `of` is the shape of x."""
+    refuse_masked(name, (stats,), FILLED)
+    stats = np.asarray(stats)
+    dtypes_of(f"{name}: stats", stats)
+    if stats.dtype.kind in "iub":
+        raise TypeError(f"{name}: stats must be of floats, not {stats.dtype}")
+    if stats.shape != shape:
+        raise ValueError(f"{name}: stats have shape {stats.shape}, x of {of} needs {shape}")
+    return contiguous(stats, compute)
+
+
 def outs_of(name: str, out: Any, residual: bool, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Any]:
     """Where results of x's shape go: y and, with a residual, the sum."""
     if not residual:
@@ -317,13 +339,8 @@ class _Call:
         self.memory, self.compute = dtype, np.dtype(compute_dtype(dtype))
         self.x = found["x"]
         self.layout = norm._layout(name, self.x, where)
-        for what, column in given.items():
-            if column.shape != (self.layout.length,):
-                need = (self.layout.length,)
-                raise ValueError(
-                    f"{name}: {what} has shape {column.shape}, {self.layout.what} of {self.x.shape} needs {need}"
-                )
-        self.columns = [contiguous(given[c], self.compute) if c in given else None for c in norm.columns]
+        given = columns_of(name, given, self.layout.length, f"{self.layout.what} of {self.x.shape}", self.compute)
+        self.columns = [given.get(c) for c in norm.columns]
         if offset is not None:
             self._add(offset)
         self.then = activation_of(name, activation)
@@ -399,7 +416,7 @@ class _Call:
         return (y, stats, *total) if keep else y
 
     def backward(self, stats: Any) -> tuple[Array, Array | None, Array | None]:
-        stats = self._stats(stats)
+        stats = stats_of(self.name, stats, self._stats_shape(), self.x.shape, self.compute)
         inputs = self._seen(self.dy), self._seen(self.x)  # type: ignore[arg-type]
         columns = self._spread()
         result = self._result(self.outs[0], inputs, (*columns, stats))
@@ -412,17 +429,6 @@ class _Call:
                 for c, s in zip(self.columns, sums)
             ]
         return dx, found[0], found[1] if len(found) > 1 else None
-
-    def _stats(self, stats: Any) -> Array:
-        refuse_masked(self.name, (stats,), FILLED)
-        stats = np.asarray(stats)
-        dtypes_of(f"{self.name}: stats", stats)
-        shape = self._stats_shape()
-        if stats.dtype.kind in "iub":
-            raise TypeError(f"{self.name}: stats must be of floats, not {stats.dtype}")
-        if stats.shape != shape:
-            raise ValueError(f"{self.name}: stats have shape {stats.shape}, x of {self.x.shape} needs {shape}")
-        return contiguous(stats, self.compute)
 
     def _run(
         self, kind: str, inputs: tuple[Array, ...], columns: tuple[Array, ...], stats: Array | None,

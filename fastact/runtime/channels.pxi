@@ -168,6 +168,7 @@ def plain_batch_norm(Function moments, Function values, tuple params, object x, 
     cdef cnp.ndarray first, stats, var, guess, work
     cdef list results = [], sums
     cdef bint far, moved
+    cdef int turn
     cdef double more
     cdef char *d
     cdef char *squares
@@ -199,13 +200,13 @@ def plain_batch_norm(Function moments, Function values, tuple params, object x, 
     else:
         far_from_mean[double](<double *> d, <double *> squares, c.channel, sample)
         add_to[double](<double *> cnp.PyArray_DATA(guess), <double *> d, c.channel)
-    for _ in range(2):
+    for turn in range(2):
         run_channels(&c, moments, c.outer, [first], [guess], (), None, sums)
         if c.dtype == 0:
             far = far_from_mean[float](<float *> d, <float *> squares, c.channel, c.outer)
         else:
             far = far_from_mean[double](<double *> d, <double *> squares, c.channel, c.outer)
-        if not far or _:
+        if not far or turn == 1:
             break
         if c.dtype == 0:
             add_to[float](<float *> cnp.PyArray_DATA(guess), <float *> d, c.channel)

@@ -41,9 +41,15 @@ typedef struct {
     char *partial;         /* for each block of rows, and each sum, high and low parts */
 } fastact_normed;
 
-static bool fastact_is_straight(const fastact_slot *slot, const fastact_array *a, ptrdiff_t n)
+/* which arrays kernels take where they lie; whether they take all of them, with no step before or after */
+static void fastact_normed_lay(fastact_normed *f)
 {
-    return slot->size == slot->compute && (a->step == slot->size || n == 1);
+    f->direct = !f->then;
+    for (int k = 0; k < f->nin + f->nout; k++) {
+        fastact_array *a = k < f->nin ? &f->in[k] : &f->out[k - f->nin];
+        a->straight = f->slot->size == f->slot->compute && (a->step == f->slot->size || f->n == 1);
+        f->direct = f->direct && a->straight;
+    }
 }
 
 static inline char *fastact_row_of(const fastact_array *a, ptrdiff_t group, ptrdiff_t row)
@@ -252,16 +258,10 @@ static void fastact_run_normed(fastact_normed *f)
     const int threads = all > 1 ? fastact_threads_for(all * f->n, f->resolved->parallel_min) : 1;
     bool side = false;
     f->failed = false;
-    f->direct = !f->then && f->nin == 1;
-    for (int k = 0; k < f->nin; k++) {
-        f->in[k].straight = fastact_is_straight(f->slot, &f->in[k], f->n);
-        f->direct = f->direct && f->in[k].straight;
+    fastact_normed_lay(f);
+    f->direct = f->direct && f->nin == 1;
+    for (int k = 0; k < f->nin; k++)
         side = side || f->in[k].step != f->slot->size;
-    }
-    for (int k = 0; k < f->nout; k++) {
-        f->out[k].straight = fastact_is_straight(f->slot, &f->out[k], f->n);
-        f->direct = f->direct && f->out[k].straight;
-    }
     f->task = fastact_least(fastact_over(f->resolved->chunk, f->n), fastact_over(all, threads));
     f->task = threads > 1 ? fastact_least(f->task, f->rows) : f->rows;
     f->strip = f->task;
@@ -331,13 +331,7 @@ static void fastact_run_gradients(fastact_normed *f)
     const int threads = fastact_threads_for(f->groups * f->rows * f->n, f->resolved->parallel_min);
     f->failed = false;
     f->partial = NULL;
-    f->direct = !f->then;
-    for (int k = 0; k < f->nin; k++) {
-        f->in[k].straight = fastact_is_straight(f->slot, &f->in[k], f->n);
-        f->direct = f->direct && f->in[k].straight;
-    }
-    f->out[0].straight = fastact_is_straight(f->slot, &f->out[0], f->n);
-    f->direct = f->direct && f->out[0].straight;
+    fastact_normed_lay(f);
     f->strip = FASTACT_BLOCK;
     if (!f->direct) {
         /* quads of rows are whole */
