@@ -372,6 +372,12 @@ cdef int rows_in_python(fastact_job *job) except -1 with gil:
     return 0
 
 
+cdef inline void fill_number(char *block, double value, Py_ssize_t size) noexcept nogil:
+    # a parameter of one value, as kernels take it
+    cdef float narrow = <float> value
+    fastact_fill(block, <char *> &narrow if size == 4 else <char *> &value, size)
+
+
 cdef int run_led(fastact_led *f) except -1 nogil:
     f.job.scratch_arg = -1
     fastact_plan_led(f)
@@ -1055,8 +1061,6 @@ cdef class Function:
         cdef cnp.ndarray x, y, other
         cdef cnp.npy_intp dims[64]
         cdef int number, nd, i, j, at, nin = 2 if dy is None else 3
-        cdef double value
-        cdef float narrow
         cdef char blocks[BLOCKS]
         cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
         if not cnp.PyArray_CheckExact(packed) or type(axis) is not int:
@@ -1107,9 +1111,7 @@ cdef class Function:
             f.job.data[i] = cnp.PyArray_BYTES(x) + j * f.channel * slot.size
             f.job.row_step[i] = 2 * f.channel * slot.size
         for j in range(len(params)):
-            value = params[j]
-            narrow = <float> value
-            fastact_fill(block, <char *> &narrow if slot.size == 4 else <char *> &value, slot.size)
+            fill_number(block, params[j], slot.size)
             f.role[nin + j] = FASTACT_VALUE
             f.job.data[nin + j] = block
             block += VECTOR
@@ -1171,7 +1173,6 @@ cdef object call_fused(Function function, PyObject **arrays, int nin, const doub
     cdef PyObject *given
     cdef PyObject *results[FASTACT_ARGS]
     cdef char *sums[FASTACT_ARGS]
-    cdef float narrow
     cdef char blocks[BLOCKS]
     cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
     cdef tuple found = None
@@ -1224,8 +1225,7 @@ cdef object call_fused(Function function, PyObject **arrays, int nin, const doub
             f.role[j] = FASTACT_CHANNEL
         f.job.data[j] = cnp.PyArray_BYTES(<cnp.ndarray> arrays[j])
     for j in range(nparam):
-        narrow = <float> params[j]
-        fastact_fill(block, <char *> &narrow if slot.size == 4 else <char *> &params[j], slot.size)
+        fill_number(block, params[j], slot.size)
         f.role[nin + j] = FASTACT_VALUE
         f.job.data[nin + j] = block
         block += VECTOR
@@ -1742,8 +1742,6 @@ cdef int activation(fastact_job *job, Function function, tuple params, int dtype
     # contiguous elements, with parameters of one value each
     cdef fastact_slot *slot = &function.slots[dtype]
     cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
-    cdef double d
-    cdef float s
     cdef int j
     memset(job, 0, sizeof(job[0]))
     job.slot, job.resolved = slot, resolved_of(slot)
@@ -1752,9 +1750,7 @@ cdef int activation(fastact_job *job, Function function, tuple params, int dtype
     for j in range(job.narg):
         job.step[j] = slot.size
     for j in range(slot.nparam):
-        d = params[j]
-        s = <float> d
-        fastact_fill(block, <char *> &d if slot.size == 8 else <char *> &s, slot.size)
+        fill_number(block, params[j], slot.size)
         job.data[slot.nin + j] = block
         job.one[slot.nin + j] = True
         block += VECTOR

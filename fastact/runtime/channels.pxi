@@ -102,8 +102,6 @@ cdef int run_channels(const Channels *c, Function function, Py_ssize_t outer, li
     cdef char *block = <char *> ((<uintptr_t> blocks + VECTOR - 1) & ~(<uintptr_t> VECTOR - 1))
     cdef char *to[2]
     cdef int j
-    cdef double wide
-    cdef float narrow
     memset(&f, 0, sizeof(f))
     f.job.slot = &function.slots[c.dtype]
     f.job.resolved = resolved_of(<fastact_slot *> f.job.slot)
@@ -113,9 +111,7 @@ cdef int run_channels(const Channels *c, Function function, Py_ssize_t outer, li
     for column in columns:
         add_argument(&f, FASTACT_CHANNEL, bytes_of(column))
     for value in params:
-        wide = value
-        narrow = <float> wide
-        fastact_fill(block, <char *> &narrow if c.dtype == 0 else <char *> &wide, c.size)
+        fill_number(block, value, c.size)
         add_argument(&f, FASTACT_VALUE, block)
         block += VECTOR
     if out is not None:
