@@ -148,7 +148,7 @@ def strided(spec: KernelSpec, ndim: int, dtypes: tuple[str, ...], masked: bool) 
             keep = w.keeps(1, "i")[0] if w.random else None
             given = [values[name] for name in every]
             for y, v in zip(outs, w.outputs(given[: len(w.inputs)], given[len(w.inputs) :], keep)):
-                to = compute_dtype(dtype_of[y])
+                to = _computed(dtype_of[y])
                 text = v.name if to == spec.compute else f"{to}({v.name})"
                 trace.line(f"store_{dtype_of[y]}(a_{y}, {text})")
     lengths = [f"n{d}" for d in range(1, ndim)]
@@ -160,6 +160,9 @@ def strided(spec: KernelSpec, ndim: int, dtypes: tuple[str, ...], masked: bool) 
 
 
 def _converted(text: str, dtype: str, spec: KernelSpec) -> str:
-    # integers and booleans come as float64
-    loaded = "float64" if is_integer(dtype) else compute_dtype(dtype)
-    return text if loaded == spec.compute else f"{spec.compute}({text})"
+    return text if _computed(dtype) == spec.compute else f"{spec.compute}({text})"
+
+
+def _computed(dtype: str) -> str:
+    # integers and booleans come and go as float64
+    return "float64" if is_integer(dtype) else compute_dtype(dtype)

@@ -214,6 +214,15 @@ def exp2(typingctx, x):  # type: ignore[no-untyped-def]
     return types.float32(types.float32), emit
 
 
+@intrinsic
+def store_bool(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(builder.fptoui(args[1], ir.IntType(8)), _pointer(builder, args[0], ir.IntType(8)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), emit
+
+
 def functions() -> dict[str, Callable[..., Any]]:
     """What kernels call, by name."""
     found: dict[str, Any] = {"load_word": load_word, "load_byte": load_byte, "load_words": load_words, "exp2": exp2}
@@ -225,4 +234,5 @@ def functions() -> dict[str, Callable[..., Any]]:
             found[f"store_{dtype}_{count}"] = _store_vector(dtype, count)
     for name in INTEGERS:
         found[f"load_{name}"] = _integer(name)
+    found["store_bool"] = store_bool
     return found

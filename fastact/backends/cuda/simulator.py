@@ -143,7 +143,7 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
         "range": range,
     }
     found |= {name: getattr(np, name) for name in ("int32", "int64", "uint32", "uint64", "float32", "float64")}
-    found["load_words"], found["exp2"] = _load_words, np.exp2
+    found["load_words"], found["exp2"], found["store_bool"] = _load_words, np.exp2, _store("bool")
     for name in FLOATS:
         found[f"unpack_{name}"] = _unpack(name)
         found[f"load_{name}"], found[f"store_{name}"] = _load(name), _store(name)
