@@ -539,7 +539,7 @@ typedef struct fastact_dlpack_versioned {
     fastact_dltensor tensor;
 } fastact_dlpack_versioned;
 
-enum { DLPACK_READ_ONLY = 1, DLPACK_COPIED = 2, DLPACK_CUDA = 2, DLPACK_CUDA_MANAGED = 13 };
-enum { DLPACK_INT = 0, DLPACK_UINT = 1, DLPACK_FLOAT = 2, DLPACK_BFLOAT = 4, DLPACK_BOOL = 6 };
+enum { DLPACK_READ_ONLY = 1, DLPACK_COPIED = 2, DLPACK_CUDA = 2 };
+enum { DLPACK_INT = 0, DLPACK_UINT = 1, DLPACK_FLOAT = 2, DLPACK_BFLOAT = 4, DLPACK_COMPLEX = 5, DLPACK_BOOL = 6 };
 
 #endif

@@ -43,7 +43,7 @@ cdef extern from "_launch.h" nogil:
     enum: DEVICE_SHARED_OPTIN
     enum: KERNEL_MAX_THREADS, KERNEL_SHARED, KERNEL_LOCAL, KERNEL_REGISTERS, KERNEL_MAX_DYNAMIC_SHARED
     enum: DLPACK_READ_ONLY, DLPACK_COPIED, DLPACK_CUDA
-    enum: DLPACK_INT, DLPACK_UINT, DLPACK_FLOAT, DLPACK_BFLOAT, DLPACK_BOOL
+    enum: DLPACK_INT, DLPACK_UINT, DLPACK_FLOAT, DLPACK_BFLOAT, DLPACK_COMPLEX, DLPACK_BOOL
     ctypedef struct fastact_result:
         int code
         const char *call
@@ -798,6 +798,11 @@ cdef class DeviceMemory:
         return f"<fastact memory on cuda:{self.device}: shape {self.shape}, {self.dtype}>"
 
     @property
+    def strides(self):
+        """Bytes from one element to the next along each axis."""
+        return contiguous_strides(self.shape, _DTYPES[self.dtype][0] // 8)
+
+    @property
     def __cuda_array_interface__(self):
         """Version 3: whoever takes it works on `stream`, or lets his own wait for it."""
         return {
@@ -938,13 +943,13 @@ def read_dlpack(capsule):
     Returns
     -------
     tuple
-        Address, shape, strides in bytes, name of the dtype, DLPack's device type, number of the device, whether it may
-        be written (as far as the capsule tells).
+        Address, shape, strides in bytes, NumPy's name of the dtype (``dlpack(CODE, BITS, LANES)`` where there is none),
+        DLPack's device type, number of the device, whether it may be written (as far as the capsule tells).
 
     Raises
     ------
     BufferError
-        If it is consumed already, or of a version or dtype that is not known.
+        If it is consumed already, or of a version that is not known.
     """
     cdef fastact_dltensor *tensor
     cdef fastact_dlpack_versioned *versioned
@@ -962,14 +967,12 @@ def read_dlpack(capsule):
         tensor = &(<fastact_dlpack *>PyCapsule_GetPointer(capsule, "dltensor")).tensor
     else:
         raise BufferError("no DLPack capsule, or one that is consumed already")
-    name = _DLPACK_DTYPES.get((tensor.dtype.code, tensor.dtype.bits)) if tensor.dtype.lanes == 1 else None
+    code, bits, lanes = tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes
+    name = _DLPACK_DTYPES.get((code, bits)) if lanes == 1 else None
     if name is None:
-        raise BufferError(
-            f"DLPack's dtype of code {tensor.dtype.code}, {tensor.dtype.bits} bits and {tensor.dtype.lanes} lanes is "
-            "not supported"
-        )
+        name = f"complex{bits}" if code == DLPACK_COMPLEX and lanes == 1 else f"dlpack({code}, {bits}, {lanes})"
     shape = tuple([tensor.shape[i] for i in range(tensor.ndim)])
-    itemsize = tensor.dtype.bits // 8
+    itemsize = (bits * lanes + 7) // 8
     if tensor.strides != NULL:
         strides = tuple([tensor.strides[i] * itemsize for i in range(tensor.ndim)])
     else:
