@@ -47,6 +47,7 @@ static size_t used, room;
 static int64_t clock_, captured = -1;
 static int pid, busy, retained[DEVICES], quiet = -1;
 static char fails[512];
+static void (*callback)(void *);
 static __thread context *stack[DEPTH];
 static __thread int depth, mode;
 
@@ -125,6 +126,7 @@ void fake_clear(void) {
         *text = 0;
 }
 
+void fake_callback(void (*function)(void *)) { callback = function; }
 void fake_fail(const char *which) { snprintf(fails, sizeof fails, "%s", which); }
 void fake_busy(int on) { busy = on; }
 void fake_capture(int64_t stream) { captured = stream; }
@@ -195,10 +197,15 @@ static void axpy(int64_t **p) { /* n, a, x, y: y = a x + y over float64 */
         y[i] += a * x[i];
 }
 
+static void call(int64_t **p) { /* the test's own function */
+    (void)p;
+    callback(NULL);
+}
+
 static const struct {
     const char *name;
     void (*function)(int64_t **);
-} KERNELS[] = {{"nothing", nothing}, {"axpy", axpy}};
+} KERNELS[] = {{"nothing", nothing}, {"axpy", axpy}, {"call", call}};
 
 /* ---- the driver */
 
