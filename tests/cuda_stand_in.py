@@ -66,6 +66,7 @@ def run(code: str, **environment: object) -> str:
     """Run `code` after PRELUDE; stdout. `library` is another file than the stand-in, other names are its variables."""
     library = environment.pop("library", None) or compiled()
     variables = {f"FAKE_CUDA_{name.upper()}": str(value) for name, value in environment.items()}
+    variables["PYTHONPATH"] = str(SOURCE.parent)  # cuda_arrays
     return python(PRELUDE + textwrap.dedent(code), FASTACT_LIBCUDA=str(library), **variables)
 
 

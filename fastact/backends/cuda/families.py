@@ -55,7 +55,8 @@ class Family:
     def view(self, array: Any) -> View:
         """Address, shape, strides in bytes, NumPy's name of the dtype, device, and whether it may be written.
 
-        The address is valid as long as the array, for work on the family's `stream`.
+        The address is valid as long as the array, for work on the family's `stream`. Of a dtype that is none of
+        `DTYPES` only the name counts: the address may be 0, the strides may be missing.
 
         Raises
         ------
@@ -329,6 +330,8 @@ class _JAX(_DLPack):
             raise TypeError(f"a JAX array that is spread over {len(array.devices())} devices is not taken")
         if array.__dlpack_device__()[0] != DLPACK_CUDA:
             raise TypeError(f"a JAX array that is not in the memory of a CUDA device is not taken: {array.sharding}")
+        if array.dtype.name not in DTYPES:  # which DLPack may not have
+            return 0, array.shape, (), array.dtype.name, array.__dlpack_device__()[1], False
         return super().view(array)
 
     def finish(self, array: Any) -> Any:
