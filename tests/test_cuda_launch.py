@@ -378,18 +378,11 @@ def test_other_threads_run_during_a_launch():
     """A launch that waits holds no GIL: what it waits for may need it."""
     run("""
     import threading
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-    reached = threading.Event()
-    @function
-    def callback(_):
-        # in the launching thread, inside the launch
-        other = threading.Thread(target=reached.set)
-        other.start()
-        assert reached.wait(20)
-        other.join()
-    fake.fake_callback(callback)
-    L.launch(kernel("call", 0), 0, 0, 1, 1, 1, 0, ())
-    assert reached.is_set()
+    thread = threading.Thread(target=L.launch, args=(kernel("wait", 0), 0, 0, 1, 1, 1, 0, ()))
+    thread.start()
+    fake.fake_go_on()
+    thread.join()
+    assert fake.fake_in_time()
     """)
 
 
