@@ -245,37 +245,38 @@ def test_launch_does_something():
     """)
 
 
-@pytest.mark.parametrize(
-    "arguments, error, words",
-    [
-        ("0, 0, 0, 1, 1, 1, 0, ()", ValueError, "0 is no kernel"),
-        ("k, 1, 0, 1, 1, 1, 0, ()", ValueError, "there is no CUDA device 1; there is 1"),
-        ("k, -1, 0, 1, 1, 1, 0, ()", ValueError, "no CUDA device -1"),
-        ("k, 0, 0, 0, 1, 1, 0, ()", ValueError, "blocks, not 0 by 1"),
-        ("k, 0, 0, 2**31, 1, 1, 0, ()", ValueError, "blocks, not 2147483648 by 1"),
-        ("k, 0, 0, 1, 65536, 1, 0, ()", ValueError, "blocks, not 1 by 65536"),
-        ("k, 0, 0, 1, -1, 1, 0, ()", ValueError, "blocks, not 1 by -1"),
-        ("k, 0, 0, 1, 1, 1025, 0, ()", ValueError, "1024 threads, not 1025"),
-        ("k, 0, 0, 1, 1, 0, 0, ()", ValueError, "1024 threads, not 0"),
-        ("k, 0, 0, 1, 1, 1, -1, ()", ValueError, "shared memory"),
-        ("k, 0, 0, 1, 1, 1, 0, (0,) * 65", ValueError, "at most 64 slots, not 65"),
-        ("k, 0, -1, 1, 1, 1, 0, ()", OverflowError, "negative"),
-        ("k, 0, 0, 1, 1, 1, 0, (1, 2**64)", OverflowError, "slot 1 of a launch is 18446744073709551616"),
-        ("k, 0, 0, 1, 1, 1, 0, (-2**63 - 1,)", OverflowError, "slot 0 of a launch"),
-        ("k, 0, 0, 1, 1, 1, 0, (1, 2, '3')", TypeError, "slot 2 of a launch must be an int or a float, not str"),
-        ("k, 0, 0, 1, 1, 1, 0, (None,)", TypeError, "not NoneType"),
-        ("k, 0, 0, 1, 1, 1, 0, (np.float32(1),)", TypeError, "not float32"),
-        ("k, 0, 0, 1, 1, 1, 0, [1]", TypeError, "tuple"),
-        ("k, 0, 0, 1, 1, 1, 0, None", TypeError, "slots"),
-    ],
-)
-def test_bad_launches(arguments, error, words):
+BAD_LAUNCHES = [
+    ("0, 0, 0, 1, 1, 1, 0, ()", "ValueError", "0 is no kernel"),
+    ("k, 1, 0, 1, 1, 1, 0, ()", "ValueError", "there is no CUDA device 1; there is 1"),
+    ("k, -1, 0, 1, 1, 1, 0, ()", "ValueError", "no CUDA device -1"),
+    ("k, 0, 0, 0, 1, 1, 0, ()", "ValueError", "blocks, not 0 by 1"),
+    ("k, 0, 0, 2**31, 1, 1, 0, ()", "ValueError", "blocks, not 2147483648 by 1"),
+    ("k, 0, 0, 1, 65536, 1, 0, ()", "ValueError", "blocks, not 1 by 65536"),
+    ("k, 0, 0, 1, -1, 1, 0, ()", "ValueError", "blocks, not 1 by -1"),
+    ("k, 0, 0, 1, 1, 1025, 0, ()", "ValueError", "1024 threads, not 1025"),
+    ("k, 0, 0, 1, 1, 0, 0, ()", "ValueError", "1024 threads, not 0"),
+    ("k, 0, 0, 1, 1, 1, -1, ()", "ValueError", "shared memory"),
+    ("k, 0, 0, 1, 1, 1, 0, (0,) * 65", "ValueError", "at most 64 slots, not 65"),
+    ("k, 0, -1, 1, 1, 1, 0, ()", "OverflowError", "negative"),
+    ("k, 0, 0, 1, 1, 1, 0, (1, 2**64)", "OverflowError", "slot 1 of a launch is 18446744073709551616"),
+    ("k, 0, 0, 1, 1, 1, 0, (-2**63 - 1,)", "OverflowError", "slot 0 of a launch"),
+    ("k, 0, 0, 1, 1, 1, 0, (1, 2, '3')", "TypeError", "slot 2 of a launch must be an int or a float, not str"),
+    ("k, 0, 0, 1, 1, 1, 0, (None,)", "TypeError", "not NoneType"),
+    ("k, 0, 0, 1, 1, 1, 0, (np.float32(1),)", "TypeError", "not float32"),
+    ("k, 0, 0, 1, 1, 1, 0, [1]", "TypeError", "tuple"),
+    ("k, 0, 0, 1, 1, 1, 0, None", "TypeError", "slots"),
+]
+
+
+def test_bad_launches():
+    """Nothing has happened when they are refused."""
     run(f"""
     import numpy as np
     k = kernel("nothing", 1)
-    with pytest.raises({error.__name__}, match=re.escape({words!r})):
-        L.launch({arguments})
-    assert not launches() and fake.fake_depth() == 0
+    for arguments, error, words in {BAD_LAUNCHES!r}:
+        with pytest.raises(getattr(__import__("builtins"), error), match=re.escape(words)):
+            eval(f"L.launch({{arguments}})")
+        assert not launches() and fake.fake_depth() == 0, arguments
     """)
 
 
@@ -545,7 +546,8 @@ def test_device_memory():
     log()
     fake.fake_push(0)
     del m
-    assert log() == ["cuMemFreeAsync stream=5 context=primary1"] and fake.fake_context() == b"foreign0"
+    assert log("cuMemFreeAsync") == ["cuMemFreeAsync stream=5 context=primary1"]
+    assert fake.fake_context() == b"foreign0" and fake.fake_depth() == 1
     for shape, dtype, error in (((-1,), "float32", ValueError), ((1,), "complex64", TypeError),
                                 ((2**40, 2**40), "float32", ValueError), ((1.5,), "float32", (TypeError,
                                 AttributeError)), ((1,), None, TypeError)):
@@ -620,6 +622,7 @@ for stream, error in ((0, ValueError), (-2, ValueError), (1.0, TypeError), ("1",
         m.__dlpack__(stream=stream)
 assert not log()
 m = L.DeviceMemory((4,), "float32", 0, 0)
+log()
 assert waits() == waits(stream=1) == [] and waits(stream=2) == ["cuStreamWaitEvent stream=2 for "]
 assert not log("cuStreamSynchronize")
 """
@@ -671,6 +674,44 @@ def test_memory_and_graphs():
     assert fake.fake_blocks() == 1
     fake.fake_capture(-1)
     L.DeviceMemory((4,), "float32", 0, 6)
+    assert fake.fake_blocks() == 0
+    # in a callback of CUDA's, where the driver permits nothing
+    m = L.DeviceMemory((4,), "float32", 0, 5)
+    for call in (b"cuStreamIsCapturing=800", b"cuCtxGetCurrent=800"):
+        fake.fake_fail(call)
+        del m
+        assert fake.fake_blocks() == 1
+        fake.fake_fail(b"")
+        m = L.DeviceMemory((4,), "float32", 0, 5)
+        assert fake.fake_blocks() == 1
+    """)
+
+
+def test_memory_goes_back_after_the_legacy_default_stream():
+    """If it was handed to that: its consumer lets it go when work is on the stream, and not done."""
+    run("""
+    def calls(give, stream=5):
+        m = L.DeviceMemory((4,), "float32", 0, stream)
+        give(m)
+        log()
+        del m
+        return [line.split("=")[0:2] for line in log("cuEventRecord", "cuStreamWaitEvent", "cuMemFreeAsync")]
+    free = ["cuMemFreeAsync stream", "5 context"]
+    waits = [["cuEventRecord stream", "1 context"], ["cuStreamWaitEvent stream", "5 for"], free]
+    assert calls(lambda m: None) == calls(lambda m: m.__dlpack__(stream=44)) == [free]
+    assert calls(lambda m: m.__dlpack__(stream=-1)) == [free]
+    assert calls(lambda m: m.__dlpack__()) == calls(lambda m: m.__dlpack__(stream=1)) == waits
+    assert calls(lambda m: m.__cuda_array_interface__) == waits
+    for stream in (0, 1):
+        assert calls(lambda m: m.__cuda_array_interface__, stream) == [["cuMemFreeAsync stream", f"{stream} context"]]
+    # not while the legacy default stream would be drawn into a capture
+    m = L.DeviceMemory((4,), "float32", 0, 5)
+    m.__dlpack__()
+    fake.fake_capture(1)
+    del m
+    assert fake.fake_blocks() == 1
+    fake.fake_capture(-1)
+    L.DeviceMemory((4,), "float32", 0, 5)
     assert fake.fake_blocks() == 0
     """)
 

@@ -83,6 +83,8 @@ enum { POINTER_DEVICE = 9, EVENT_WITHOUT_TIMING = 2, STREAM_NON_BLOCKING = 1, CA
     CALL(cuEventElapsedTime, cuEventElapsedTime, (float *, void *, void *))                                            \
     CALL(cuEventDestroy, cuEventDestroy_v2, (void *))
 
+#define LEGACY_STREAM ((void *)1) /* CU_STREAM_LEGACY */
+
 typedef struct {
     int code; /* a CUresult; 0 is success */
     const char *call;
@@ -446,13 +448,13 @@ static fastact_result fastact_own_stream(void **stream, int index) {
     FASTACT_LEAVE(result);
 }
 
-/* Whether work on the stream would go into a graph; so it is said, too, where the driver refuses to tell. */
+/* Whether work on the stream would go into a graph; 1, too, where the driver refuses to tell: on the legacy default
+ * stream while another is captured, and in a callback of CUDA's, in which nothing can be put on a stream. */
 static int fastact_capturing(void *stream, int device) {
     int status = 0, pushed;
     fastact_result result = fastact_enter(device, &pushed);
-    if (result.code)
-        return 0;
-    result = fastact_leave(pushed, FASTACT_CALL(cuStreamIsCapturing, stream, &status));
+    if (!result.code)
+        result = fastact_leave(pushed, FASTACT_CALL(cuStreamIsCapturing, stream, &status));
     return result.code ? result.code != CUDA_DEINITIALIZED : status;
 }
 
@@ -505,6 +507,12 @@ static fastact_result fastact_wait_for(void *stream, void *other, int device) {
             result = gone;
     }
     FASTACT_LEAVE(result);
+}
+
+/* Memory that work on the legacy default stream may use as well goes back when that is done, too. */
+static fastact_result fastact_release_after_legacy(uint64_t address, void *stream, int device) {
+    FASTACT_TRY(fastact_wait_for(stream, LEGACY_STREAM, device));
+    return fastact_release(address, stream, device);
 }
 
 /* ---- DLPack, https://dmlc.github.io/dlpack/latest/c_api.html */
