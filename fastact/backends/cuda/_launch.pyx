@@ -1015,3 +1015,13 @@ cpdef tuple contiguous_strides(tuple shape, Py_ssize_t itemsize):
         strides.append(itemsize)
         itemsize *= max(n, 1)
     return tuple(reversed(strides))
+
+
+cpdef tuple scaled(tuple strides, Py_ssize_t itemsize):
+    """Strides in bytes of strides in elements."""
+    cdef Py_ssize_t i, stride
+    cdef list found = []
+    for i in range(PyTuple_GET_SIZE(strides)):
+        stride = <object>PyTuple_GET_ITEM(strides, i)
+        found.append(stride * itemsize)
+    return tuple(found)

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastact.backends.cuda import _launch
-from fastact.backends.cuda._launch import DeviceMemory, contiguous_strides
+from fastact.backends.cuda._launch import DeviceMemory, contiguous_strides, scaled
 
 LEGACY_STREAM = 1  # the handle of the legacy default stream, in CUDA, DLPack and the array interface
 DLPACK_CUDA = 2
@@ -100,10 +100,10 @@ class _PyTorch(Family):
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch
-        self._names = {getattr(torch, n): n for n in DTYPES if hasattr(torch, n)}
-        self._dtypes = {n: dtype for dtype, n in self._names.items()}
-        self._sizes = {dtype: dtype.itemsize for dtype in self._names}
-        self._grad = torch.is_grad_enabled
+        # uint16 and wider came with PyTorch 2.3
+        self._dtypes = {n: getattr(torch, n) for n in DTYPES if hasattr(torch, n)}
+        self._known = {dtype: (n, dtype.itemsize) for n, dtype in self._dtypes.items()}
+        self._grad, self._strided = torch.is_grad_enabled, torch.strided
         # a build for AMD calls its devices cuda, too
         self._cuda = getattr(torch.version, "hip", None) is None
         # 0.08 us; torch.cuda.current_stream makes an object. A build without CUDA lacks it, and has no tensors on a GPU
@@ -115,17 +115,16 @@ class _PyTorch(Family):
     def view(self, array: Any) -> View:
         if array.requires_grad and self._grad():
             raise TypeError("a tensor that requires grad is not taken, its gradient would be lost: pass x.detach()")
-        dtype = array.dtype
-        name = self._names.get(dtype)
-        if name is None:
-            return 0, tuple(array.shape), (), str(dtype).removeprefix("torch."), array.get_device(), False
-        if array.layout is not self._torch.strided:
+        known = self._known.get(array.dtype)
+        if known is None:
+            name = str(array.dtype).removeprefix("torch.")
+            return 0, tuple(array.shape), (), name, array.get_device(), False
+        if array.layout is not self._strided:
             raise TypeError(f"a tensor of layout {array.layout} is not taken: pass x.to_dense()")
         if array.is_neg():
             raise TypeError("a tensor with the negative bit set is not taken: pass x.resolve_neg()")
-        size = self._sizes[dtype]
-        strides = tuple([s * size for s in array.stride()])
-        return array.data_ptr(), tuple(array.shape), strides, name, array.get_device(), True
+        name, size = known
+        return array.data_ptr(), tuple(array.shape), scaled(array.stride(), size), name, array.get_device(), True
 
     def stream(self, device: int, array: Any = None) -> int:
         return self._stream(device)
