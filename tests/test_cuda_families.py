@@ -55,7 +55,25 @@ def test_types_without_a_family():
     class Array(np.ndarray):
         __cuda_array_interface__ = None
 
-    for type_ in (int, float, list, str, type(None), np.ndarray, np.float32, np.ma.MaskedArray, Plain, Array):
+    class Simulated:
+        """As an array of Numba's simulator, which is on the host."""
+
+        __cuda_ndarray__ = True
+
+    Simulated.__module__ = "numba.cuda.simulator.cudadrv.devicearray"
+    for type_ in (
+        Simulated,
+        int,
+        float,
+        list,
+        str,
+        type(None),
+        np.ndarray,
+        np.float32,
+        np.ma.MaskedArray,
+        Plain,
+        Array,
+    ):
         assert families.family_of(type_) is None, type_
 
 

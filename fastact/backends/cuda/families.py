@@ -354,10 +354,10 @@ def _find(type_: type) -> Family | None:
         return _JAX()
     if issubclass(type_, DeviceMemory):
         return _Own()
-    if getattr(type_, "__cuda_ndarray__", False) and "numba" in dict(bases):
-        return _Numba()
     library = type_.__module__.partition(".")[0]
-    if hasattr(type_, "__cuda_array_interface__"):
+    if hasattr(type_, "__cuda_array_interface__"):  # which the arrays of Numba's simulator have not
+        if getattr(type_, "__cuda_ndarray__", False) and "numba" in dict(bases):
+            return _Numba()
         return _Interface(library)
     if hasattr(type_, "__dlpack__") and hasattr(type_, "__dlpack_device__"):
         return _DLPack(library)
@@ -379,7 +379,10 @@ def family_of(type_: type) -> Family | None:
 
 
 def begin(family: Family, device: int, arrays: Iterable[Any]) -> int:
-    """The stream for work on arrays of a family, which then waits for all that makes them; before the launch."""
+    """The stream for work on arrays of a family, which then waits for all that makes them; before the launch.
+
+    So it does for arrays of JAX and of DLPack by their `view`, which is asked for in each call.
+    """
     if family.plain:
         return family.stream(device)
     arrays = tuple(arrays)
