@@ -497,7 +497,8 @@ def info() -> dict[str, Any]:
         "stream from bytes": status["stream_min"],
     }
     if known["numba"] is None:
-        from fastact.backends.numba_cpu import cache, folder
+        from fastact.backends import folder
+        from fastact.backends.numba_cpu import cache
 
         folder.check()
         found["cache folder"] = str(folder.folder())

@@ -13,7 +13,7 @@ from subprocesses import copied, python
 
 import fastact as fa
 from fastact import dispatch
-from fastact.backends.numba_cpu import folder
+from fastact.backends import folder
 
 WHY_NOT = dispatch.reasons()["numba"]
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=f"only Numba kernels are cached: {WHY_NOT}")

@@ -55,14 +55,7 @@ def test_types_without_a_family():
     class Array(np.ndarray):
         __cuda_array_interface__ = None
 
-    class Simulated:
-        """As an array of Numba's simulator, which is on the host."""
-
-        __cuda_ndarray__ = True
-
-    Simulated.__module__ = "numba.cuda.simulator.cudadrv.devicearray"
     for type_ in (
-        Simulated,
         int,
         float,
         list,
@@ -75,6 +68,24 @@ def test_types_without_a_family():
         Array,
     ):
         assert families.family_of(type_) is None, type_
+
+
+def test_arrays_of_the_simulator():
+    pytest.importorskip("numba_cuda")
+    python(
+        """
+import numpy as np
+from numba import cuda
+from fastact.backends.cuda.families import family_of, begin, end
+x = cuda.to_device(np.ones((2, 3), np.float32))
+found = family_of(type(x))
+assert found.on_device(x) and found.plain and found.view(x)[1:] == ((2, 3), (12, 4), "float32", 0, True)
+out = found.finish(found.empty((3,), "float64", 0))
+assert type(out) is type(x) and begin(found, 0, [x]) == 0
+end(found, 0, 0, [x], [x])
+""",
+        NUMBA_ENABLE_CUDASIM="1",
+    )
 
 
 @skip

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastact import dispatch
 from fastact.api.arguments import FILLED, no_attribute, refuse_masked
+from fastact.api.device import is_on_device
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
 from fastact.api.fused_step import KINDS_OF, FusedStep, FusedStepBackward
@@ -39,6 +40,9 @@ def checked(op: Op, param: Param, value: Any) -> Any:
     """
     given = value
     if type(value) is not float:
+        if is_on_device(value):
+            # its values are not looked at: that would make the host wait
+            return value
         refuse_masked(f"{op.name}: {param.name}", (value,), FILLED, lazy=True)
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
@@ -105,6 +109,14 @@ class Method(_driver.Callable):
         if self.kind == "backward_from_output":
             self.op.check_from_output(values)
         return found
+
+    def on_device(self, arrays: tuple[Any, ...], given: Mapping[str, Any], keywords: Mapping[str, Any]) -> Any:
+        """The call for arrays on a GPU."""
+        from fastact.api import device_maps
+
+        op = self.at_default.op if isinstance(self.at_default, Method) and not given else self.op
+        params = {p.name: given.get(p.name, p.default) for p in op.params}
+        return device_maps.call(self.__name__, op, self.kind, arrays, params, keywords)
 
     @property
     def ufunc(self) -> np.ufunc:

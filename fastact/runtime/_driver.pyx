@@ -1974,7 +1974,25 @@ cdef class Callable:
         if given:
             given = self.check(given)
             params = [given.get(name, default) for name, default in zip(self.names, self.defaults)]
+        if elsewhere((*arrays, *params, kwargs.get("out"))):
+            return self.on_device(arrays[:self.narrays], given, kwargs)
         return self.ufunc_(*arrays[:self.narrays], *params, **kwargs)
+
+
+# types of arrays in the memory of the host, and of numbers
+cdef set HOST_TYPES = {np.ndarray, type(None), float, int, bool, list, np.float64, np.float32}
+cdef object any_on_device = None
+
+
+cdef bint elsewhere(tuple given) except -1:
+    # whether an array of these is on a GPU; tuples are looked into
+    global any_on_device
+    for a in given:
+        if type(a) not in HOST_TYPES:
+            if any_on_device is None:
+                from fastact.api.device import any_on_device
+            return any_on_device(given)
+    return False
 
 
 cdef int dtype_index(PyObject **arrays, Py_ssize_t n) noexcept:

@@ -30,16 +30,26 @@ def unsupported(function: str, classes: Iterable[type]) -> str:
     softmax is not supported for the input types (complex64): it takes real floating-point arrays (float16, bfloat16, \
 float32, float64), and integers and booleans as float64
     """
+    return unsupported_names(function, [kinds(classes)])
+
+
+def unsupported_names(function: str, names: Iterable[str]) -> str:
+    """The same by the names of dtypes."""
     return (
-        f"{function} is not supported for the input types ({kinds(classes)}): it takes real floating-point arrays "
+        f"{function} is not supported for the input types ({', '.join(names)}): it takes real floating-point arrays "
         "(float16, bfloat16, float32, float64), and integers and booleans as float64"
     )
 
 
 def no_loop(function: str, classes: Iterable[type]) -> str:
     """The message of a `TypeError` for a ``dtype`` or ``signature`` of these DType classes."""
+    return no_loop_names(function, [kinds(dict.fromkeys(classes))])
+
+
+def no_loop_names(function: str, names: Iterable[str]) -> str:
+    """The same by the names of dtypes."""
     return (
-        f"{function} does not compute in {kinds(dict.fromkeys(classes))}: only in float16, bfloat16, float32 or "
+        f"{function} does not compute in {', '.join(names)}: only in float16, bfloat16, float32 or "
         "float64, the same for all its arrays"
     )
 

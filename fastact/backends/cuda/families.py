@@ -23,13 +23,12 @@ from typing import Any
 
 from fastact.backends.cuda import _launch
 from fastact.backends.cuda._launch import DeviceMemory, contiguous_strides, scaled
+from fastact.backends.cuda.dtypes import SIZES
 
 LEGACY_STREAM = 1  # the handle of the legacy default stream, in CUDA, DLPack and the array interface
 DLPACK_CUDA = 2
 
-_FLOATS = ("float32", "float64", "float16", "bfloat16")
-_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-DTYPES = (*_FLOATS, "bool", *_INTEGERS)
+DTYPES = tuple(SIZES)
 
 View = tuple[int, tuple[int, ...], tuple[int, ...], str, int, bool]
 
@@ -218,6 +217,32 @@ class _Numba(Family):
     plain = False
 
 
+class _Simulated(Family):
+    """Arrays of numba-cuda's simulator, on which kernels run in the memory of the host."""
+
+    name = "Numba"
+
+    def __init__(self) -> None:
+        from fastact.backends.cuda.simulator import FAMILY
+
+        self._arrays = FAMILY
+
+    def on_device(self, array: Any) -> bool:
+        return True
+
+    def view(self, array: Any) -> View:
+        return self._arrays.view(array)
+
+    def stream(self, device: int, array: Any = None) -> int:
+        return self._arrays.stream(device)
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int, like: Any = None) -> Any:
+        return self._arrays.empty(shape, dtype, device)
+
+    def name_of(self, array: Any) -> str:
+        return self._arrays.name_of(array)
+
+
 class _Own(Family):
     """`DeviceMemory`, which is what a family gets that cannot make arrays."""
 
@@ -354,10 +379,10 @@ def _find(type_: type) -> Family | None:
         return _JAX()
     if issubclass(type_, DeviceMemory):
         return _Own()
+    if getattr(type_, "__cuda_ndarray__", False) and "numba" in dict(bases):
+        return _Simulated() if type_.__module__.startswith("numba.cuda.simulator.") else _Numba()
     library = type_.__module__.partition(".")[0]
-    if hasattr(type_, "__cuda_array_interface__"):  # which the arrays of Numba's simulator have not
-        if getattr(type_, "__cuda_ndarray__", False) and "numba" in dict(bases):
-            return _Numba()
+    if hasattr(type_, "__cuda_array_interface__"):
         return _Interface(library)
     if hasattr(type_, "__dlpack__") and hasattr(type_, "__dlpack_device__"):
         return _DLPack(library)

@@ -36,7 +36,7 @@ def isa() -> str:
 
 def state(spec: KernelSpec) -> State:
     """Whether a kernel is on disk or loaded, else that it can be compiled."""
-    from fastact.backends.numba_cpu import folder
+    from fastact.backends import folder
 
     loaded = sys.modules.get(f"{__name__}.cache")
     if loaded is None and not folder.has_any(spec.symbol):

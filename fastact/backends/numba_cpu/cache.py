@@ -5,15 +5,13 @@ contexts filled (0.5 s), where an object file needs llvmlite alone (measured in 
 
 An entry is found by a hash of everything that decides its content: what the kernel is made of (`KernelSpec.digest`),
 the sources of this backend and of the calling convention, the versions of Numba and llvmlite, the CPU and its features.
-It is written to a temporary file and renamed, and carries a checksum; whatever does not check out is compiled anew and
-replaced.
+Whatever does not check out there is compiled anew and replaced.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,11 +20,10 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from fastact.backends.numba_cpu.folder import folder, has_any, note
+from fastact.backends.folder import folder, has_any, read, write
 from fastact.spec import call
 from fastact.spec.kernel import KernelSpec
 
-MAGIC = b"fastact1"
 statistics = {"compiled": 0, "loaded": 0}
 _addresses: dict[KernelSpec, int] = {}
 _engines: list[llvm.ExecutionEngine] = []  # they own the code
@@ -93,37 +90,6 @@ def ready(spec: KernelSpec) -> bool:
     return spec in _addresses or (has_any(spec.symbol) and entry(spec).exists())
 
 
-def _digest(path: Path, code: bytes) -> bytes:
-    # of the name too: an entry renamed to another is not that kernel
-    return hashlib.sha256(path.stem.encode() + code).digest()
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    head, digest, code = content[:8], content[8:40], content[40:]
-    if head != MAGIC or _digest(path, code) != digest:
-        return None
-    return code
-
-
-def _write(path: Path, code: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(MAGIC + _digest(path, code) + code)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        note(path.parent, error)
-
-
 def emit_object(module: llvm.ModuleRef, symbol: str) -> bytes:
     """Machine code of the C callback in Numba's IR, as an object file that exports it as `symbol`."""
     for function in list(module.functions):
@@ -144,11 +110,11 @@ def load(spec: KernelSpec, compiled: Callable[[KernelSpec], llvm.ModuleRef]) -> 
         path = entry(spec)
         symbol = f"fastact_{path.stem.replace('-', '_')}"
         engine = _engine()
-        code = _read(path)
+        code = read(path)
         if code is None:
             code = emit_object(compiled(spec), symbol)
             statistics["compiled"] += 1
-            _write(path, code)
+            write(path, code)
         else:
             statistics["loaded"] += 1
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))

@@ -1,0 +1,173 @@
+"""Calls with arrays on a GPU: whose they are, what of them does not fit, where results go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastact.backends.cuda.array import DeviceArray
+from fastact.backends.cuda.dtypes import SIZES, can_cast, common
+from fastact.backends.cuda.families import Family, family_of
+from fastact.spec.messages import unsupported_names
+
+# types whose values a kernel takes as they are
+NUMBERS = (int, float, np.generic)
+
+
+def is_on_device(array: Any) -> bool:
+    """Whether it is an array on a GPU."""
+    family = family_of(type(array))
+    return family is not None and family.on_device(array)
+
+
+def any_on_device(arrays: Iterable[Any]) -> bool:
+    """Whether one of them is; of tuples, one of their items."""
+    for a in arrays:
+        if type(a) is np.ndarray or a is None:
+            continue
+        if type(a) is tuple:
+            if any_on_device(a):
+                return True
+        elif is_on_device(a):
+            return True
+    return False
+
+
+class Operands:
+    """The arrays of a call, all on one device.
+
+    Parameters
+    ----------
+    name : str
+        Of the function, for messages.
+    given : mapping
+        Arrays and numbers by name; None is left out.
+
+    Raises
+    ------
+    TypeError
+        If one of them is an array in the host's memory.
+    ValueError
+        If they are on several devices.
+
+    Attributes
+    ----------
+    views : dict of str to DeviceArray
+    numbers : dict of str to number
+    """
+
+    def __init__(self, name: str, given: Mapping[str, Any]) -> None:
+        self.name = name
+        self.views: dict[str, DeviceArray] = {}
+        self.numbers: dict[str, Any] = {}
+        self._families: dict[str, tuple[Family, Any]] = {}
+        host: list[tuple[str, Any]] = []
+        for what, a in given.items():
+            if a is None:
+                continue
+            family = family_of(type(a))
+            if family is not None and family.on_device(a):
+                self.views[what] = DeviceArray(*_viewed(family, a))
+                self._families[what] = family, a
+            elif isinstance(a, NUMBERS) or (isinstance(a, np.ndarray) and a.ndim == 0):
+                self.numbers[what] = a
+            else:
+                host.append((what, a))
+        first = next(iter(self.views))
+        self.family, like = self._families[first]
+        if host:
+            what, a = host[0]
+            kind = type(a).__name__ if not isinstance(a, np.ndarray) else "an array of NumPy"
+            raise TypeError(
+                f"{name}: {first} is {self.family.name_of(like)}, {what} is {kind} in the memory of the host; they "
+                "must be on one device"
+            )
+        self.device = self.views[first].device
+        for what, view in self.views.items():
+            if view.device != self.device:
+                family, a = self._families[what]
+                raise ValueError(
+                    f"{name}: {first} is {self.family.name_of(like)}, {what} is {family.name_of(a)}; they must be on "
+                    "one device"
+                )
+        self.stream = self.family.stream(self.device)
+
+    def view(self, what: str, array: Any) -> DeviceArray:
+        """The view of another array of the call, such as `out`."""
+        family = family_of(type(array))
+        if family is None or not family.on_device(array):
+            first = next(iter(self.views))
+            raise TypeError(
+                f"{self.name}: {first} is {self.family.name_of(self._families[first][1])}, {what} must be an array on "
+                f"that device, not {type(array).__name__}"
+            )
+        found = DeviceArray(*_viewed(family, array))
+        if found.device != self.device:
+            raise ValueError(f"{self.name}: {what} is {family.name_of(array)}, the other arrays are on another device")
+        return found
+
+    def mask(self, where: Any) -> DeviceArray | None:
+        """The view of a mask of booleans, None where everything counts."""
+        if where is True or where is None:
+            return None
+        view = self.view("where", where)
+        if view.dtype != "bool":
+            raise TypeError(f"{self.name}: where must be a mask of booleans, not {view.dtype}")
+        return view
+
+    def dtype(self, names: Iterable[str] | None = None) -> str:
+        """The dtype that arrays of these names, or all, have in common; numbers take that."""
+        dtypes = [self.views[n].dtype for n in (self.views if names is None else names) if n in self.views]
+        for found in dtypes:
+            if found not in SIZES:
+                raise TypeError(unsupported_names(self.name, dtypes))
+        return common(dtypes)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, DeviceArray]:
+        """A new array of the caller's type, and its view."""
+        array = self.family.empty(shape, dtype, self.device)
+        return array, DeviceArray(*_viewed(self.family, array))
+
+    def scratch(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+        """Memory of the call alone, which its view keeps."""
+        return self.empty(shape, dtype)[1]
+
+    def result(self, what: str, out: Any, shape: tuple[int, ...], dtype: str) -> tuple[Any, DeviceArray]:
+        """Where a result goes: `out`, checked, or a new array."""
+        if out is None:
+            return self.empty(shape, dtype)
+        view = self.view(what, out)
+        self.check_out(what, view, shape, dtype)
+        return out, view
+
+    def check_out(self, what: str, view: DeviceArray, shape: tuple[int, ...], dtype: str) -> None:
+        """An error where memory cannot take a result."""
+        if view.shape != shape:
+            raise ValueError(f"{self.name}: {what} has shape {view.shape}, the result {shape}")
+        if not can_cast(dtype, view.dtype):
+            raise TypeError(
+                f"{self.name}: cannot write a result of {dtype} to {what} of {view.dtype} with casting 'same_kind'"
+            )
+        if not view.writeable:
+            raise ValueError(f"{self.name}: {what} is read-only")
+
+
+def _viewed(family: Family, array: Any) -> Any:
+    address, shape, strides, dtype, device, writeable = family.view(array)
+    return address, shape, strides, dtype, device, array, writeable
+
+
+def broadcast_shape(name: str, views: Mapping[str, DeviceArray]) -> tuple[int, ...]:
+    """The shape that arrays broadcast to; `ValueError` as NumPy's where there is none."""
+    try:
+        return np.broadcast_shapes(*(v.shape for v in views.values()))
+    except ValueError:
+        shapes = " ".join(str(v.shape).replace(" ", "") for v in views.values())
+        raise ValueError(f"{name}: operands could not be broadcast together with shapes {shapes}") from None
+
+
+def safe_to_write(out: DeviceArray, read: Iterable[DeviceArray]) -> bool:
+    """Whether it can be written while others are read: of these an element is read before the one in its place."""
+    return all(out.same_elements(a) or not out.may_share_memory(a) for a in read)

@@ -1,0 +1,92 @@
+"""Activations of arrays on a GPU: what a ufunc does on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastact.api.arguments import single_out
+from fastact.api.device import Operands, broadcast_shape, safe_to_write
+from fastact.backends.cuda import maps
+from fastact.backends.cuda.dtypes import FLOATS
+from fastact.spec.kernel import kernel_of
+from fastact.spec.kinds import ALL, Argument
+from fastact.spec.messages import no_loop_names
+from fastact.spec.table import Op
+
+# of a ufunc; casting is as by default
+KEYWORDS = ("out", "where", "dtype")
+
+
+def call(
+    name: str, op: Op, kind: str, arrays: tuple[Any, ...], params: Mapping[str, Any], keywords: Mapping[str, Any]
+) -> Any:
+    """A kind of an activation.
+
+    Parameters
+    ----------
+    name : str
+        Of the function, for messages.
+    op : Op
+    kind : str
+    arrays : tuple
+        By position.
+    params : mapping
+        A value of each parameter: a number or an array.
+    keywords : mapping
+        Those of a ufunc.
+    """
+    found, outputs = (
+        Operands(name, {**dict(zip((a.name for a in ALL[kind].inputs), arrays)), **params}),
+        ALL[kind].outputs,
+    )
+    for keyword in keywords:
+        if keyword not in KEYWORDS:
+            raise TypeError(f"{name}: {keyword} is not taken with arrays on a GPU")
+    dtype = _dtype(found, keywords.get("dtype"))
+    mask = found.mask(keywords.get("where", True))
+    shape = broadcast_shape(name, {**found.views, **({} if mask is None else {"where": mask})})
+    results = [found.result(what, out, shape, dtype) for what, out in _outs(name, keywords.get("out"), outputs)]
+    written = [view for _, view in results]
+    read = {what: view.broadcast_to(shape) for what, view in found.views.items()}
+    values = {**params, **found.numbers, **read}
+    inputs = [values[a.name] for a in ALL[kind].inputs]
+    mask = None if mask is None else mask.broadcast_to(shape)
+    held = [*read.values(), *([] if mask is None else [mask])]
+    targets = [
+        w if safe_to_write(w, [*held, *written[:i]]) else found.scratch(shape, dtype) for i, w in enumerate(written)
+    ]
+    if mask is not None:
+        # what the mask leaves out stays
+        for target, view in zip(targets, written):
+            maps.copy(view, target, found.stream)
+    maps.run(kernel_of(op, kind, dtype), inputs, [values[p.name] for p in op.params], targets, found.stream, mask)
+    for target, view in zip(targets, written):
+        maps.copy(target, view, found.stream)
+    return results[0][0] if len(results) == 1 else tuple(array for array, _ in results)
+
+
+def _outs(name: str, out: Any, outputs: tuple[Argument, ...]) -> list[tuple[str, Any]]:
+    """What to call each output, and the array that is given for it."""
+    if len(outputs) == 1:
+        return [("out", single_out(name, out))]
+    if out is None:
+        out = (None,) * len(outputs)
+    if not isinstance(out, tuple):
+        raise TypeError(f"{name}: out must be a tuple of {len(outputs)} arrays, not {type(out).__name__}")
+    if len(out) != len(outputs):
+        raise ValueError(f"{name}: out must be {len(outputs)} arrays, not {len(out)}")
+    return [(f"out for {a.name}", given) for a, given in zip(outputs, out)]
+
+
+def _dtype(found: Operands, asked: Any) -> str:
+    """The dtype that is computed in: that of the arrays, or the one asked for."""
+    own = found.dtype()
+    if asked is None:
+        return own
+    name = getattr(asked, "name", None) or np.dtype(asked).name
+    if name not in FLOATS:
+        raise TypeError(no_loop_names(f"ufunc {found.name!r}", [name]))
+    return name

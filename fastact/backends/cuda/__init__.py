@@ -1,0 +1,1 @@
+"""Kernels for arrays on an NVIDIA GPU, compiled by numba-cuda."""

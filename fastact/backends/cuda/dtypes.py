@@ -1,0 +1,35 @@
+"""Dtypes of arrays on a device, by name: NumPy has no bfloat16 of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+# name: bytes
+INTEGERS = {f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)} | {"bool": 1}
+SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, **INTEGERS}
+
+
+def is_integer(name: str) -> bool:
+    """Whether a dtype is of integers or booleans, which are computed in float64."""
+    return name in INTEGERS
+
+
+def common(names: Iterable[str]) -> str:
+    """The dtype in which arrays of these are computed: as NumPy's arrays on the CPU.
+
+    Examples
+    --------
+    >>> common(["float16", "float16"]), common(["float16", "bfloat16"]), common(["int32", "float16"])
+    ('float16', 'float32', 'float64')
+    """
+    strong = {"float64" if is_integer(name) else name for name in names}
+    if not strong or "float64" in strong:
+        return "float64"
+    return "float32" if len(strong) > 1 else strong.pop()
+
+
+# what may be written to what, by casting="same_kind"
+def can_cast(source: str, to: str) -> bool:
+    """Whether a result of one dtype can be written to memory of another one: among floats, no integers."""
+    return to in FLOATS

@@ -1,0 +1,101 @@
+"""Runs kernels of a ``map`` over arrays on a device, in the form that they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastact.backends.cuda import elementwise, launch
+from fastact.backends.cuda.array import DeviceArray, collapsed
+from fastact.backends.cuda.dtypes import common
+from fastact.backends.cuda.launch import Launch
+from fastact.spec.kernel import KernelSpec, kernel_of
+from fastact.spec.table import OPS
+
+# p·2^24 rounded up, the factor of what is kept, seed, offset
+Random = tuple[float, float, int, int]
+
+
+def is_plain(arrays: Sequence[Any], dtype: str) -> bool:
+    """Whether the form ``vector`` takes them."""
+    return all(
+        isinstance(a, DeviceArray) and a.dtype == dtype and a.address % 16 == 0 and a.is_contiguous for a in arrays
+    )
+
+
+def form(spec: KernelSpec, arrays: Sequence[Any], params: Sequence[Any], mask: DeviceArray | None) -> str:
+    """The form that serves arrays of one shape."""
+    numbers = not any(isinstance(p, DeviceArray) for p in params)
+    return "vector" if numbers and mask is None and is_plain(arrays, spec.dtype) else "strided"
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _random(random: Random | None) -> tuple[float, ...]:
+    if random is None:
+        return ()
+    threshold, factor, seed, offset = random
+    return int(threshold), float(factor), _signed(seed), _signed(offset)
+
+
+def run(
+    spec: KernelSpec,
+    inputs: Sequence[float | DeviceArray],
+    params: Sequence[float | DeviceArray],
+    outputs: Sequence[DeviceArray],
+    stream: int,
+    mask: DeviceArray | None = None,
+    random: Random | None = None,
+) -> None:
+    """Run a kernel on arrays of one shape.
+
+    Parameters
+    ----------
+    spec : KernelSpec
+    inputs, params : sequence of float or DeviceArray
+        Numbers, and arrays of one shape: views of those that are broadcast.
+    outputs : sequence of DeviceArray
+        Of that shape.
+    stream : int
+    mask : DeviceArray, optional
+        Booleans: where it is False nothing is written.
+    random : tuple, optional
+        What random numbers need.
+    """
+    first = outputs[0]
+    n = first.size
+    if not n:
+        return
+    arrays = [*inputs, *outputs]
+    device = first.device
+    if form(spec, arrays, params, mask) == "vector":
+        per = elementwise.BLOCK * elementwise.per_thread(spec.dtype)
+        where = Launch(device, stream, (-(-n // per), 1), elementwise.BLOCK)
+        slots = (*(a.address for a in arrays), n, *(float(p) for p in params), *_random(random))  # type: ignore[arg-type]
+        launch.run((spec, "vector"), lambda: elementwise.vector(spec), where, slots)
+        return
+    given = [*inputs, *params, *outputs]
+    every = [a for a in (*given, mask) if isinstance(a, DeviceArray)]
+    shape, strides = first.shape, [a.strides for a in every]
+    if random is None:
+        # in the order in which elements of the output lie; random numbers go by the index
+        lie = outputs[0].strides
+        order = sorted(range(len(shape)), key=lambda d: -abs(lie[d]))
+        shape, strides = tuple(shape[d] for d in order), [tuple(s[d] for d in order) for s in strides]
+    lengths, steps = collapsed(shape, strides)
+    dtypes = tuple(a.dtype if isinstance(a, DeviceArray) else "" for a in given)
+    where = Launch(device, stream, (-(-n // elementwise.BLOCK), 1), elementwise.BLOCK)
+    numbers = [float(a) for a in given if not isinstance(a, DeviceArray)]
+    slots = (*(a.address for a in every), n, *lengths[1:], *(s for own in steps for s in own), *numbers)
+    key = spec, "strided", len(lengths), dtypes, mask is not None
+    launch.run(key, lambda: elementwise.strided(*key[:1], *key[2:]), where, (*slots, *_random(random)))
+
+
+def copy(source: DeviceArray, target: DeviceArray, stream: int) -> None:
+    """Copy elements, rounded to the dtype of the target; nothing where both are the same memory."""
+    if target.same_elements(source) and target.dtype == source.dtype:
+        return
+    dtype = common([source.dtype, target.dtype])
+    run(kernel_of(OPS["identity"], "forward", dtype), [source.broadcast_to(target.shape)], [], [target], stream)

@@ -1,0 +1,175 @@
+"""Loads and stores of kernels, as extensions of numba-cuda that emit LLVM: the one place that depends on them.
+
+``load_DTYPE(address)`` gives an element, ``load_DTYPE_COUNT`` so many as a tuple, from an address aligned to all of
+them; 16-bit elements come as float32. ``store_DTYPE(address, value)`` and ``store_DTYPE_COUNT(address, values...)``
+are the way back, rounded to nearest. Integers and booleans come as float64, but ``load_word`` gives an int64 itself.
+A bfloat16 is stored by the instruction of compute capability 8.0 and later. ``shuffle(value, lanes)`` is the value of
+the thread whose number in the warp differs in the bits `lanes`, ``high_product`` the upper half of a product of words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+
+# of a dtype: what lies in memory, what a kernel computes with
+MEMORY = {"float32": FLOAT, "float64": DOUBLE, "float16": HALF, "bfloat16": I16}
+COMPUTED = {"float32": types.float32, "float64": types.float64, "float16": types.float32, "bfloat16": types.float32}
+INTEGERS = {f"{sign}int{bits}": (bits, sign == "") for sign in ("", "u") for bits in (8, 16, 32, 64)}
+INTEGERS["bool"] = (8, False)
+COUNTS = (2, 4, 8)
+
+
+def _pointer(builder: ir.IRBuilder, address: ir.Value, to: ir.Type) -> ir.Value:
+    return builder.inttoptr(address, ir.PointerType(to, 1))
+
+
+def _widened(builder: ir.IRBuilder, v: ir.Value, dtype: str) -> ir.Value:
+    if dtype == "float16":
+        return builder.fpext(v, FLOAT)
+    if dtype == "bfloat16":
+        return builder.bitcast(builder.shl(builder.zext(v, I32), ir.Constant(I32, 16)), FLOAT)
+    return v
+
+
+def _two_bfloat16(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+    kind = ir.FunctionType(I32, [FLOAT, FLOAT])
+    return builder.call(ir.InlineAsm(kind, "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f"), [high, low])
+
+
+def _narrowed(builder: ir.IRBuilder, v: ir.Value, dtype: str) -> ir.Value:
+    if dtype == "float16":
+        return builder.fptrunc(v, HALF)
+    if dtype == "bfloat16":
+        return builder.trunc(_two_bfloat16(builder, v, ir.Constant(FLOAT, 0.0)), I16)
+    return v
+
+
+def _load(dtype: str) -> Any:
+    def load(typingctx: Any, address: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _widened(builder, builder.load(_pointer(builder, args[0], MEMORY[dtype])), dtype)
+
+        return COMPUTED[dtype](types.int64), emit
+
+    return intrinsic(load)
+
+
+def _store(dtype: str) -> Any:
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.store(_narrowed(builder, args[1], dtype), _pointer(builder, args[0], MEMORY[dtype]))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, COMPUTED[dtype]), emit
+
+    return intrinsic(store)
+
+
+def _integer(name: str) -> Any:
+    bits, signed = INTEGERS[name]
+
+    def load(typingctx: Any, address: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            v = builder.load(_pointer(builder, args[0], ir.IntType(bits)))
+            return (builder.sitofp if signed else builder.uitofp)(v, DOUBLE)
+
+        return types.float64(types.int64), emit
+
+    return intrinsic(load)
+
+
+def _words_of(dtype: str, count: int) -> tuple[ir.Type, int]:
+    """What so many elements lie in: a vector of at most 16 bytes, and how many of them."""
+    size = {"float64": 8, "float32": 4}.get(dtype, 2)
+    per = min(count, 16 // size)
+    if dtype == "bfloat16":
+        return ir.VectorType(I32, per // 2), count // per
+    return ir.VectorType(MEMORY[dtype], per), count // per
+
+
+def _load_vector(dtype: str, count: int) -> Any:
+    def load(typingctx: Any, address: Any) -> Any:
+        result = types.UniTuple(COMPUTED[dtype], count)
+
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind, parts = _words_of(dtype, count)
+            size = (16 if parts > 1 else count * {"float64": 8, "float32": 4}.get(dtype, 2)) if parts else 16
+            found = []
+            for part in range(parts):
+                address = builder.add(args[0], ir.Constant(I64, 16 * part))
+                v = builder.load(_pointer(builder, address, kind))
+                v.align = size
+                for k in range(kind.count):
+                    e = builder.extract_element(v, ir.Constant(I32, k))
+                    if dtype == "bfloat16":
+                        found.append(builder.bitcast(builder.shl(e, ir.Constant(I32, 16)), FLOAT))
+                        found.append(builder.bitcast(builder.and_(e, ir.Constant(I32, 0xFFFF0000)), FLOAT))
+                    else:
+                        found.append(_widened(builder, e, dtype))
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return result(types.int64), emit
+
+    return intrinsic(load)
+
+
+def _store_vector(dtype: str, count: int) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind, parts = _words_of(dtype, count)
+        size = 16 if parts > 1 else count * {"float64": 8, "float32": 4}.get(dtype, 2)
+        values = list(args[1:])
+        if dtype == "bfloat16":
+            values = [_two_bfloat16(builder, low, high) for low, high in zip(values[::2], values[1::2])]
+        else:
+            values = [_narrowed(builder, v, dtype) for v in values]
+        for part in range(parts):
+            v = ir.Constant(kind, ir.Undefined)
+            for k in range(kind.count):
+                v = builder.insert_element(v, values[part * kind.count + k], ir.Constant(I32, k))
+            address = builder.add(args[0], ir.Constant(I64, 16 * part))
+            builder.store(v, _pointer(builder, address, kind)).align = size
+        return context.get_dummy_value()
+
+    signature = types.void(types.int64, *[COMPUTED[dtype]] * count)
+    # an intrinsic takes as many arguments as its Python function
+    names = ", ".join(f"v{k}" for k in range(count))
+    scope: dict[str, Any] = {"signature": signature, "emit": emit}
+    exec(f"def store(typingctx, address, {names}):\n    return signature, emit", scope)
+    return intrinsic(scope["store"])
+
+
+@intrinsic
+def load_word(typingctx, address):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.load(_pointer(builder, args[0], I64))
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def load_byte(typingctx, address):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.zext(builder.load(_pointer(builder, args[0], ir.IntType(8))), I64)
+
+    return types.int64(types.int64), emit
+
+
+def functions() -> dict[str, Callable[..., Any]]:
+    """What kernels call, by name."""
+    found: dict[str, Any] = {"load_word": load_word, "load_byte": load_byte}
+    for dtype in MEMORY:
+        found[f"load_{dtype}"], found[f"store_{dtype}"] = _load(dtype), _store(dtype)
+        for count in COUNTS:
+            found[f"load_{dtype}_{count}"] = _load_vector(dtype, count)
+            found[f"store_{dtype}_{count}"] = _store_vector(dtype, count)
+    for name in INTEGERS:
+        found[f"load_{name}"] = _integer(name)
+    return found
