@@ -81,8 +81,8 @@ x = cuda.to_device(np.ones((2, 3), np.float32))
 found = family_of(type(x))
 assert found.on_device(x) and found.plain and found.view(x)[1:] == ((2, 3), (12, 4), "float32", 0, True)
 out = found.finish(found.empty((3,), "float64", 0))
-assert type(out) is type(x) and begin(found, 0, [x]) == 0
-end(found, 0, 0, [x], [x])
+assert type(out) is type(x) and begin(0, [(found, x)]) == 0
+end(0, 0, [(found, x)], [(found, x)])
 """,
         NUMBA_ENABLE_CUDASIM="1",
     )
@@ -183,24 +183,28 @@ def test_new_arrays():
 @skip
 def test_order_with_the_library():
     families_run("""
+    def begin(*arrays):
+        log()
+        return F.begin(0, [(family(a), a) for a in arrays]), waits()
+
+    def end(stream, *arrays):
+        log()
+        F.end(0, stream, [(family(a), a) for a in arrays])
+        return waits()
+
     A.CURRENT[0] = 11
     for name in ("PyTorch", "CuPy"):
         array = make(name)
-        log()
-        stream = F.begin(family(array), 0, [array, array])
-        F.end(family(array), 0, stream, [array])
-        assert stream == 11 and not log()
+        assert begin(array, array) == (11, []) and end(11, array, array) == []
 
     # JAX and DLPack: exported for our stream; a capsule stays outside until the work is done
     fake.fake_busy(1)
     for name in ("JAX", "exportpy"):
         array = make(name)
-        found = family(array)
-        stream = F.begin(found, 0, [array])
         log()
-        found.view(array)
-        assert stream == OWN and waits() == [(OWN, 0)], name
-        F.end(found, 0, stream, [array])
+        family(array).view(array)
+        assert waits() == [(OWN, 0)], name
+        assert begin(array) == (OWN, []) and end(OWN, array) == [(OWN, 0)], name
         del array
         assert L.drop() == 1 and fake.fake_blocks() >= 1
         fake.fake_busy(0)
@@ -217,25 +221,27 @@ def test_order_with_the_library():
     array = make("warpy")
     for extra, theirs in (({}, 1), ({"stream": None}, 1), ({"stream": 1}, 1), ({"stream": 2}, 2), ({"stream": 77}, 77)):
         array.extra = extra
-        log()
-        stream = F.begin(family(array), 0, [array])
-        assert stream == OWN and waits() == [(OWN, theirs)]
-        F.end(family(array), 0, stream, [array], [array])
-        assert waits() == [(theirs, OWN)]
+        assert begin(array) == (OWN, [(OWN, theirs)]) and end(OWN, array) == [(theirs, OWN)]
     array.extra = {"stream": 0}
     with pytest.raises(ValueError, match="stream 0"):
-        F.begin(family(array), 0, [array])
+        begin(array)
 
     # Numba: on the stream of the first array
     a, b, c = (A.DeviceNDArray((2,), "float32", bound=n) for n in (5, 6, 0))
-    log()
-    stream = F.begin(family(a), 0, [a, b, c, a])
-    assert stream == 5 and waits() == [(5, 6), (5, 1)]
-    F.end(family(a), 0, stream, [a, b, c, a])
-    assert waits() == [(6, 5), (1, 5)]
-    assert F.begin(family(c), 0, []) == 1
+    assert begin(a, b, c, a) == (5, [(5, 6), (5, 1)]) and end(5, a, b, c, a) == [(6, 5), (1, 5)]
+    assert begin(c) == (1, []) == (1, end(1, c))
     array = L.DeviceMemory((2,), "float32", 0, 33)
-    assert F.begin(family(array), 0, [array]) == OWN and waits() == [(OWN, 33)]
+    assert begin(array) == (OWN, [(OWN, 33)]) and end(OWN, array) == [(33, OWN)]
+
+    # arrays of several libraries: on the stream of the first one's
+    x, j = make("PyTorch"), make("JAX")
+    family(j).view(j)
+    assert begin(x, x, a, j) == (11, [(11, 5), (11, OWN)])
+    assert end(11, x, x, a, j)[0] == (5, 11) and j.exported[-1] == 11
+    assert begin(a, x) == (5, [(5, 11)]) and end(5, a, x) == [(11, 5)]
+    # 0 and 1 are one stream
+    A.CURRENT[0] = 0
+    assert begin(x, c) == (0, []) and begin(c, x) == (1, [])
     assert not log("cuStreamSynchronize")
     """)
 
@@ -266,7 +272,7 @@ def test_pytorch():
     assert not found.on_device(x)
     x, y = make("PyTorch"), make("PyTorch")
     y.inference = True
-    F.end(found, 0, 0, [x, y], [x, y])
+    F.end(0, 0, [(found, x), (found, y)], [(found, x), (found, y)])
     assert (x.version, y.version) == (1, 0)
     A.torch.version.hip = "6.0"
     assert not F._PyTorch(A.torch).on_device(make("PyTorch"))

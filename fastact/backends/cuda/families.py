@@ -18,7 +18,7 @@ come from the library itself, nothing else is to be done. For the others work go
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastact.backends.cuda import _launch
@@ -31,6 +31,11 @@ DLPACK_CUDA = 2
 DTYPES = tuple(SIZES)
 
 View = tuple[int, tuple[int, ...], tuple[int, ...], str, int, bool]
+
+
+def _let_wait(device: int, stream: int, other: int) -> None:
+    if (stream or LEGACY_STREAM) != (other or LEGACY_STREAM):
+        _launch.wait_for(device, stream, other)
 
 
 class Family:
@@ -77,10 +82,12 @@ class Family:
         return array
 
     def before(self, array: Any, device: int, stream: int) -> None:
-        """Let the stream wait for what makes an array."""
+        """Let a stream wait for what makes an array."""
+        _let_wait(device, stream, self.stream(device, array))
 
     def after(self, array: Any, device: int, stream: int) -> None:
-        """Let the array's library wait for the stream, which reads or writes the array."""
+        """Let the array's library wait for a stream, whose work reads or writes the array."""
+        _let_wait(device, self.stream(device, array), stream)
 
     def written(self, array: Any) -> None:
         """Tell the library that the array's values have changed."""
@@ -203,16 +210,6 @@ class _Numba(Family):
         with cuda.gpus[device]:
             return cuda.device_array(shape, _numpy_dtype(dtype), stream=getattr(like, "stream", 0))
 
-    def before(self, array: Any, device: int, stream: int) -> None:
-        other = self.stream(device, array)
-        if other != stream:
-            _launch.wait_for(device, stream, other)
-
-    def after(self, array: Any, device: int, stream: int) -> None:
-        other = self.stream(device, array)
-        if other != stream:
-            _launch.wait_for(device, other, stream)
-
     # two arrays may be bound to two streams
     plain = False
 
@@ -256,12 +253,10 @@ class _Own(Family):
         return array.address, array.shape, array.strides, array.dtype, array.device, True
 
     def before(self, array: Any, device: int, stream: int) -> None:
-        if array.stream != stream:
-            _launch.wait_for(device, stream, array.stream)
+        _let_wait(device, stream, array.stream)
 
     def after(self, array: Any, device: int, stream: int) -> None:
-        if array.stream != stream:
-            _launch.wait_for(device, array.stream, stream)
+        _let_wait(device, array.stream, stream)
 
     def device_of(self, array: Any) -> str:
         return f"cuda:{array.device}"
@@ -311,10 +306,10 @@ class _Interface(Family):
         return LEGACY_STREAM if stream is None else int(stream)
 
     def before(self, array: Any, device: int, stream: int) -> None:
-        _launch.wait_for(device, stream, self._their_stream(array))
+        _let_wait(device, stream, self._their_stream(array))
 
     def after(self, array: Any, device: int, stream: int) -> None:
-        _launch.wait_for(device, self._their_stream(array), stream)
+        _let_wait(device, self._their_stream(array), stream)
 
 
 class _DLPack(Family):
@@ -333,6 +328,8 @@ class _DLPack(Family):
         if kind != DLPACK_CUDA:
             raise TypeError(f"an array of {self.name} on DLPack's device type {kind} is not taken")
         return address, shape, strides, name, device, False
+
+    # `before`: ours waits for the array since `view`, and another family's stream for ours
 
     def after(self, array: Any, device: int, stream: int) -> None:
         # a capsule, not the array: with it outside, the library neither frees the memory nor gives it away
@@ -403,36 +400,43 @@ def family_of(type_: type) -> Family | None:
         return _families.setdefault(type_, _find(type_))
 
 
-def begin(family: Family, device: int, arrays: Iterable[Any]) -> int:
-    """The stream for work on arrays of a family, which then waits for all that makes them; before the launch.
+def begin(device: int, operands: Sequence[tuple[Family, Any]]) -> int:
+    """The stream for work on the arrays of a call, which then waits for all that makes them; before the launch.
 
-    So it does for arrays of JAX and of DLPack by their `view`, which is asked for in each call.
-    """
-    if family.plain:
-        return family.stream(device)
-    arrays = tuple(arrays)
-    stream = family.stream(device, arrays[0] if arrays else None)
-    for array in arrays:
-        family.before(array, device, stream)
-    return stream
-
-
-def end(family: Family, device: int, stream: int, arrays: Iterable[Any], written: Iterable[Any] = ()) -> None:
-    """Let the arrays' library wait for the work, where it has to be told; after the launch.
+    It is that of the first one's family.
 
     Parameters
     ----------
-    family, device
+    device : int
+    operands : sequence of (Family, array)
+        All arrays of the caller, read and written, on that device; none of `Family.empty`. Their views have been taken,
+        in this call: by that arrays of JAX and of DLPack are waited for.
+    """
+    first, array = operands[0]
+    stream = first.stream(device, array)
+    for family, array in operands:
+        if family is not first or not family.plain:
+            family.before(array, device, stream)
+    return stream
+
+
+def end(
+    device: int, stream: int, operands: Sequence[tuple[Family, Any]], written: Iterable[tuple[Family, Any]] = ()
+) -> None:
+    """Let the arrays' libraries wait for the work, where they have to be told; after the launch.
+
+    Parameters
+    ----------
+    device, operands
         As for `begin`.
     stream : int
         From `begin`.
-    arrays : iterable
-        All arrays of the caller, read and written; none of `Family.empty`.
-    written : iterable
-        Those of them that are written.
+    written : iterable of (Family, array)
+        Those that are written.
     """
-    if not family.plain:
-        for array in arrays:
+    first = operands[0][0]
+    for family, array in operands:
+        if family is not first or not family.plain:
             family.after(array, device, stream)
-    for array in written:
+    for family, array in written:
         family.written(array)
