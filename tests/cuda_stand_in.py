@@ -5,9 +5,11 @@ The driver is opened once in a process, so tests that need it in another state h
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,6 +53,7 @@ def kernel(name="nothing", parameters=0):
 def compiled() -> Path:
     """The shared library; the test is skipped where there is no C compiler."""
     folder = Path(tempfile.mkdtemp(prefix="fastact-fake-cuda-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     library = folder / "libfakecuda.so"
     flags = ["-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
     command = [*shlex.split(os.environ.get("CC") or "gcc"), *flags, str(SOURCE), "-o", str(library)]
