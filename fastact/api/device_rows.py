@@ -155,7 +155,7 @@ def call(
         row_runs.run(spec, laid, {}, {}, *settings)
         for source, to in back.values():
             maps.copy(source, to, found.stream)
-        return array
+        return found.done(array)
     laid, _ = layout.arrays(views, {}, dtype)
     value = found.scratch(layout.lead, spec.compute)
     if layout.length:
@@ -163,7 +163,7 @@ def call(
     else:
         maps.fill(value, fill_in, found.stream)
     maps.copy(value.reshape(target.shape) or value, target, found.stream)
-    return array
+    return found.done(array)
 
 
 def fits(name: str, what: str, view: DeviceArray, shape: tuple[int, ...], to: str) -> DeviceArray:

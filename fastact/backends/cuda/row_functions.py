@@ -129,13 +129,12 @@ def sparsemax_backward(r: Rows) -> None:
 def cross_entropy(r: Rows) -> None:
     """Labels are integers; one below 0 does not count, one that is no class makes its row NaN."""
     trace, f = r.trace, r.f
-    label = trace.emit("int64(load_word(labels))")
+    label = r.label()
     factor, smoothing, z = _factor(r), r.scalar("label_smoothing"), r.scalar("z_loss")
     general = r.has("general")
     weighted = r.has("weights")
     weight = r.number(1.0)
-    valid = trace.name()
-    trace.line(f"{valid} = {label.name} >= 0 and {label.name} < n")
+    valid = r.is_class(label)
     m = r.greatest(lambda e: e.x)
     share = Shares(r, m)
     sums = [
@@ -174,7 +173,7 @@ def cross_entropy(r: Rows) -> None:
         here = f["negative_product"](rest, inverse)
     nothing = r.number(0.0)
     bad = r.number(math.nan)
-    outside = trace.fresh(f"cuda.selp({label.name} < 0, {nothing.name}, {bad.name})")
+    outside = r.without_class(label, nothing, bad)
     r.store_row("loss", r.chosen(valid, lost, outside))
 
     def slope(e: Element) -> Value:
@@ -195,11 +194,73 @@ def cross_entropy_of_shares(r: Rows) -> None:
     factor, z = _factor(r), r.scalar("z_loss")
     m = r.greatest(lambda e: e.x)
     share, s, rest, ties, top = _log_sum(r, m, lambda e: e.x)
-    mass, gaps = r.totals(lambda e: e.targets, lambda e: f["distance"](e.x, e.targets, m, None))
+    target = _target(r)
+    mass, gaps = r.totals(target, lambda e: f["distance"](e.x, target(e), m, None))
     weight, far = r.whole(*mass), r.whole(*gaps)
     r.store_row("loss", f["with_square"](f["target_loss"](far, weight, s), z, m + s))
     a = f["target_factor"](f["with_slope"](weight, z, m + s), rest, ties, top)
-    r.write("dx", lambda e: r.trace.call("fma", share(e.x), a, -e.targets) * factor)
+    r.write("dx", lambda e: r.trace.call("fma", share(e.x), a, -target(e)) * factor)
+
+
+def _target(r: Rows) -> Any:
+    # a share of it spread over all classes, and weights of classes
+    def target(e: Element) -> Value:
+        t = e.targets
+        if r.has("general"):
+            smoothing = r.scalar("label_smoothing")
+            t = r.trace.where(smoothing == 0.0, t, t * (1.0 - smoothing) + smoothing / r.length)
+        return t * e.weights if r.has("weights") else t
+
+    return target
+
+
+def label_counts(r: Rows) -> None:
+    """1 or the weight of its class where a row counts, else 0."""
+    label = r.label()
+    r.store_row("counts", r.chosen(r.is_class(label), r.at_class("weights", label), r.number(0.0)))
+
+
+def nll_loss(r: Rows) -> None:
+    label, zero, bad = r.label(), r.number(0.0), r.number(math.nan)
+    weight, valid, outside = r.at_class("weights", label), r.is_class(label), r.without_class(label, zero, bad)
+    # 0 - x: no loss is -0
+    r.store_row("loss", r.chosen(valid, 0.0 - weight * r.at_class("x", label), outside))
+    slope = r.chosen(valid, -weight * _factor(r), outside)
+    rest = r.chosen(valid, zero, outside)
+    r.write("dx", lambda e: r.at_label(e, label, slope, rest))
+
+
+def sigmoid_cross_entropy(r: Rows) -> None:
+    _of_elements(r, "sigmoid_loss", lambda e: e.pos_weights if r.has("pos_weights") else r.number(1.0))
+
+
+def mse_loss(r: Rows) -> None:
+    _of_elements(r, "squared_error")
+
+
+def l1_loss(r: Rows) -> None:
+    _of_elements(r, "absolute_error")
+
+
+def huber_loss(r: Rows) -> None:
+    _of_elements(r, "huber_error", lambda e: r.scalar("delta"))
+
+
+def kl_div(r: Rows) -> None:
+    _of_elements(r, "divergence")
+
+
+def _of_elements(r: Rows, formula: str, parameter: Any = None) -> None:
+    def given(e: Element) -> tuple[Value, ...]:
+        weight = e.weights if r.has("weights") else r.number(1.0)
+        return e.x, e.targets, weight, r.number(1.0) if parameter is None else parameter(e)
+
+    factor = r.scalar("factor")
+    r.store_row("sums", r.total(lambda e: r.f[formula](*given(e))))
+    r.write_all({
+        "losses": lambda e: r.f[formula](*given(e)),
+        "dx": lambda e: r.f[f"{formula}_grad"](*given(e)) * factor,
+    })  # fmt: skip
 
 
 def _factor(r: Rows) -> Value:

@@ -135,11 +135,35 @@ def run(
     views, inner = _seen({**maps, **rows}, tuple(lead))
     elements = [views[a.name] for a in (*spec.inputs, *spec.outputs) if a.role == "map" and a.name in maps]
     held = sum(a.role == "map" and a.name in maps for a in spec.inputs)
+    if not elements:
+        # no row is gone over
+        form = Form("registers", WARP)
+        given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
+        launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor)
+        return
     # a part of a row is read when another one has been written
     apart = not any(a.may_share_memory(b) for i, a in enumerate(elements) for b in elements[:i])
     form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax")
     given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
     launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor)
+
+
+def run_of_rows(
+    spec: KernelSpec,
+    rows: Mapping[str, DeviceArray],
+    columns: Mapping[str, DeviceArray],
+    scalars: Mapping[str, float],
+    stream: int,
+    scratch: Callable[[tuple[int, ...], str], DeviceArray],
+    traits: frozenset[str],
+) -> None:
+    """Run a function of what rows have one of, which goes over no row."""
+    first = next(iter(rows.values()))
+    if first.size:
+        views, inner = _seen(rows, first.shape)
+        given = frozenset([*views, *columns, *traits])
+        form = Form("registers", WARP)
+        launch_rows(spec, form, given, views, columns, scalars, first.size, inner, 0, stream, scratch, 0, None)
 
 
 def run_with_sums(

@@ -19,6 +19,7 @@ thread are added in trees of a word, the words compensated (two-sum), and so are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from fastact.backends.cuda.compile import Kernel
@@ -275,7 +276,7 @@ class Rows:
         if self.causal:
             trace.line("own = min(n, row % queries + 1)")
         # the first column of the words, and how many of them there are
-        first = (self.maps + self.outputs)[0]
+        first = (self.maps + self.outputs + [""])[0]
         if form.edges:
             trace.line(f"head = min(n, ((-{first}) % {BYTES}) // {self.size})")
             trace.line(f"full = (n - head) // {count}")
@@ -318,7 +319,7 @@ class Rows:
                     self._raw[name].append(words)
                     for word in words:
                         trace.line(f"{word} = {self._nothing}")
-                with trace.block(f"if q{k} < full:"):
+                with trace.block(f"if q{k} < full:") if self.maps else nullcontext():
                     for name in self.maps:
                         address = f"{name} + (head + q{k} * {count}) * {self.size}"
                         trace.line(f"{', '.join(self._raw[name][k])} = {self._load_words(address)}")
@@ -332,7 +333,7 @@ class Rows:
                     for i, word in enumerate(words):
                         trace.line(f"kept[{self._place(j, i)}] = {word}")
                 trace.line(f"q += {form.team}")
-        if form.edges:
+        if form.edges and self.maps:
             with trace.block("if edge >= 0:"):
                 for name in self.maps:
                     trace.line(f"{self._edge[name].name} = load_{self.dtype}({name} + edge * {self.size})")
@@ -475,6 +476,41 @@ class Rows:
         # one difference for all elements of a word
         apart = self.trace.emit(f"{label.name} - {word}")
         return self.chosen(f"{apart.name} == {element.lane}", a, b)
+
+    # ---- labels: integers of which -1 and the one that is ignored do not count, and others may be no class
+
+    def label(self) -> Value:
+        """The label of a row, -1 for one that does not count."""
+        (dtype,) = (t.removeprefix("labels_") for t in self.given if t.startswith("labels_"))
+        load = "load_word(labels)" if dtype == "int64" else f"int64(load_{dtype}(labels))"
+        found: Value = self.trace.emit(load)
+        if self.has("ignores"):
+            found = self.trace.emit(f"int64(-1) if {found.name} == int64(ignored) else {found.name}")
+            # any other label below 0 is no class
+        return found
+
+    def is_class(self, label: Value) -> str:
+        """The condition under which a label is one of the classes."""
+        found: Value = self.trace.emit(f"({label.name} >= 0) and ({label.name} < {self._classes})")
+        return found.name
+
+    @property
+    def _classes(self) -> str:
+        return "int64(classes)" if "classes" in self.scalars else "n"
+
+    def without_class(self, label: Value, uncounted: Value, bad: Value) -> Value:
+        """What a row has that does not count, and one whose label is no class."""
+        condition = f"{label.name} == -1" if self.has("ignores") else "False"
+        return self.chosen(condition, uncounted, bad)
+
+    def at_class(self, name: str, label: Value) -> Value:
+        """The element of an array at a label; 1 where there is no such array, 0 where the label is no class."""
+        if not self.has(name):
+            return self.number(1.0)
+        found = self.trace.fresh(self.number(0.0).name)
+        with self.trace.block(f"if {self.is_class(label)}:"):
+            self.trace.line(f"{found.name} = load_{self.dtype}({name} + {label.name} * {self.size})")
+        return found
 
     # ---- what a row has one of
 
