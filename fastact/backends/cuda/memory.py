@@ -177,6 +177,16 @@ def load_words(typingctx, address):  # type: ignore[no-untyped-def]
     return types.UniTuple(types.uint32, 4)(types.int64), emit
 
 
+def _round(dtype: str) -> Any:
+    def rounded(typingctx: Any, value: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _widened(builder, _narrowed(builder, args[0], dtype), dtype)
+
+        return types.float32(types.float32), emit
+
+    return intrinsic(rounded)
+
+
 def _unpack(dtype: str) -> Any:
     def unpack(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -228,6 +238,8 @@ def functions() -> dict[str, Callable[..., Any]]:
     found: dict[str, Any] = {"load_word": load_word, "load_byte": load_byte, "load_words": load_words, "exp2": exp2}
     for dtype in MEMORY:
         found[f"unpack_{dtype}"] = _unpack(dtype)
+        if dtype in ("float16", "bfloat16"):
+            found[f"round_{dtype}"] = _round(dtype)
         found[f"load_{dtype}"], found[f"store_{dtype}"] = _load(dtype), _store(dtype)
         for count in COUNTS:
             found[f"load_{dtype}_{count}"] = _load_vector(dtype, count)

@@ -271,37 +271,48 @@ def _factor(r: Rows) -> Value:
     return factor / r.trace.emit(f"load_{r.spec.compute}(divisor)")  # type: ignore[no-any-return]
 
 
+def _summed(r: Rows) -> Any:
+    """x or, with a residual, the sum of both, as it is after rounding."""
+    if not r.has("residual"):
+        return lambda e: e.x
+    return lambda e: r.rounded(e.x + e.residual)
+
+
 def layer_norm(r: Rows) -> None:
-    f, first = r.f, r.first_element("x")
-    (sum_,) = r.totals(lambda e: e.x - first)
+    f, x = r.f, _summed(r)
+    first = x(r.first_element())
+    (sum_,) = r.totals(lambda e: x(e) - first)
     guess = f["mean_from"](first, r.whole(*sum_), r.length)
     rest, squares = (
-        r.whole(*pair) for pair in r.totals(lambda e: e.x - guess, lambda e: (e.x - guess) * (e.x - guess))
+        r.whole(*pair) for pair in r.totals(lambda e: x(e) - guess, lambda e: (x(e) - guess) * (x(e) - guess))
     )
     rstd = f["spread_scale"](squares, rest, r.length, r.scalar("eps"))
     mean, low = f["two_sum"](guess, f["quotient"](rest, r.length))
     for name, value in (("mean", mean), ("low", low), ("rstd", rstd)):
         r.store_row(name, value)
-    _normed(r, mean, f["negative_product"](low, rstd), rstd)
+    shift = f["negative_product"](low, rstd)
+    _write_norm(r, x, lambda e: _affine(r, e, f["normalised"](x(e), mean, rstd, shift)))
 
 
 def rms_norm(r: Rows) -> None:
-    rstd = r.f["square_scale"](r.total(lambda e: e.x * e.x), r.length, r.scalar("eps"))
+    x = _summed(r)
+    rstd = r.f["square_scale"](r.total(lambda e: x(e) * x(e)), r.length, r.scalar("eps"))
     r.store_row("rstd", rstd)
-    _scaled(r, rstd)
+    _write_norm(r, x, lambda e: _scaled(r, e, x(e) * rstd))
 
 
-def _normed(r: Rows, mean: Value, shift: Value, rstd: Value) -> None:
-    def y(e: Element) -> Value:
-        h = r.f["normalised"](e.x, mean, rstd, shift)
-        weight = e.weight if r.has("weight") else r.number(1.0)
-        return r.f["affine"](h, weight, e.bias if r.has("bias") else r.number(-0.0))
-
-    r.write("y", y)
+def _write_norm(r: Rows, x: Any, y: Any) -> None:
+    then = r.then
+    r.write_all({"y": y if then is None else lambda e: then.value(y(e), *r.then_params), "total": x})
 
 
-def _scaled(r: Rows, rstd: Value) -> None:
-    r.write("y", lambda e: e.x * rstd * e.weight if r.has("weight") else e.x * rstd)
+def _affine(r: Rows, e: Element, h: Value) -> Value:
+    weight = e.weight if r.has("weight") else r.number(1.0)
+    return r.f["affine"](h, weight, e.bias if r.has("bias") else r.number(-0.0))  # type: ignore[no-any-return]
+
+
+def _scaled(r: Rows, e: Element, h: Value) -> Value:
+    return h * e.weight if r.has("weight") else h  # type: ignore[no-any-return]
 
 
 def layer_norm_backward(r: Rows) -> None:
@@ -320,12 +331,20 @@ def _statistic(r: Rows, name: str) -> Value:
 
 
 def _norm_backward(r: Rows, normalised: Any, rstd: Value, centred: bool) -> None:
+    then = r.then
+
+    def slope(e: Element) -> Value:
+        if then is None:
+            return e.dy
+        y = (_affine if centred else _scaled)(r, e, normalised(e))
+        return e.dy * then.grad(y, *r.then_params)  # type: ignore[no-any-return]
+
     def weighted(e: Element) -> Value:
-        return e.dy * e.weight if r.has("weight") else e.dy  # type: ignore[no-any-return]
+        return slope(e) * e.weight if r.has("weight") else slope(e)
 
     if r.form.tiles > 1:
         # sums over rows alone
-        r.sums_of_columns({"dweight": lambda e: e.dy * normalised(e), "dbias": lambda e: e.dy})
+        r.sums_of_columns({"dweight": lambda e: slope(e) * normalised(e), "dbias": slope})
         return
     sums = [lambda e: weighted(e) * normalised(e)]
     if centred:
@@ -333,7 +352,7 @@ def _norm_backward(r: Rows, normalised: Any, rstd: Value, centred: bool) -> None
     found = [r.f["quotient"](r.whole(*pair), r.length) * rstd for pair in r.totals(*sums)]
     a = found[1] if centred else r.number(0.0)
     r.write("dx", lambda e: r.f["norm_grad"](weighted(e), normalised(e), rstd, a, found[0]))
-    r.sums_of_columns({"dweight": lambda e: e.dy * normalised(e), "dbias": lambda e: e.dy})
+    r.sums_of_columns({"dweight": lambda e: slope(e) * normalised(e), "dbias": slope})
 
 
 def total(r: Rows) -> None:

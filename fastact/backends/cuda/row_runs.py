@@ -15,6 +15,7 @@ from fastact.backends.cuda.rows import BYTES, MOST_SUMS, MOST_WIDTH, WARP, Form,
 from fastact.backends.cuda.trace import Trace
 from fastact.maths.grammar import bind_rows
 from fastact.spec.kernel import KernelSpec
+from fastact.spec.table import Op
 
 # words of a thread, of all arrays, up to which a team is made larger instead: 65536 rows of 4096 on an H100, softmax of
 # bfloat16 0.393 ms with 4 words (a copy 0.371), 0.466 with 2, 0.539 with 1; of float32 0.742 with 8 and with 4
@@ -103,6 +104,7 @@ def run(
     traits: frozenset[str] = frozenset(),
     queries: int = 0,
     divisor: DeviceArray | None = None,
+    then: Op | None = None,
 ) -> None:
     """Run a row function.
 
@@ -126,6 +128,8 @@ def run(
         Of a causal mask: after so many rows it begins anew.
     divisor : DeviceArray, optional
         A number on the device that the factor is divided by.
+    then : Op, optional
+        An activation of the result; `scalars` has its parameters as ``then_0``, ``then_1``, …
     """
     first = next(iter(maps.values()))
     *lead, n = first.shape
@@ -139,13 +143,17 @@ def run(
         # no row is gone over
         form = Form("registers", WARP)
         given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
-        launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor)
+        launch_rows(
+            spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor, None, then
+        )  # fmt: skip
         return
     # a part of a row is read when another one has been written
     apart = not any(a.may_share_memory(b) for i, a in enumerate(elements) for b in elements[:i])
     form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax")
     given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
-    launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor)
+    launch_rows(
+        spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor, None, then
+    )  # fmt: skip
 
 
 def run_of_rows(
@@ -172,13 +180,18 @@ def run_with_sums(
     rows: Mapping[str, DeviceArray],
     columns: Mapping[str, DeviceArray],
     sums: Mapping[str, DeviceArray],
+    scalars: Mapping[str, float],
     stream: int,
     scratch: Callable[[tuple[int, ...], str], DeviceArray],
+    then: Op | None = None,
+    traits: frozenset[str] = frozenset(),
 ) -> None:
     """Run a row function that has sums over rows besides, one for each column.
 
     Parameters are those of `run`, and `sums`, contiguous, in any floating dtype.
     """
+    if not sums:
+        return run(spec, maps, rows, columns, scalars, stream, scratch, traits, then=then)
     first = next(iter(maps.values()))
     *lead, n = first.shape
     count = math.prod(lead)
@@ -191,7 +204,7 @@ def run_with_sums(
     words = -(-n // per_word)
     down = rows_down(count)
     blocks = -(-count // down)
-    given = frozenset([*views, *columns, *sums])
+    given = frozenset([*views, *columns, *sums, *traits])
     pairs = scratch((blocks, len(sums), 2, n), spec.compute)
     team = WARP
     while team < LARGEST and -(-words // team) * per_word > MOST_COLUMNS:
@@ -199,14 +212,14 @@ def run_with_sums(
     per_thread = -(-words // team)
     if per_thread * per_word <= MOST_COLUMNS:
         form = Form("registers", team, per_thread, per_word, down=down)
-        launch_rows(spec, form, given, views, columns, {}, count, inner, n, stream, scratch, 0, None, pairs)
+        launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
     else:
         # longer rows are read twice
         own = given - set(sums)
         form = form_of(elements, count, n, held, parts=False)
-        launch_rows(spec, form, own, views, columns, {}, count, inner, n, stream, scratch, 0, None)
+        launch_rows(spec, form, own, views, columns, scalars, count, inner, n, stream, scratch, 0, None, None, then)
         form = Form("registers", 128, 1, per_word, down=down, tiles=-(-words // 128))
-        launch_rows(spec, form, given, views, columns, {}, count, inner, n, stream, scratch, 0, None, pairs)
+        launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
     for j, (name, out) in enumerate(sums.items()):
         combine(pairs, blocks, len(sums), j, n, out, spec.compute, stream)
 
@@ -282,7 +295,7 @@ def launch_rows(
     spec: KernelSpec, form: Form, given: frozenset[str], views: Mapping[str, DeviceArray],
     columns: Mapping[str, DeviceArray], scalars: Mapping[str, float], count: int, inner: int, n: int, stream: int,
     scratch: Callable[[tuple[int, ...], str], DeviceArray], queries: int, divisor: DeviceArray | None,
-    pairs: DeviceArray | None = None,
+    pairs: DeviceArray | None = None, then: Op | None = None,
 ) -> None:  # fmt: skip
     """Launches the kernel of a form, or one for each phase."""
     device = next(iter(views.values())).device
@@ -291,10 +304,10 @@ def launch_rows(
     if form.memory == "parts":
         parts = -(-n // PART)
         workspace = scratch((count * parts * MOST_SUMS * MOST_WIDTH,), "float64")
-        phases = Rows(spec, form, given, list(scalars)).count_sums(function)
+        phases = Rows(spec, form, given, list(scalars), then).count_sums(function)
     for phase in range(phases + 1):
         form = form._replace(phase=phase)
-        writer = Rows(spec, form, given, list(scalars))
+        writer = Rows(spec, form, given, list(scalars), then)
         grid = -(-count // (form.down or writer.rows_of_block)) * parts * form.tiles
         slots: list[float] = [count, inner, n]
         for name in writer.by_row():
@@ -314,5 +327,5 @@ def launch_rows(
             words = -(-n // form.count)
             shared = -(-words // form.team) * form.team * BYTES * len(writer.maps)
         where = Launch(device, stream, (grid, 1), writer.block, shared)
-        key = spec, form, tuple(sorted(given))
+        key = spec, form, tuple(sorted(given)), tuple(scalars), "" if then is None else then.name
         launch.run(key, lambda writer=writer: writer.kernel(function), where, tuple(slots))

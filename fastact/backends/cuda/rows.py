@@ -27,6 +27,8 @@ from fastact.backends.cuda.dtypes import SIZES
 from fastact.backends.cuda.trace import Trace, Value
 from fastact.maths.grammar import bind_rows
 from fastact.spec.kernel import KernelSpec
+from fastact.spec.kinds import Formulas
+from fastact.spec.table import Op
 
 # of an access
 BYTES = 16
@@ -90,13 +92,22 @@ class Rows:
     form : Form
     given : frozenset of str
         Which of the arrays that may be absent there are, and what else the kernel heeds: ``mask``, ``causal``.
+    scalars : sequence of str
+        The names of numbers for the whole call.
+    then : Op, optional
+        An activation of the result. Its parameters are numbers ``then_0``, ``then_1``, …
     """
 
-    def __init__(self, spec: KernelSpec, form: Form, given: frozenset[str], scalars: Sequence[str]) -> None:
-        self.spec, self.form, self.given = spec, form, given
+    def __init__(
+        self, spec: KernelSpec, form: Form, given: frozenset[str], scalars: Sequence[str], then: Op | None = None
+    ) -> None:
+        self.spec, self.form, self.given, self.after = spec, form, given, then
         self.dtype, self.size = spec.dtype, SIZES[spec.dtype]
+        # of what has a value for each column
+        self.column_dtype = spec.compute if "wide_columns" in given else spec.dtype
         self.trace = Trace(spec.compute)
         self.f: dict[str, Callable[..., Any]] = bind_rows(self.trace.primitives(), spec.compute)
+        self.then = None if then is None else Formulas(self.f, then)
         self.maps = [a.name for a in spec.inputs if a.role == "map" and a.name in given]
         self.columns = [a.name for a in spec.inputs if a.role == "col" and a.name in given]
         self.row_inputs = [a.name for a in spec.inputs if a.role == "row" and a.name in given]
@@ -117,6 +128,17 @@ class Rows:
         """A number for the whole call."""
         return self.trace.emit(f"{self.spec.compute}({name})")  # type: ignore[no-any-return]
 
+    @property
+    def then_params(self) -> list[Value]:
+        """The parameters of the activation of the result."""
+        return [self.scalar(f"then_{j}") for j in range(0 if self.after is None else len(self.after.params))]
+
+    def rounded(self, value: Value) -> Value:
+        """A value as it is in memory."""
+        if self.dtype == self.spec.compute:
+            return value
+        return self.trace.emit(f"round_{self.dtype}({value.name})")  # type: ignore[no-any-return]
+
     def number(self, value: Any) -> Value:
         return self.trace.value(value)
 
@@ -135,7 +157,7 @@ class Rows:
     def count_sums(self, function: Callable[[Rows], None]) -> int:
         """How many times a row function goes over a row before it writes."""
         # all sums known
-        counted = Rows(self.spec, self.form._replace(phase=MOST_SUMS), self.given, self.scalars)
+        counted = Rows(self.spec, self.form._replace(phase=MOST_SUMS), self.given, self.scalars, self.after)
         counted.kernel(function)
         return counted._sums
 
@@ -194,7 +216,8 @@ class Rows:
             trace.line("kept = cuda.shared.array(0, types.uint32)")
         names, slots = self.arguments()
         text = "\n".join([f"def kernel({', '.join(names)}):", *trace.lines, *body])
-        traits = "_".join([form.memory, *map(str, form[1:]), *sorted(self.given)])
+        after = [] if self.after is None else [self.after.name]
+        traits = "_".join([form.memory, *map(str, form[1:]), *sorted(self.given), *after])
         return Kernel(f"{self.spec.symbol}_{traits}", self.spec.compute, slots, text, dict(trace.constants), self.block)
 
     @property
@@ -225,8 +248,8 @@ class Rows:
                 values = [trace.fresh(self.number(0.0).name) for _ in range(count)]
                 with trace.block(f"if q{k} < full:"):
                     many = f"_{count}" if count > 1 else ""
-                    address = f"{name} + q{k} * {count * self.size}"
-                    trace.line(f"{', '.join(v.name for v in values)} = load_{self.dtype}{many}({address})")
+                    address = f"{name} + q{k} * {count * SIZES[self.column_dtype]}"
+                    trace.line(f"{', '.join(v.name for v in values)} = load_{self.column_dtype}{many}({address})")
                 self._kept_columns[name].append(values)
         zero = self.number(0.0)
         self._down = {
@@ -378,11 +401,14 @@ class Rows:
         for name in self.columns:
             if count > 1 and not self.form.edges:
                 names = [self.trace.name() for _ in columns]
-                address = f"{name} + ({columns[0]}) * {self.size}"
-                self.trace.line(f"{', '.join(names)} = load_{self.dtype}_{count}({address})")
+                address = f"{name} + ({columns[0]}) * {SIZES[self.column_dtype]}"
+                self.trace.line(f"{', '.join(names)} = load_{self.column_dtype}_{count}({address})")
                 values[name] = [Value(self.trace, v) for v in names]
             else:
-                values[name] = [self.trace.fresh(f"load_{self.dtype}({name} + ({c}) * {self.size})") for c in columns]
+                values[name] = [
+                    self.trace.fresh(f"load_{self.column_dtype}({name} + ({c}) * {SIZES[self.column_dtype]})")
+                    for c in columns
+                ]
         if self.masked:
             values["mask"] = [self.trace.emit(f"load_bool(mask + ({c}))") for c in columns]
         return values
@@ -509,7 +535,8 @@ class Rows:
             return self.number(1.0)
         found = self.trace.fresh(self.number(0.0).name)
         with self.trace.block(f"if {self.is_class(label)}:"):
-            self.trace.line(f"{found.name} = load_{self.dtype}({name} + {label.name} * {self.size})")
+            dtype = self.column_dtype if name in self.columns else self.dtype
+            self.trace.line(f"{found.name} = load_{dtype}({name} + {label.name} * {SIZES[dtype]})")
         return found
 
     # ---- what a row has one of
@@ -518,9 +545,10 @@ class Rows:
         """An element of an input that has one for each row."""
         return self.trace.emit(f"load_{dtype}({name})")  # type: ignore[no-any-return]
 
-    def first_element(self, name: str) -> Value:
+    def first_element(self) -> Element:
         """The first element of a row."""
-        return self.trace.fresh(f"load_{self.dtype}({name})")
+        values = {name: self.trace.fresh(f"load_{self.dtype}({name})") for name in self.maps}
+        return Element(self, "0", values, 0)
 
     def store_row(self, name: str, value: Value) -> None:
         """Writes what a row has one of; nothing where it is not wanted."""

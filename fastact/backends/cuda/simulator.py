@@ -146,6 +146,7 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
     found["load_words"], found["exp2"], found["store_bool"] = _load_words, np.exp2, _store("bool")
     for name in FLOATS:
         found[f"unpack_{name}"] = _unpack(name)
+        found[f"round_{name}"] = _round(name)
         found[f"load_{name}"], found[f"store_{name}"] = _load(name), _store(name)
         for count in (2, 4, 8):
             found[f"load_{name}_{count}"] = _load_many(name, count)
@@ -216,6 +217,11 @@ def _store_many(name: str, count: int) -> Callable[..., None]:
 def _load_words(address: Any) -> Any:
     _aligned(address, 16)
     return tuple(_at(address, 4, np.dtype(np.uint32)))
+
+
+def _round(name: str) -> Callable[..., Any]:
+    memory, compute = _memory(name).type, np.dtype(name if name == "float64" else "float32").type
+    return lambda value: compute(memory(value))
 
 
 def _unpack(name: str) -> Callable[..., Any]:
