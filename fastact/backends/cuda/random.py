@@ -42,20 +42,31 @@ def factors(trace: Trace, count: int, index: str) -> list[Value]:
     """The factors of a dropout for `count` elements from `index` on: 0 where a number is below p, else `factor`."""
     kept = trace.fresh(f"{trace.dtype}(factor)")
     zero = trace.value(0.0)
-    found = []
-    if count == 1:
-        at, word = trace.name(), trace.name()
-        trace.line(f"{at} = offset + ({index} >> 2)")
-        names = words(trace, at)
-        trace.line(f"{word} = {index} & 3")
-        low = f"({names[0]} if {word} == 0 else {names[1]})"
-        high = f"({names[2]} if {word} == 2 else {names[3]})"
-        chosen = trace.name()
-        trace.line(f"{chosen} = {low} if {word} < 2 else {high}")
-        return [trace.fresh(f"cuda.selp(({chosen} >> 8) >= threshold, {kept.name}, {zero.name})")]
-    for block in range(count // 4):
-        at = trace.name()
-        trace.line(f"{at} = offset + ({index} >> 2) + {block}")
-        for name in words(trace, at):
-            found.append(trace.fresh(f"cuda.selp(({name} >> 8) >= threshold, {kept.name}, {zero.name})"))
-    return found
+    found = _words(trace, count, index)
+    return [trace.fresh(f"cuda.selp(({word} >> 8) >= threshold, {kept.name}, {zero.name})") for word in found]
+
+
+def numbers(trace: Trace, count: int, index: str) -> list[Value]:
+    """Numbers in a range for `count` elements from `index` on: ``low + range_·u``, u in [0, 1)."""
+    low, width = trace.fresh(f"{trace.dtype}(low)"), trace.fresh(f"{trace.dtype}(range_)")
+    found = [trace.fresh(f"{trace.dtype}({word} >> 8)") for word in _words(trace, count, index)]
+    return [low + width * (u * 2.0**-24) for u in found]
+
+
+def _words(trace: Trace, count: int, index: str) -> list[str]:
+    """The words of `count` elements from `index` on; of more than one element it is a multiple of 4."""
+    if count > 1:
+        found = []
+        for block in range(count // 4):
+            at = trace.name()
+            trace.line(f"{at} = offset + ({index} >> 2) + {block}")
+            found += words(trace, at)
+        return found
+    at, word, chosen = trace.name(), trace.name(), trace.name()
+    trace.line(f"{at} = offset + ({index} >> 2)")
+    names = words(trace, at)
+    trace.line(f"{word} = {index} & 3")
+    low = f"({names[0]} if {word} == 0 else {names[1]})"
+    high = f"({names[2]} if {word} == 2 else {names[3]})"
+    trace.line(f"{chosen} = {low} if {word} < 2 else {high}")
+    return [chosen]

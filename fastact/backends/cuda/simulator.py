@@ -29,7 +29,8 @@ def enabled() -> bool:
 
 def run(kernel: Kernel, grid: tuple[int, int], block: int, shared: int, slots: tuple[float, ...]) -> None:
     """Run a kernel, one block after another."""
-    _compiled(kernel)[grid, block, 0, shared](*slots)
+    typed = (np.int64(v) if slot == "q" else np.float64(v) for v, slot in zip(slots, kernel.slots, strict=True))
+    _compiled(kernel)[grid, block, 0, shared](*typed)
 
 
 # numba-cuda runs one kernel at a time
