@@ -1,7 +1,7 @@
 """Kernels of a ``map`` over rows: with values for a column or a row, rows that lie apart, sums over rows.
 
 =================  =================================================================================================
-``columns``        each element by itself; a thread takes a word of columns in four rows
+``columns``        each element by itself; a thread takes a word of columns in two or four rows
 ``column_sums``    the same, and the sums over blocks of 64 rows: the quads of a block are computed by threads of one
                    block and added up in their order, in shared memory
 ``segment_sums``   the sums along rows, which are one channel's elements each: the same over 64 chains of a row
@@ -177,19 +177,19 @@ class Rows:
     def compute(
         self, rows: Sequence[Row], limit: str, of_row: Callable[[int], dict[str, list[Value]]] = lambda k: {}
     ) -> list[list[Value]]:
-        """Load four rows, compute and store each; the sums over them, for each sum one of each column.
+        """Load some rows, compute and store each; the sums over them, for each sum one of each column.
 
         Parameters
         ----------
         rows : sequence of Row
-            In ascending order.
+            In ascending order; QUAD of them where there are sums.
         limit : str
             A word is there where it begins before it.
         of_row : callable
             The values that row k has by itself, by the argument's name.
         """
         t, count = self.t, self.count
-        loaded = {(name, k): [t.name() for _ in range(count)] for k in range(QUAD) for name in self.full}
+        loaded = {(name, k): [t.name() for _ in range(count)] for k in range(len(rows)) for name in self.full}
         if self.full:
             with t.block(f"if {rows[-1].at} + {count} <= {limit}:"):
                 for k, row in enumerate(rows):
@@ -246,6 +246,11 @@ def quotient(t: Trace, name: str, a: str, b: str) -> None:
         t.line(f"{name} = {a} // {b}")
 
 
+def rows_of(count: int) -> int:
+    """The rows that a thread of ``columns`` takes: 16 elements, but no more than four."""
+    return min(QUAD, 16 // count)
+
+
 def columns(spec: KernelSpec, roles: str, count: int, repeated: bool) -> Kernel:
     """The form ``columns``.
 
@@ -262,26 +267,26 @@ def columns(spec: KernelSpec, roles: str, count: int, repeated: bool) -> Kernel:
         Whether a row holds several rows of `channel` elements; the last row may then be cut off.
     """
     r = Rows(spec, roles, count, repeated)
-    t = r.t
+    t, many = r.t, rows_of(count)
     t.line(f"i = int64(cuda.blockIdx.x) * {BLOCK} + int64(cuda.threadIdx.x)")
     quotient(t, "quad", "i", "pieces")
     t.line(f"col = (i - quad * pieces) * {count}")
-    t.line(f"row = quad * {QUAD}")
+    t.line(f"row = quad * {many}")
     t.line("e0 = row * width + col")
     with t.block("if e0 < total:"):
-        for k in range(1, QUAD):
+        for k in range(1, many):
             t.line(f"e{k} = e{k - 1} + width")
         r.prepare()
         r.take_columns(repeated)
-        of_row: list[dict[str, list[Value]]] = [{} for _ in range(QUAD)]
+        of_row: list[dict[str, list[Value]]] = [{} for _ in range(many)]
         names = r.of("h")
         if names:
             quotient(t, "turn", "row", "channel")
             t.line("h0 = row - turn * channel")
-            for k in range(1, QUAD):
+            for k in range(1, many):
                 t.line(f"h{k} = h{k - 1} + 1 if h{k - 1} + 1 < channel else 0")
-            of_row = [{name: [r.load(name, f"h{k}")] * count for name in names} for k in range(QUAD)]
-        rows = [_row_at(r, k) for k in range(QUAD)]
+            of_row = [{name: [r.load(name, f"h{k}")] * count for name in names} for k in range(many)]
+        rows = [_row_at(r, k) for k in range(many)]
         r.compute(rows, "total", lambda k: of_row[k])
     return r.kernel("columns" + ("_repeated" if repeated else ""), ("width", "pieces", "total", "channel"), BLOCK)
 

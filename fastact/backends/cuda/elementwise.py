@@ -45,7 +45,8 @@ class Writer:
         self.role = next((a.role for a in spec.inputs if a.role in RANDOM), "")
         self.random = bool(self.role)
         # what random numbers need, as arguments
-        self.random_names, self.random_slots = RANDOM.get(self.role, ((), ""))
+        none: tuple[tuple[str, ...], str] = (), ""
+        self.random_names, self.random_slots = RANDOM.get(self.role, none)
         self._formula = spec.body(bind(self.trace.primitives(), spec.compute))
         self.numbers: list[str] = []
 
@@ -91,8 +92,8 @@ def vector(spec: KernelSpec) -> Kernel:
         keeps = w.keeps(count, "i") if w.random else [None] * count
         results = [w.outputs([x[k] for x in loaded], given, keeps[k]) for k in range(count)]
         for j, y in enumerate(outs):
-            values = ", ".join(result[j].name for result in results)
-            trace.line(f"store_{dtype}_{count}({y} + i * {size}, {values})")
+            stores = ", ".join(result[j].name for result in results)
+            trace.line(f"store_{dtype}_{count}({y} + i * {size}, {stores})")
     with trace.block("else:"), trace.block("while i < n:"):
         values = [trace.fresh(f"load_{dtype}({x} + i * {size})") for x in ins]
         keep = w.keeps(1, "i")[0] if w.random else None
@@ -147,15 +148,21 @@ def strided(spec: KernelSpec, ndim: int, dtypes: tuple[str, ...], masked: bool) 
             keep = w.keeps(1, "i")[0] if w.random else None
             given = [values[name] for name in every]
             for y, v in zip(outs, w.outputs(given[: len(w.inputs)], given[len(w.inputs) :], keep)):
-                to = compute_dtype(dtype_of[y])
-                text = v.name if to == spec.compute else f"{to}({v.name})"
-                trace.line(f"store_{dtype_of[y]}(a_{y}, {text})")
+                trace.line(stored(f"a_{y}", v.name, dtype_of[y], spec.compute))
     lengths = [f"n{d}" for d in range(1, ndim)]
     strides = [f"s_{name}_{d}" for name in arrays for d in range(ndim)]
     arguments = [*arrays, "n", *lengths, *strides, *numbers, *w.random_names]
     slots = "q" * (len(arrays) + 1 + len(lengths) + len(strides)) + "d" * len(numbers)
     form = "_".join(["strided", str(ndim), *(d or "number" for d in dtypes), *(["masked"] if masked else [])])
     return w.kernel(form, arguments, slots + w.random_slots, BLOCK)
+
+
+def stored(address: str, value: str, dtype: str, compute: str) -> str:
+    """The line that stores a value of the dtype that is computed in as one of another dtype, rounded as NumPy does."""
+    if dtype == "float16" and compute == "float64":
+        return f"store_float16_double({address}, {value})"
+    to = compute_dtype(dtype)
+    return f"store_{dtype}({address}, {value if to == compute else f'{to}({value})'})"
 
 
 def _converted(text: str, dtype: str, spec: KernelSpec) -> str:

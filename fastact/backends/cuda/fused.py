@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastact.backends.cuda import columns, launch, maps, sums
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.columns import CHAINS, PIECE, QUAD, ROWS, SEGMENT
+from fastact.backends.cuda.columns import CHAINS, PIECE, ROWS, SEGMENT
 from fastact.backends.cuda.dtypes import SIZES
 from fastact.backends.cuda.launch import Launch
 from fastact.backends.cuda.maps import Random
@@ -78,7 +78,7 @@ def run(job: Job) -> None:
         else:
             _segment_sums(_straightened(job, False))
         return
-    if size and ("c" in job.roles or not maps.is_plain([*job.arrays, *job.outputs], job.spec.dtype)):
+    if size and not _is_plain(job):
         steps = _row_steps(job)
         if steps is not None:
             _columns(job, steps)
@@ -93,9 +93,15 @@ def form(job: Job) -> str:
     """The form that serves a job."""
     if job.sums:
         return "column_sums" if job.shape[2] == 1 else "segment_sums"
-    if "c" in job.roles or not maps.is_plain([*job.arrays, *job.outputs], job.spec.dtype):
+    if not _is_plain(job):
         return "columns" if _row_steps(job) is not None else "strided"
     return "vector"
+
+
+def _is_plain(job: Job) -> bool:
+    """Whether the form ``vector`` takes it."""
+    alone = all(isinstance(v, DeviceArray) == (role == "a") for v, role in zip(job.values, job.roles))
+    return alone and maps.is_plain([*job.arrays, *job.outputs], job.spec.dtype)
 
 
 def _row_step(a: DeviceArray, shape: tuple[int, int, int]) -> int | None:
@@ -206,7 +212,7 @@ def _columns(job: Job, steps: list[int]) -> None:
     count = _word(job, width, steps, rows)
     letters = _letters(job, count, along, copies > 1)
     pieces = width // count
-    threads = -(-rows // QUAD) * pieces
+    threads = -(-rows // columns.rows_of(count)) * pieces
     key = job.spec, "columns", letters, count, copies > 1
     slots = _slots(job, letters, steps, (width, pieces, total, channel))
     where = _launch(job, -(-threads // columns.BLOCK), columns.BLOCK)

@@ -2,9 +2,10 @@
 
 ``load_DTYPE(address)`` gives an element, ``load_DTYPE_COUNT`` so many as a tuple, from an address aligned to all of
 them; 16-bit elements come as float32. ``store_DTYPE(address, value)`` and ``store_DTYPE_COUNT(address, values...)``
-are the way back, rounded to nearest. Integers and booleans come as float64, but ``load_word`` gives an int64 itself.
-A bfloat16 is stored by the instruction of compute capability 8.0 and later. ``shuffle(value, lanes)`` is the value of
-the thread whose number in the warp differs in the bits `lanes`, ``high_product`` the upper half of a product of words.
+are the way back, rounded to nearest; ``store_float16_double`` rounds a float64 once. Integers and booleans come as
+float64, but ``load_word`` gives an int64 itself. A bfloat16 is stored by the instruction of compute capability 8.0 and
+later. ``shuffle(value, lanes)`` is the value of the thread whose number in the warp differs in the bits `lanes`,
+``high_product`` the upper half of a product of words.
 """
 
 from __future__ import annotations
@@ -162,9 +163,19 @@ def load_byte(typingctx, address):  # type: ignore[no-untyped-def]
     return types.int64(types.int64), emit
 
 
+@intrinsic
+def store_float16_double(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(builder.fptrunc(args[1], HALF), _pointer(builder, args[0], HALF))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), emit
+
+
 def functions() -> dict[str, Callable[..., Any]]:
     """What kernels call, by name."""
     found: dict[str, Any] = {"load_word": load_word, "load_byte": load_byte}
+    found["store_float16_double"] = store_float16_double
     for dtype in MEMORY:
         found[f"load_{dtype}"], found[f"store_{dtype}"] = _load(dtype), _store(dtype)
         for count in COUNTS:

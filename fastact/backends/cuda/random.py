@@ -1,17 +1,29 @@
 """Random numbers by their index, as kernels compute them: Philox 4x32-10, the stream of the CPU.
 
-Number i of a stream is word i % 4 of the block of counter offset + i // 4 under the key `seed` (Salmon, Moraes, Dror and
-Shaw, Parallel Random Numbers: as Easy as 1, 2, 3, SC 2011).
+Number i of a stream is word i % 4 of the block of counter offset + i // 4 under the key `seed` (Salmon, Moraes, Dror
+and Shaw, Parallel Random Numbers: as Easy as 1, 2, 3, SC 2011).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 from fastact.backends.cuda.trace import Trace, Value
+from fastact.spec.kernel import KernelSpec
+from fastact.spec.kinds import Argument
 
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 STEPS = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
 WORD = 0xFFFFFFFF
+
+
+@cache
+def kernel_of_numbers(spec: KernelSpec) -> KernelSpec:
+    """The kernel with a random number of each element's index in the place of its parameters (role ``numbers``)."""
+    weights = tuple(Argument(name, "numbers") for name in spec.params)
+    return replace(spec, name=f"{spec.name}_random", inputs=spec.inputs + weights, params=())
 
 
 def words(trace: Trace, counter: str) -> list[str]:

@@ -92,6 +92,7 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
         for count in (2, 4, 8):
             found[f"load_{name}_{count}"] = _load_many(name, count)
             found[f"store_{name}_{count}"] = _store_many(name, count)
+    found["store_float16_double"] = found["store_float16"]
     for name in INTEGERS:
         found[f"load_{name}"] = _load_integer(name)
     return found

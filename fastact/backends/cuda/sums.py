@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastact.backends.cuda.columns import CHAINS, PIECE, SEGMENT, fold
 from fastact.backends.cuda.compile import Kernel
 from fastact.backends.cuda.dtypes import SIZES
+from fastact.backends.cuda.elementwise import stored
 from fastact.backends.cuda.trace import Trace
 from fastact.maths.rows import pair_add
-from fastact.spec.kernel import compute_dtype
 
 # threads of a block; few, because there are few columns
 COMBINE_BLOCK = 64
@@ -52,10 +52,8 @@ def combine(compute: str, dtypes: tuple[str, ...]) -> Kernel:
         if dtypes:
             found = t.where(t.compare("==", high - high, 0.0), high + low, high).name
             for j, (y, dtype) in enumerate(zip(results, dtypes)):
-                to = compute_dtype(dtype)
                 with t.block(f"if s == {j}:"):
-                    value = found if to == compute else f"{to}({found})"
-                    t.line(f"store_{dtype}({y} + i * {SIZES[dtype]}, {value})")
+                    t.line(stored(f"{y} + i * {SIZES[dtype]}", found, dtype, compute))
         else:
             t.line(f"y = y0 + s * between + i * {size}")
             t.line(f"store_{compute}(y, {high.name})")
@@ -163,9 +161,7 @@ def pairwise(source: str, dtype: str) -> Kernel:
         t.line("to = other")
         t.line("leaves = leaves >> 1")
     with t.block("if thread == 0:"):
-        found = t.fresh("load_float64(source)").name
-        to = compute_dtype(dtype)
-        t.line(f"store_{dtype}(y, {found if to == 'float64' else f'{to}({found})'})")
+        t.line(stored("y", t.fresh("load_float64(source)").name, dtype, "float64"))
     arguments = ["x", "n", "depth", "work", "y"]
     text = "\n".join([f"def kernel({', '.join(arguments)}):", *t.lines])
     name = f"pairwise_{source}_{dtype}"
