@@ -83,7 +83,15 @@ def driver() -> list[Extension]:
                 # nothing contracted: sums have the same bits on every instruction set
                 extra_compile_args=(["-O3", "-g0", "-std=gnu11", "-ffp-contract=off"] if posix else []) + openmp,
                 extra_link_args=openmp,
-            )
+            ),
+            # nothing of CUDA to build it: the driver's library is opened when first needed
+            Extension(
+                "fastact.backends.cuda._launch",
+                ["fastact/backends/cuda/_launch.pyx"],
+                include_dirs=["fastact/backends/cuda"],
+                depends=["fastact/backends/cuda/_launch.h"],
+                extra_compile_args=["-O3", "-g0", "-std=gnu11"] if posix else [],
+            ),
         ],
         build_dir="build/cython",
     )

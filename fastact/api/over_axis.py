@@ -27,6 +27,7 @@ from fastact.api.arguments import (
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
+from fastact.spec.rows import ROWS
 
 Axis = int | tuple[int, ...] | None
 
@@ -77,6 +78,8 @@ class RowMethod:
             result = function.direct(arrays, out)
             if result is not None:
                 return result
+        if _driver.elsewhere((*arrays, out)):
+            return self._on_device(arrays, axis, where, out, kwargs)
         if any(map(is_labelled, arrays)):
             return self._labelled(arrays, axis, where, out, kwargs)
         refuse_masked(self.name, (*arrays, where, *(out if isinstance(out, tuple) else (out,))), WHERE, lazy=True)
@@ -91,6 +94,24 @@ class RowMethod:
                 self._fits(out, arrays, axis, kwargs)
             return function.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
+
+    def _on_device(
+        self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any], **more: Any
+    ) -> Any:
+        """The call for arrays on a GPU."""
+        from fastact.api import device_rows
+
+        axis = self._axis(axis)
+        self._known(kwargs)
+        keepdims = bool(kwargs.pop("keepdims", False))
+        for keyword in kwargs:
+            raise TypeError(f"{self.name}: {keyword} is not taken with arrays on a GPU")
+        kernel = more.pop("kernel", self._kernel)
+        names = [a.name for a in ROWS[kernel].inputs]
+        return device_rows.call(
+            self.name, kernel, dict(zip(names, arrays)), axis, where, single_out(self.name, out), fill=self._fill,
+            fill_in=self._fill_in, reduces=self._reduces, keepdims=keepdims, **more,
+        )  # fmt: skip
 
     def _known(self, kwargs: dict[str, Any]) -> None:
         """`TypeError` for a keyword that the function does not take."""

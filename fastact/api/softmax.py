@@ -207,6 +207,12 @@ class _Scaled(RowMethod):
             if result is not None:
                 return result
         scale, causal = self._numbers(scale, causal)
+        if _driver.elsewhere((*given, out, bias)):
+            if scale == 1.0 and not causal and bias is None:
+                return self._on_device(given, axis, where, out, kwargs)
+            kernel = self._scaled[bias is not None]
+            more = {"scalars": {"scale": scale}, "causal": causal, "bias": bias}
+            return self._on_device(given, axis, where, out, kwargs, kernel=kernel, **more)
         if scale == 1.0 and not causal and bias is None:
             return self._along(given, axis, where, out, kwargs)
         self._known(kwargs)

@@ -1984,8 +1984,8 @@ cdef set HOST_TYPES = {np.ndarray, type(None), float, int, bool, list, np.float6
 cdef object any_on_device = None
 
 
-cdef bint elsewhere(tuple given) except -1:
-    # whether an array of these is on a GPU; tuples are looked into
+cpdef bint elsewhere(tuple given) except -1:
+    """Whether one of these is an array on a GPU; tuples are looked into."""
     global any_on_device
     for a in given:
         if type(a) not in HOST_TYPES:

@@ -60,6 +60,17 @@ class Row:
     index: str
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A part of the shared memory of a kernel, from an element on."""
+
+    start: int
+
+    def at(self, index: str) -> str:
+        """Its element of an index, as text."""
+        return f"shared[{self.start} + {index}]"
+
+
 class Rows:
     """What the kernels have in common: four rows of a thread, loaded together, computed one after the other.
 
@@ -309,7 +320,7 @@ def column_sums(spec: KernelSpec, roles: str, count: int, repeated: bool) -> Ker
     r = Rows(spec, roles, count, repeated)
     t, lanes = r.t, sums_lanes(count)
     wide = lanes * count
-    shared = _shared(r, QUADS * wide)
+    shared = share(t, *[QUADS * wide] * r.nsum)
     t.line("thread = int64(cuda.threadIdx.x)")
     t.line(f"lane = thread % {lanes}")
     t.line(f"q = thread // {lanes}")
@@ -326,7 +337,7 @@ def column_sums(spec: KernelSpec, roles: str, count: int, repeated: bool) -> Ker
         r.prepare()
         r.take_columns(repeated)
         quads = r.compute([_row_at(r, k) for k in range(QUAD)], "total")
-        _share(r, shared, quads, f"q * {wide} + lane * {count}")
+        _keep(t, shared, quads, f"q * {wide} + lane * {count}")
     t.line("cuda.syncthreads()")
     for s, values in enumerate(shared):
         with t.block(f"if thread < {wide} and first + thread < width:"):
@@ -368,7 +379,9 @@ def segment_sums(spec: KernelSpec, roles: str, count: int, quads: int, folded: b
     chains = lanes * count
     parts = CHAINS // chains
     side = SEGMENT_BLOCK // (lanes * quads)
-    shared = _shared(r, side * quads * chains)
+    pairs = [side * CHAINS] * 2 * r.nsum if folded else []
+    shared = share(t, *[side * quads * chains] * r.nsum, *pairs)
+    sides = [(shared[k], shared[k + 1]) for k in range(r.nsum, len(shared), 2)]
     t.line("thread = int64(cuda.threadIdx.x)")
     t.line(f"own = thread // {lanes * quads}")
     t.line(f"lane = thread % {lanes}")
@@ -391,14 +404,9 @@ def segment_sums(spec: KernelSpec, roles: str, count: int, quads: int, folded: b
         for k in range(QUAD):
             t.line(f"e{k} = row * inner + at{k}")
         rows = [_chain_at(r, k) for k in range(QUAD)]
-        _share(r, shared, r.compute(rows, "inner"), f"(own * {quads} + q) * {chains} + lane * {count}")
+        _keep(t, shared, r.compute(rows, "inner"), f"(own * {quads} + q) * {chains} + lane * {count}")
     t.line("cuda.syncthreads()")
-    sides = []
-    for s, values in enumerate(shared):
-        if folded:
-            sides.append((f"high{s}", f"low{s}"))
-            for name in sides[-1]:
-                t.line(f"{name} = cuda.shared.array({side * CHAINS}, {spec.compute})")
+    for s, values in enumerate(shared[: r.nsum]):
         t.line("k = thread")
         with t.block(f"while k < {side * chains}:"):
             t.line(f"own = k // {chains}")
@@ -406,8 +414,8 @@ def segment_sums(spec: KernelSpec, roles: str, count: int, quads: int, folded: b
                 t.line(f"at = own * {quads * chains} + k % {chains}")
                 high, low = _chain(t, values, "at", chains, quads)
                 if folded:
-                    for name, value in zip(sides[-1], (high, low)):
-                        t.line(f"{name}[k] = {value.name}")
+                    for part, value in zip(sides[s], (high, low)):
+                        t.line(f"{part.at('k')} = {value.name}")
                 else:
                     place = f"(begin + own) // {parts} * {CHAINS} + (begin + own) % {parts} * {chains} + k % {chains}"
                     t.line(f"place = work + ({place}) * {r.csize}")
@@ -419,9 +427,9 @@ def segment_sums(spec: KernelSpec, roles: str, count: int, quads: int, folded: b
         fold(t, sides, side, SEGMENT_BLOCK)
         with t.block(f"if thread < {side} and begin + thread < units:"):
             for s, pair in enumerate(sides):
-                for part, name in enumerate(pair):
-                    place = f"work + ({2 * s + part} * units + begin + thread) * {r.csize}"
-                    t.line(f"store_{spec.compute}({place}, {name}[thread * {CHAINS}])")
+                for k, part in enumerate(pair):
+                    place = f"work + ({2 * s + k} * units + begin + thread) * {r.csize}"
+                    t.line(f"store_{spec.compute}({place}, {part.at(f'thread * {CHAINS}')})")
     form = f"segment_sums_{quads}" + ("_folded" if folded else "")
     return r.kernel(form, ("inner", "pieces", "units", "channel", "total", "work"), SEGMENT_BLOCK)
 
@@ -430,31 +438,29 @@ def _chain_at(r: Rows, k: int) -> Row:
     return Row(lambda name: f"row * s_{name} + at{k} * {r.size}", f"at{k}", f"e{k}")
 
 
-def _shared(r: Rows, length: int) -> list[str]:
-    """Arrays of shared memory, one for each sum."""
-    names = [f"shared{s}" for s in range(r.nsum)]
-    for name in names:
-        r.t.line(f"{name} = cuda.shared.array({length}, {r.spec.compute})")
-    return names
+def share(t: Trace, *lengths: int) -> list[Shared]:
+    """Parts of the shared memory of a kernel."""
+    t.line(f"shared = cuda.shared.array({sum(lengths)}, types.{t.dtype})")
+    return [Shared(sum(lengths[:k])) for k in range(len(lengths))]
 
 
-def _share(r: Rows, shared: list[str], quads: list[list[Value]], at: str) -> None:
-    for name, values in zip(shared, quads):
+def _keep(t: Trace, shared: Sequence[Shared], quads: list[list[Value]], at: str) -> None:
+    for part, values in zip(shared, quads):
         for m, value in enumerate(values):
-            r.t.line(f"{name}[{at} + {m}] = {value.name}")
+            t.line(f"{part.at(f'{at} + {m}')} = {value.name}")
 
 
-def _chain(t: Trace, values: str, at: str, step: int, quads: int) -> tuple[Value, Value]:
+def _chain(t: Trace, values: Shared, at: str, step: int, quads: int) -> tuple[Value, Value]:
     """The compensated sum of quads that lie `step` apart in shared memory."""
     high, low = t.fresh(t.value(0.0).name), t.fresh(t.value(0.0).name)
     for i in range(quads):
-        s, e = two_sum(high, t.fresh(f"{values}[{at} + {i * step}]"))
+        s, e = two_sum(high, t.fresh(values.at(f"{at} + {i * step}")))
         t.assign(low, low + e)
         t.assign(high, s)
     return high, low
 
 
-def fold(t: Trace, sides: Sequence[tuple[str, str]], units: int, block: int) -> None:
+def fold(t: Trace, sides: Sequence[tuple[Shared, Shared]], units: int, block: int) -> None:
     """Pairs of CHAINS chains of some units, in shared memory, to the pair of the first chain."""
     half = CHAINS // 2
     while half:
@@ -463,10 +469,10 @@ def fold(t: Trace, sides: Sequence[tuple[str, str]], units: int, block: int) -> 
         with t.block(f"while k < {units * half}:"):
             t.line(f"at = k // {half} * {CHAINS} + k % {half}")
             for high, low in sides:
-                a, da, b, db = (t.fresh(f"{name}[at{place}]") for place in ("", f" + {half}") for name in (high, low))
+                a, da, b, db = (t.fresh(part.at(place)) for place in ("at", f"at + {half}") for part in (high, low))
                 s, e = pair_add(a, da, b, db)
-                t.line(f"{high}[at] = {s.name}")
-                t.line(f"{low}[at] = {e.name}")
+                t.line(f"{high.at('at')} = {s.name}")
+                t.line(f"{low.at('at')} = {e.name}")
             t.line(f"k += {block}")
         half //= 2
     t.line("cuda.syncthreads()")

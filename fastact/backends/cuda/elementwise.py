@@ -161,11 +161,14 @@ def stored(address: str, value: str, dtype: str, compute: str) -> str:
     """The line that stores a value of the dtype that is computed in as one of another dtype, rounded as NumPy does."""
     if dtype == "float16" and compute == "float64":
         return f"store_float16_double({address}, {value})"
-    to = compute_dtype(dtype)
+    to = _computed(dtype)
     return f"store_{dtype}({address}, {value if to == compute else f'{to}({value})'})"
 
 
 def _converted(text: str, dtype: str, spec: KernelSpec) -> str:
-    # integers and booleans come as float64
-    loaded = "float64" if is_integer(dtype) else compute_dtype(dtype)
-    return text if loaded == spec.compute else f"{spec.compute}({text})"
+    return text if _computed(dtype) == spec.compute else f"{spec.compute}({text})"
+
+
+def _computed(dtype: str) -> str:
+    # integers and booleans come and go as float64
+    return "float64" if is_integer(dtype) else compute_dtype(dtype)

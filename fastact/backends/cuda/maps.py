@@ -97,6 +97,11 @@ def run(
     launch.run(key, lambda: elementwise.strided(*key[:1], *key[2:]), where, (*slots, *random_slots(spec, random)))
 
 
+def fill(target: DeviceArray, value: float, stream: int) -> None:
+    """Write a number to all elements."""
+    run(kernel_of(OPS["identity"], "forward", target.dtype), [value], [], [target], stream)
+
+
 def copy(source: DeviceArray, target: DeviceArray, stream: int) -> None:
     """Copy elements, rounded to the dtype of the target; nothing where both are the same memory."""
     if target.same_elements(source) and target.dtype == source.dtype:

@@ -3,9 +3,9 @@
 ``load_DTYPE(address)`` gives an element, ``load_DTYPE_COUNT`` so many as a tuple, from an address aligned to all of
 them; 16-bit elements come as float32. ``store_DTYPE(address, value)`` and ``store_DTYPE_COUNT(address, values...)``
 are the way back, rounded to nearest; ``store_float16_double`` rounds a float64 once. Integers and booleans come as
-float64, but ``load_word`` gives an int64 itself. A bfloat16 is stored by the instruction of compute capability 8.0 and
-later. ``shuffle(value, lanes)`` is the value of the thread whose number in the warp differs in the bits `lanes`,
-``high_product`` the upper half of a product of words.
+float64, but ``load_word`` gives an int64 itself. ``load_words`` gives 16 bytes as they are, and ``unpack_DTYPE`` what
+elements are in them. A bfloat16 is stored by the instruction of compute capability 8.0 and later. ``exp2`` is the
+GPU's own.
 """
 
 from __future__ import annotations
@@ -172,15 +172,77 @@ def store_float16_double(typingctx, address, value):  # type: ignore[no-untyped-
     return types.void(types.int64, types.float64), emit
 
 
+@intrinsic
+def load_words(typingctx, address):  # type: ignore[no-untyped-def]
+    """Four words of 32 bits from an address aligned to 16 bytes."""
+    kind = ir.VectorType(I32, 4)
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        v = builder.load(_pointer(builder, args[0], kind))
+        v.align = 16
+        words = [builder.extract_element(v, ir.Constant(I32, k)) for k in range(4)]
+        return context.make_tuple(builder, signature.return_type, words)
+
+    return types.UniTuple(types.uint32, 4)(types.int64), emit
+
+
+def _unpack(dtype: str) -> Any:
+    def unpack(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            found = []
+            if dtype == "float64":
+                for low, high in (args[:2], args[2:]):
+                    wide = builder.shl(builder.zext(high, I64), ir.Constant(I64, 32))
+                    found.append(builder.bitcast(builder.or_(wide, builder.zext(low, I64)), DOUBLE))
+            for word in args if dtype != "float64" else ():
+                if dtype == "float32":
+                    found.append(builder.bitcast(word, FLOAT))
+                elif dtype == "bfloat16":
+                    found.append(builder.bitcast(builder.shl(word, ir.Constant(I32, 16)), FLOAT))
+                    found.append(builder.bitcast(builder.and_(word, ir.Constant(I32, 0xFFFF0000)), FLOAT))
+                else:
+                    for part in (word, builder.lshr(word, ir.Constant(I32, 16))):
+                        half = builder.bitcast(builder.trunc(part, I16), HALF)
+                        found.append(builder.fpext(half, FLOAT))
+            return context.make_tuple(builder, signature.return_type, found)
+
+        size = {"float32": 4, "float64": 8}.get(dtype, 2)
+        return types.UniTuple(COMPUTED[dtype], 16 // size)(*[types.uint32] * 4), emit
+
+    return intrinsic(unpack)
+
+
+@intrinsic
+def exp2(typingctx, x):  # type: ignore[no-untyped-def]
+    """The GPU's own 2^x, to 2 ULP (PTX ISA, ex2); subnormal results are 0."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        kind = ir.FunctionType(FLOAT, [FLOAT])
+        return builder.call(ir.InlineAsm(kind, "ex2.approx.ftz.f32 $0, $1;", "=f,f"), [args[0]])
+
+    return types.float32(types.float32), emit
+
+
+@intrinsic
+def store_bool(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(builder.fptoui(args[1], ir.IntType(8)), _pointer(builder, args[0], ir.IntType(8)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), emit
+
+
 def functions() -> dict[str, Callable[..., Any]]:
     """What kernels call, by name."""
-    found: dict[str, Any] = {"load_word": load_word, "load_byte": load_byte}
+    found: dict[str, Any] = {"load_word": load_word, "load_byte": load_byte, "load_words": load_words, "exp2": exp2}
     found["store_float16_double"] = store_float16_double
     for dtype in MEMORY:
+        found[f"unpack_{dtype}"] = _unpack(dtype)
         found[f"load_{dtype}"], found[f"store_{dtype}"] = _load(dtype), _store(dtype)
         for count in COUNTS:
             found[f"load_{dtype}_{count}"] = _load_vector(dtype, count)
             found[f"store_{dtype}_{count}"] = _store_vector(dtype, count)
     for name in INTEGERS:
         found[f"load_{name}"] = _integer(name)
+    found["store_bool"] = store_bool
     return found

@@ -1,6 +1,8 @@
-"""Kernels in numba-cuda's simulator (``NUMBA_ENABLE_CUDASIM=1``): Python threads, and memory of the host.
+"""Kernels without a GPU (``NUMBA_ENABLE_CUDASIM=1``): in Python, on memory of the host.
 
-What `memory` and libdevice are on a GPU is NumPy here, on addresses of the host.
+What `memory` and libdevice are on a GPU is NumPy here. numba-cuda's own simulator has a Python thread for each thread of
+a block, and no shuffles: a kernel of 64 rows with two sums each took it 50 s. Here a thread is a generator, which stops
+where it waits for others; that takes 1 s. Its arrays, `numba.cuda.to_device` and so on, are numba-cuda's.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -27,45 +30,98 @@ def enabled() -> bool:
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
+class Divergence(RuntimeError):
+    """Threads of a warp, or of a block, that wait for each other at different places."""
+
+
+class _Cuda:
+    """What a kernel knows as ``cuda``."""
+
+    def __init__(self) -> None:
+        self.threadIdx, self.blockIdx = SimpleNamespace(x=0), SimpleNamespace(x=0, y=0)
+        self.shared = SimpleNamespace(array=self._array)
+        self.memory: dict[Any, Any] = {}
+        self.dynamic = 0
+
+    @staticmethod
+    def selp(c: Any, a: Any, b: Any) -> Any:
+        return a if c else b
+
+    def _array(self, length: int, dtype: Any) -> Any:
+        # NaN and large numbers: nothing counts on what was there
+        key = length, dtype
+        if key not in self.memory:
+            bytes_ = length * dtype.itemsize if length else self.dynamic
+            self.memory[key] = np.frombuffer(bytearray(b"\xff" * bytes_), dtype)
+        return self.memory[key]
+
+
 def run(kernel: Kernel, grid: tuple[int, int], block: int, shared: int, slots: tuple[float, ...]) -> None:
     """Run a kernel, one block after another."""
-    typed = (np.int64(v) if slot == "q" else np.float64(v) for v, slot in zip(slots, kernel.slots, strict=True))
-    _compiled(kernel)[grid, block, 0, shared](*typed)
+    if block > kernel.block:
+        raise ValueError(f"{kernel.name}: {block} threads, and it is compiled for {kernel.block}")
+    with _lock, np.errstate(all="ignore"):
+        function, cuda, waits = _compiled(kernel)
+        args = [np.int64(s) if slot == "q" else np.float64(s) for slot, s in zip(kernel.slots, slots, strict=True)]
+        for number in range(grid[0] * grid[1]):
+            cuda.blockIdx.x, cuda.blockIdx.y = number % grid[0], number // grid[0]
+            cuda.memory, cuda.dynamic = {}, shared
+            if waits:
+                _together(cuda, [function(*args) for _ in range(block)])
+            else:
+                for cuda.threadIdx.x in range(block):
+                    function(*args)
 
 
-# numba-cuda runs one kernel at a time
-_lock = threading.Lock()
+def _together(cuda: _Cuda, threads: list[Any]) -> None:
+    """Runs the threads of a block from one place where they wait to the next."""
+    running: dict[int, Any] = dict(enumerate(threads))
+    waiting: dict[int, tuple[Any, int] | None] = {}
+    answers: dict[int, Any] = dict.fromkeys(running)
+    while running:
+        for t, answer in answers.items():
+            cuda.threadIdx.x = t
+            try:
+                waiting[t] = running[t].send(answer)
+            except StopIteration:
+                del running[t]
+                waiting.pop(t, None)
+        answers = _shuffled(waiting, running)
+        if not answers:
+            if any(waiting.values()) or len(waiting) != len(running):
+                raise Divergence("threads of a block wait at different places")
+            answers = dict.fromkeys(waiting)
+        for t in answers:
+            del waiting[t]
 
 
-class _Locked:
-    def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
+def _shuffled(waiting: dict[int, tuple[Any, int] | None], running: dict[int, Any]) -> dict[int, Any]:
+    """Of warps whose threads all wait for a shuffle, the values that they get."""
+    found = {}
+    for t, request in waiting.items():
+        if request is None:
+            continue
+        other = waiting.get(t ^ request[1])
+        if other is None or other[1] != request[1]:
+            raise Divergence(f"thread {t} shuffles with thread {t ^ request[1]}, which does something else")
+        found[t] = other[0]
+    return found
 
-    def __getitem__(self, configuration: Any) -> Callable[..., None]:
-        def launch(*args: Any) -> None:
-            with _lock:
-                self.kernel[configuration](*args)
 
-        return launch
+# one kernel at a time
+_lock = threading.RLock()
+_WAITS = re.compile(r"(\w+) = cuda\.shfl_xor_sync\(\w+, (\w+), (\d+)\)")
 
 
 @cache
-def _compiled(kernel: Kernel) -> _Locked:
-    from numba import cuda
-
-    scope = {**_functions(kernel.compute), **kernel.constants, "cuda": cuda, "quiet": _quiet}
-    # in each thread: NumPy's warnings are switched off by thread
-    text = f"{kernel.text}\n\ndef quietly(*args):\n    with quiet():\n        kernel(*args)\n"
+def _compiled(kernel: Kernel) -> tuple[Callable[..., Any], _Cuda, bool]:
+    """The kernel as a function or, if threads wait for each other, a generator."""
+    text = _WAITS.sub(r"\1 = yield \2, \3", kernel.text).replace("cuda.syncthreads()", "yield")
+    cuda = _Cuda()
+    dtypes = SimpleNamespace(**{name: np.dtype(name) for name in ("float32", "float64", "uint32")})
+    scope: dict[str, Any] = {**_functions(kernel.compute), **kernel.constants, "cuda": cuda, "types": dtypes}
     exec(compile(text, f"<fastact {kernel.name}>", "exec"), scope)
-    return _Locked(cuda.jit(scope["quietly"]))
-
-
-def _quiet() -> Any:
-    return np.errstate(all="ignore")
-
-
-def _bits_of(x: Any, integer: Any) -> Any:
-    return x.view(integer)
+    return scope["kernel"], cuda, "yield" in text
 
 
 @cache
@@ -73,10 +129,10 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
     cast, integer = np.dtype(compute).type, getattr(np, INTEGER[compute])
     arithmetic = {
         "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
-        "fma": lambda a, b, c: _driver.fma(a, b, c), "sqrt": np.sqrt, "rint": np.rint, "fabs": np.fabs,
+        "fma": lambda a, b, c: _driver.fma(a, b, c), "sqrt": np.sqrt, "rint": np.rint, "fmax": np.fmax, "fabs": np.fabs,
         "copysign": np.copysign,
         "to_int": lambda x: integer(0 if x != x else max(min(int(x), 2**30), -(2**30))),
-        "from_int": cast, "to_bits": lambda x: _bits_of(x, integer),
+        "from_int": cast, "to_bits": lambda x: x.view(integer),
         "from_bits": lambda i: integer(i).view(cast),
     }  # fmt: skip
     library = {of: arithmetic[name] for name, of in ARITHMETIC[compute].items()}
@@ -87,7 +143,10 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
         "range": range,
     }
     found |= {name: getattr(np, name) for name in ("int32", "int64", "uint32", "uint64", "float32", "float64")}
+    found["load_words"], found["exp2"], found["store_bool"] = _load_words, np.exp2, _store("bool")
+    found["store_float16_double"] = _store("float16")
     for name in FLOATS:
+        found[f"unpack_{name}"] = _unpack(name)
         found[f"load_{name}"], found[f"store_{name}"] = _load(name), _store(name)
         for count in (2, 4, 8):
             found[f"load_{name}_{count}"] = _load_many(name, count)
@@ -154,6 +213,16 @@ def _store_many(name: str, count: int) -> Callable[..., None]:
         _at(address, count, memory)[:] = values
 
     return store
+
+
+def _load_words(address: Any) -> Any:
+    _aligned(address, 16)
+    return tuple(_at(address, 4, np.dtype(np.uint32)))
+
+
+def _unpack(name: str) -> Callable[..., Any]:
+    memory, compute = _memory(name), np.dtype(name if name == "float64" else "float32")
+    return lambda *words: tuple(np.array(words, np.uint32).view(memory).astype(compute))
 
 
 def _load_integer(name: str) -> Callable[..., Any]:

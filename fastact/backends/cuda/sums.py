@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastact.backends.cuda.columns import CHAINS, PIECE, SEGMENT, fold
+from fastact.backends.cuda.columns import CHAINS, PIECE, SEGMENT, fold, share
 from fastact.backends.cuda.compile import Kernel
 from fastact.backends.cuda.dtypes import SIZES
 from fastact.backends.cuda.elementwise import stored
@@ -75,8 +75,7 @@ def fold_segments(compute: str) -> Kernel:
     t.line("thread = int64(cuda.threadIdx.x)")
     t.line("s = int64(cuda.blockIdx.y)")
     t.line(f"begin = int64(cuda.blockIdx.x) * {side}")
-    for name in ("high", "low"):
-        t.line(f"{name} = cuda.shared.array({FOLD_BLOCK}, {compute})")
+    high, low = share(t, FOLD_BLOCK, FOLD_BLOCK)
     t.line(f"unit = begin + thread // {CHAINS}")
     a, da = t.fresh(t.value(0.0).name), t.fresh(t.value(0.0).name)
     with t.block("if unit < units:"):
@@ -95,16 +94,17 @@ def fold_segments(compute: str) -> Kernel:
             total, rest = pair_add(a, da, other, less)
             t.assign(da, rest)
             t.assign(a, total)
-    t.line(f"high[thread] = {a.name}")
-    t.line(f"low[thread] = {da.name}")
-    fold(t, [("high", "low")], side, FOLD_BLOCK)
+    t.line(f"{high.at('thread')} = {a.name}")
+    t.line(f"{low.at('thread')} = {da.name}")
+    fold(t, [(high, low)], side, FOLD_BLOCK)
     with t.block(f"if thread < {side} and begin + thread < units:"):
         t.line("unit = begin + thread")
         t.line("row = unit // segments")
         t.line("outer = row // channel")
         t.line("place = (outer * segments + unit - row * segments) * channel + row - outer * channel")
-        for part, name in enumerate(("high", "low")):
-            t.line(f"store_{compute}(to + ((2 * s + {part}) * units + place) * {size}, {name}[thread * {CHAINS}])")
+        for k, part in enumerate((high, low)):
+            value = part.at(f"thread * {CHAINS}")
+            t.line(f"store_{compute}(to + ((2 * s + {k}) * units + place) * {size}, {value})")
     arguments = ["work", "pieces", "segments", "units", "each", "channel", "to"]
     text = "\n".join([f"def kernel({', '.join(arguments)}):", *t.lines])
     return Kernel(f"fold_{compute}", compute, "q" * len(arguments), text, dict(t.constants), FOLD_BLOCK)

@@ -17,12 +17,12 @@ import numpy as np
 ARITHMETIC = {
     "float32": {
         "add": "fadd_rn", "sub": "fsub_rn", "mul": "fmul_rn", "div": "fdiv_rn", "fma": "fmaf_rn", "sqrt": "fsqrt_rn",
-        "rint": "rintf", "fabs": "fabsf", "copysign": "copysignf", "to_int": "float2int_rn",
+        "rint": "rintf", "fmax": "fmaxf", "fabs": "fabsf", "copysign": "copysignf", "to_int": "float2int_rn",
         "from_int": "int2float_rn", "to_bits": "float_as_int", "from_bits": "int_as_float",
     },
     "float64": {
         "add": "dadd_rn", "mul": "dmul_rn", "div": "ddiv_rn", "fma": "fma", "sqrt": "dsqrt_rn",
-        "rint": "rint", "fabs": "fabs", "copysign": "copysign", "to_int": "double2ll_rn",
+        "rint": "rint", "fmax": "fmax", "fabs": "fabs", "copysign": "copysign", "to_int": "double2ll_rn",
         "from_int": "ll2double_rn", "to_bits": "double_as_longlong", "from_bits": "longlong_as_double",
     },
 }  # fmt: skip

@@ -1,0 +1,294 @@
+"""Runs row functions over arrays on a device, in the form that they allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from fastact.backends.cuda import launch
+from fastact.backends.cuda.array import DeviceArray, collapsed
+from fastact.backends.cuda.compile import Kernel
+from fastact.backends.cuda.dtypes import SIZES
+from fastact.backends.cuda.launch import Launch
+from fastact.backends.cuda.row_functions import FUNCTIONS
+from fastact.backends.cuda.rows import BYTES, MOST_SUMS, MOST_WIDTH, WARP, Form, Rows
+from fastact.backends.cuda.trace import Trace
+from fastact.maths.grammar import bind_rows
+from fastact.spec.kernel import KernelSpec
+
+# words of a thread, of all arrays, up to which a team is made larger instead: 65536 rows of 4096 on an H100, softmax of
+# bfloat16 0.393 ms with 4 words (a copy 0.371), 0.466 with 2, 0.539 with 1; of float32 0.742 with 8 and with 4
+COMFORT = 4
+# the largest team whose registers hold a row: with 1024 threads there are 64 registers for each
+LARGEST = 512
+# words of a thread, of all arrays, that its registers hold (13 of bfloat16, rows of 50,257: no spills)
+MOST_WORDS = 16
+STEPS = (1, 2, 3, 4, 6, 8, 10, 13, 16)
+# shared memory of a block, but for what sums are exchanged through
+SHARED = 224 * 1024
+# rows that are fewer than this and longer than PART elements are cut into parts
+FEW = 64
+PART = 32768
+
+
+def alignment(arrays: list[DeviceArray], n: int) -> tuple[int, bool] | None:
+    """How rows can be read in words: elements of a word, and whether rows begin or end within one; None: they cannot."""
+    size = arrays[0].itemsize
+    count = BYTES // size
+    offset = arrays[0].address % BYTES
+    strides = [s for a in arrays for s in a.strides[:-1]]
+    if any(a.address % BYTES != offset or a.address % size for a in arrays) or count == 1:
+        return None
+    lines = {tuple(s % BYTES for s in a.strides[:-1]) for a in arrays}
+    if len(lines) > 1 or any(s % size for s in strides):
+        return None
+    return count, bool(offset or n % count or any(s % BYTES for s in strides))
+
+
+def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool = True) -> Form:
+    """The form in which rows are computed.
+
+    Parameters
+    ----------
+    arrays : list of DeviceArray
+        Whose elements are read and written, as (outer, inner, n).
+    rows, n : int
+    held : int
+        How many arrays are read.
+    parts : bool
+        Whether rows may be cut into parts.
+    """
+    found = alignment(arrays, n)
+    count, edges = found if found is not None else (1, False)
+    words = max(1, -(-n // count))
+    if parts and rows <= FEW and n > PART:
+        return Form("parts", 256, 0, count, edges)
+    team = WARP
+    while team < LARGEST and -(-words // team) * held > COMFORT:
+        team *= 2
+    per_thread = -(-words // team)
+    if per_thread * held <= MOST_WORDS:
+        return Form("registers", team, next(s for s in STEPS if s >= per_thread), count, edges)
+    team = 1024
+    if count > 1 and -(-words // team) * team * BYTES * held <= SHARED:
+        return Form("shared", team, 0, count, edges)
+    return Form("again", LARGEST, 0, count, edges)
+
+
+def seen_as_rows(arrays: Mapping[str, DeviceArray], lead: tuple[int, ...]) -> tuple[dict[str, DeviceArray], int] | None:
+    """Arrays of dimensions `lead` and perhaps one more, with two dimensions in its place; None where they need more.
+
+    Also how many rows the inner one of both has.
+    """
+    lengths, strides = collapsed(lead, [a.strides[: len(lead)] for a in arrays.values()])
+    if len(lengths) > 2:
+        return None
+    if len(lengths) == 1:
+        lengths, strides = [1, *lengths], [[0, *s] for s in strides]
+    found = {}
+    for (name, a), own in zip(arrays.items(), strides):
+        shape, steps = (*lengths, *a.shape[len(lead) :]), (*own, *a.strides[len(lead) :])
+        found[name] = DeviceArray(a.address, shape, steps, a.dtype, a.device, a.owner, a.writeable)
+    return found, lengths[1]
+
+
+def run(
+    spec: KernelSpec,
+    maps: Mapping[str, DeviceArray],
+    rows: Mapping[str, DeviceArray],
+    columns: Mapping[str, DeviceArray],
+    scalars: Mapping[str, float],
+    stream: int,
+    scratch: Callable[[tuple[int, ...], str], DeviceArray],
+    traits: frozenset[str] = frozenset(),
+    queries: int = 0,
+    divisor: DeviceArray | None = None,
+) -> None:
+    """Run a row function.
+
+    Parameters
+    ----------
+    spec : KernelSpec
+        Of the dtype in memory.
+    maps : mapping
+        Inputs and outputs of one shape whose last dimension is contiguous, and ``mask``.
+    rows : mapping
+        Inputs and outputs with an element for each row, of that shape without the last dimension.
+    columns : mapping
+        Contiguous inputs with an element for each column.
+    scalars : mapping
+    stream : int
+    scratch : callable
+        Memory of a shape and dtype.
+    traits : frozenset of str
+        What the kernel heeds besides the arrays that there are.
+    queries : int
+        Of a causal mask: after so many rows it begins anew.
+    divisor : DeviceArray, optional
+        A number on the device that the factor is divided by.
+    """
+    first = next(iter(maps.values()))
+    *lead, n = first.shape
+    count = math.prod(lead)
+    if not count or not n:
+        return
+    views, inner = _seen({**maps, **rows}, tuple(lead))
+    elements = [views[a.name] for a in (*spec.inputs, *spec.outputs) if a.role == "map" and a.name in maps]
+    held = sum(a.role == "map" and a.name in maps for a in spec.inputs)
+    # a part of a row is read when another one has been written
+    apart = not any(a.may_share_memory(b) for i, a in enumerate(elements) for b in elements[:i])
+    form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax")
+    given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
+    launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor)
+
+
+def run_with_sums(
+    spec: KernelSpec,
+    maps: Mapping[str, DeviceArray],
+    rows: Mapping[str, DeviceArray],
+    columns: Mapping[str, DeviceArray],
+    sums: Mapping[str, DeviceArray],
+    stream: int,
+    scratch: Callable[[tuple[int, ...], str], DeviceArray],
+) -> None:
+    """Run a row function that has sums over rows besides, one for each column.
+
+    Parameters are those of `run`, and `sums`, contiguous, in any floating dtype.
+    """
+    first = next(iter(maps.values()))
+    *lead, n = first.shape
+    count = math.prod(lead)
+    views, inner = _seen({**maps, **rows}, tuple(lead))
+    elements = [views[a.name] for a in (*spec.inputs, *spec.outputs) if a.role == "map" and a.name in maps]
+    held = sum(a.role == "map" and a.name in maps for a in spec.inputs)
+    found = alignment(elements, n)
+    # a thread stays in its columns: rows must begin alike
+    per_word = found[0] if found is not None and not found[1] else 1
+    words = -(-n // per_word)
+    down = rows_down(count)
+    blocks = -(-count // down)
+    given = frozenset([*views, *columns, *sums])
+    pairs = scratch((blocks, len(sums), 2, n), spec.compute)
+    team = WARP
+    while team < LARGEST and -(-words // team) * per_word > MOST_COLUMNS:
+        team *= 2
+    per_thread = -(-words // team)
+    if per_thread * per_word <= MOST_COLUMNS:
+        form = Form("registers", team, per_thread, per_word, down=down)
+        launch_rows(spec, form, given, views, columns, {}, count, inner, n, stream, scratch, 0, None, pairs)
+    else:
+        # longer rows are read twice
+        own = given - set(sums)
+        form = form_of(elements, count, n, held, parts=False)
+        launch_rows(spec, form, own, views, columns, {}, count, inner, n, stream, scratch, 0, None)
+        form = Form("registers", 128, 1, per_word, down=down, tiles=-(-words // 128))
+        launch_rows(spec, form, given, views, columns, {}, count, inner, n, stream, scratch, 0, None, pairs)
+    for j, (name, out) in enumerate(sums.items()):
+        combine(pairs, blocks, len(sums), j, n, out, spec.compute, stream)
+
+
+# rows that a block of sums goes down at most: with fewer rows, less, so that there are blocks for all multiprocessors
+DOWN = 64
+BLOCKS = 1024
+# columns of a thread whose sums it keeps, two numbers for each of two sums
+MOST_COLUMNS = 16
+
+
+def rows_down(count: int) -> int:
+    """Rows that a block of sums goes down: by their number alone, so that sums have the same bits on every device."""
+    return max(4, min(DOWN, 1 << max(0, (count // BLOCKS).bit_length())))
+
+
+def combine(
+    pairs: DeviceArray, blocks: int, sums: int, which: int, n: int, out: DeviceArray, compute: str, stream: int
+) -> None:
+    """Adds the sums of blocks, in their order."""
+    where = Launch(out.device, stream, (-(-n // 128), 1), 128)
+    key = "combine", compute, out.dtype
+    slots = pairs.address, blocks, sums, which, n, out.address
+    launch.run(key, lambda: _combine(compute, out.dtype), where, slots)
+
+
+def _combine(compute: str, dtype: str) -> Kernel:
+    trace = Trace(compute)
+    f = bind_rows(trace.primitives(), compute)
+    size = SIZES[compute]
+    trace.line("i = int64(cuda.blockIdx.x) * 128 + int64(cuda.threadIdx.x)")
+    with trace.block("if i < n:"):
+        trace.line(f"at = pairs + (which * 2 * n + i) * {size}")
+        trace.line(f"step = sums * 2 * n * {size}")
+        high, low = trace.fresh(f"load_{compute}(at)"), trace.fresh(f"load_{compute}(at + n * {size})")
+        trace.line("b = int64(1)")
+        trace.line("at += step")
+
+        def add(many: int) -> None:
+            # loads first, so that they are under way together
+            loaded = [
+                (
+                    trace.fresh(f"load_{compute}(at + {k} * step)"),
+                    trace.fresh(f"load_{compute}(at + {k} * step + n * {size})"),
+                )
+                for k in range(many)
+            ]
+            for other, rest in loaded:
+                s, e = f["pair_add"](high, low, other, rest)
+                trace.assign(high, trace.fresh(s.name))
+                trace.assign(low, trace.fresh(e.name))
+            trace.line(f"at += {many} * step")
+            trace.line(f"b += {many}")
+
+        with trace.block("while b + 8 <= blocks:"):
+            add(8)
+        with trace.block("while b < blocks:"):
+            add(1)
+        whole = trace.where(high - high == 0.0, high + low, high)
+        trace.line(f"store_{dtype}(out + i * {SIZES[dtype]}, {whole.name})")
+    text = "\n".join(["def kernel(pairs, blocks, sums, which, n, out):", *trace.lines])
+    return Kernel(f"combine_{compute}_{dtype}", compute, "qqqqqq", text, dict(trace.constants), 128)
+
+
+def _seen(arrays: Mapping[str, DeviceArray], lead: tuple[int, ...]) -> tuple[dict[str, DeviceArray], int]:
+    found = seen_as_rows(arrays, lead)
+    if found is None:
+        raise ValueError("rows of more than two dimensions")  # callers see to that
+    return found
+
+
+def launch_rows(
+    spec: KernelSpec, form: Form, given: frozenset[str], views: Mapping[str, DeviceArray],
+    columns: Mapping[str, DeviceArray], scalars: Mapping[str, float], count: int, inner: int, n: int, stream: int,
+    scratch: Callable[[tuple[int, ...], str], DeviceArray], queries: int, divisor: DeviceArray | None,
+    pairs: DeviceArray | None = None,
+) -> None:  # fmt: skip
+    """Launches the kernel of a form, or one for each phase."""
+    device = next(iter(views.values())).device
+    function = FUNCTIONS[spec.loop]
+    parts, workspace, phases = 1, None, 0
+    if form.memory == "parts":
+        parts = -(-n // PART)
+        workspace = scratch((count * parts * MOST_SUMS * MOST_WIDTH,), "float64")
+        phases = Rows(spec, form, given, list(scalars)).count_sums(function)
+    for phase in range(phases + 1):
+        form = form._replace(phase=phase)
+        writer = Rows(spec, form, given, list(scalars))
+        grid = -(-count // (form.down or writer.rows_of_block)) * parts * form.tiles
+        slots: list[float] = [count, inner, n]
+        for name in writer.by_row():
+            slots += [views[name].address, *views[name].strides[:2]]
+        slots += [columns[name].address for name in writer.columns]
+        if pairs is not None:
+            slots.append(pairs.address)
+        if writer.causal:
+            slots.append(queries)
+        if divisor is not None:
+            slots.append(divisor.address)
+        if workspace is not None:
+            slots += [parts, workspace.address]
+        slots += scalars.values()
+        shared = 0
+        if form.memory == "shared":
+            words = -(-n // form.count)
+            shared = -(-words // form.team) * form.team * BYTES * len(writer.maps)
+        where = Launch(device, stream, (grid, 1), writer.block, shared)
+        key = spec, form, tuple(sorted(given))
+        launch.run(key, lambda writer=writer: writer.kernel(function), where, tuple(slots))
