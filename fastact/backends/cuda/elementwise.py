@@ -1,10 +1,8 @@
-"""Kernels of a ``map``: each element by itself, in the forms that the arrays allow.
+"""Kernels of a ``map``: each element by itself, in the forms that the arrays allow; see also `columns`.
 
 ==============  ====================================================================================================
 ``vector``      contiguous arrays of one dtype at addresses aligned to 16 bytes: accesses of 16 bytes, one piece of
                 `per_thread` elements per thread, a grid that just covers the array
-``columns``     rows of columns, with a value for each column or sums down them: a thread stays in its columns and
-                goes down ROWS rows
 ``table``       of 16 bits and one input: the 65,536 results there are, in shared memory
 ``strided``     anything else: any strides, broadcast arrays, arrays of other dtypes, a mask
 ==============  ====================================================================================================
@@ -25,9 +23,12 @@ from fastact.spec.kernel import KernelSpec, compute_dtype
 
 # threads of a block
 BLOCK = 512
-# rows that a thread goes down: those of a block of column sums (docs/design.md, 'Sums')
-ROWS = 64
-COLUMN_BLOCK = 128
+# of inputs by their role, arguments and their slots: of the factors of a dropout the least word that is kept, the
+# factor of what is kept; of numbers in a range the least and the width of the range; key, counter
+RANDOM = {
+    "random": (("threshold", "factor", "seed", "offset"), "qdqq"),
+    "numbers": (("low", "range_", "seed", "offset"), "ddqq"),
+}
 
 
 def per_thread(dtype: str) -> int:
@@ -41,8 +42,12 @@ class Writer:
     def __init__(self, spec: KernelSpec) -> None:
         self.spec = spec
         self.trace = Trace(spec.compute)
-        self.inputs = [a for a in spec.inputs if a.role != "random"]
-        self.random = any(a.role == "random" for a in spec.inputs)
+        self.inputs = [a for a in spec.inputs if a.role not in RANDOM]
+        self.role = next((a.role for a in spec.inputs if a.role in RANDOM), "")
+        self.random = bool(self.role)
+        # what random numbers need, as arguments
+        none: tuple[tuple[str, ...], str] = (), ""
+        self.random_names, self.random_slots = RANDOM.get(self.role, none)
         self._formula = spec.body(bind(self.trace.primitives(), spec.compute))
         self.numbers: list[str] = []
 
@@ -51,27 +56,22 @@ class Writer:
         return [self.trace.fresh(f"{self.spec.compute}({name})") for name in names]
 
     def outputs(self, inputs: list[Value], params: list[Value], keep: Value | None = None) -> list[Value]:
-        """What the formula gives for one element; `keep` is its factor of a dropout."""
+        """What the formula gives for one element; `keep` is what its random number makes."""
         given = iter(inputs)
-        placed = [keep if a.role == "random" else next(given) for a in self.spec.inputs]
+        placed = [keep if a.role in RANDOM else next(given) for a in self.spec.inputs]
         return [self.trace.value(v) for v in self._formula(*placed, *params)]
 
     def keeps(self, count: int, index: str) -> list[Value]:
-        """The factors of a dropout for `count` elements from `index` on, a multiple of `count`."""
-        from fastact.backends.cuda.random import factors
+        """What random numbers make for `count` elements from `index` on, a multiple of `count`."""
+        from fastact.backends.cuda.random import factors, numbers
 
-        return factors(self.trace, count, index)
+        return (factors if self.role == "random" else numbers)(self.trace, count, index)
 
     def kernel(self, form: str, arguments: list[str], slots: str, block: int) -> Kernel:
         """The kernel, of the lines that were written."""
         name = f"{self.spec.symbol}_{form}"
         text = "\n".join([f"def kernel({', '.join(arguments)}):", *self.trace.lines])
         return Kernel(name, self.spec.compute, slots, text, dict(self.trace.constants), block)
-
-
-# of a dropout: the least word that is kept, the factor of what is kept, key, counter
-RANDOM = ("threshold", "factor", "seed", "offset")
-RANDOM_SLOTS = "qdqq"
 
 
 def vector(spec: KernelSpec) -> Kernel:
@@ -93,16 +93,16 @@ def vector(spec: KernelSpec) -> Kernel:
         keeps = w.keeps(count, "i") if w.random else [None] * count
         results = [w.outputs([x[k] for x in loaded], given, keeps[k]) for k in range(count)]
         for j, y in enumerate(outs):
-            values = ", ".join(result[j].name for result in results)
-            trace.line(f"store_{dtype}_{count}({y} + i * {size}, {values})")
+            stores = ", ".join(result[j].name for result in results)
+            trace.line(f"store_{dtype}_{count}({y} + i * {size}, {stores})")
     with trace.block("else:"), trace.block("while i < n:"):
         values = [trace.fresh(f"load_{dtype}({x} + i * {size})") for x in ins]
         keep = w.keeps(1, "i")[0] if w.random else None
         for y, v in zip(outs, w.outputs(values, given, keep)):
             trace.line(f"store_{dtype}({y} + i * {size}, {v.name})")
         trace.line("i += 1")
-    arguments = [*ins, *outs, "n", *params, *(RANDOM if w.random else ())]
-    slots = "q" * (len(ins) + len(outs) + 1) + "d" * len(params) + (RANDOM_SLOTS if w.random else "")
+    arguments = [*ins, *outs, "n", *params, *w.random_names]
+    slots = "q" * (len(ins) + len(outs) + 1) + "d" * len(params) + w.random_slots
     return w.kernel("vector", arguments, slots, BLOCK)
 
 
@@ -203,15 +203,21 @@ def strided(spec: KernelSpec, ndim: int, dtypes: tuple[str, ...], masked: bool) 
             keep = w.keeps(1, "i")[0] if w.random else None
             given = [values[name] for name in every]
             for y, v in zip(outs, w.outputs(given[: len(w.inputs)], given[len(w.inputs) :], keep)):
-                to = _computed(dtype_of[y])
-                text = v.name if to == spec.compute else f"{to}({v.name})"
-                trace.line(f"store_{dtype_of[y]}(a_{y}, {text})")
+                trace.line(stored(f"a_{y}", v.name, dtype_of[y], spec.compute))
     lengths = [f"n{d}" for d in range(1, ndim)]
     strides = [f"s_{name}_{d}" for name in arrays for d in range(ndim)]
-    arguments = [*arrays, "n", *lengths, *strides, *numbers, *(RANDOM if w.random else ())]
+    arguments = [*arrays, "n", *lengths, *strides, *numbers, *w.random_names]
     slots = "q" * (len(arrays) + 1 + len(lengths) + len(strides)) + "d" * len(numbers)
     form = "_".join(["strided", str(ndim), *(d or "number" for d in dtypes), *(["masked"] if masked else [])])
-    return w.kernel(form, arguments, slots + (RANDOM_SLOTS if w.random else ""), BLOCK)
+    return w.kernel(form, arguments, slots + w.random_slots, BLOCK)
+
+
+def stored(address: str, value: str, dtype: str, compute: str) -> str:
+    """The line that stores a value of the dtype that is computed in as one of another dtype, rounded as NumPy does."""
+    if dtype == "float16" and compute == "float64":
+        return f"store_float16_double({address}, {value})"
+    to = _computed(dtype)
+    return f"store_{dtype}({address}, {value if to == compute else f'{to}({value})'})"
 
 
 def _converted(text: str, dtype: str, spec: KernelSpec) -> str:

@@ -15,7 +15,7 @@ from fastact.spec.table import OPS
 # elements from which on results are looked up: 2^20 on an H100 0.010 ms, computed 0.012
 TABLE_MIN = 1 << 20
 
-# p·2^24 rounded up, the factor of what is kept, seed, offset
+# two numbers that say what random numbers make (`elementwise.RANDOM`), seed, offset
 Random = tuple[float, float, int, int]
 
 
@@ -39,11 +39,15 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _random(random: Random | None) -> tuple[float, ...]:
-    if random is None:
+def random_slots(spec: KernelSpec, random: Random | None) -> tuple[float, ...]:
+    """What random numbers need, as arguments of a kernel."""
+    role = next((a.role for a in spec.inputs if a.role in elementwise.RANDOM), "")
+    if not role or random is None:
         return ()
-    threshold, factor, seed, offset = random
-    return int(threshold), float(factor), _signed(seed), _signed(offset)
+    slots = elementwise.RANDOM[role][1]
+    first, second, seed, offset = random
+    one, other = (int(v) if slot == "q" else float(v) for v, slot in zip((first, second), slots))
+    return one, other, _signed(seed), _signed(offset)
 
 
 def run(
@@ -86,7 +90,7 @@ def run(
     if chosen == "vector":
         per = elementwise.BLOCK * elementwise.per_thread(spec.dtype)
         where = Launch(device, stream, (-(-n // per), 1), elementwise.BLOCK)
-        slots = (*(a.address for a in arrays), n, *(float(p) for p in params), *_random(random))  # type: ignore[arg-type]
+        slots = (*(a.address for a in arrays), n, *(float(p) for p in params), *random_slots(spec, random))  # type: ignore[arg-type]
         launch.run((spec, "vector"), lambda: elementwise.vector(spec), where, slots)
         return
     given = [*inputs, *params, *outputs]
@@ -103,7 +107,7 @@ def run(
     numbers = [float(a) for a in given if not isinstance(a, DeviceArray)]
     slots = (*(a.address for a in every), n, *lengths[1:], *(s for own in steps for s in own), *numbers)
     key = spec, "strided", len(lengths), dtypes, mask is not None
-    launch.run(key, lambda: elementwise.strided(*key[:1], *key[2:]), where, (*slots, *_random(random)))
+    launch.run(key, lambda: elementwise.strided(*key[:1], *key[2:]), where, (*slots, *random_slots(spec, random)))
 
 
 def fill(target: DeviceArray, value: float, stream: int) -> None:

@@ -2,10 +2,10 @@
 
 ``load_DTYPE(address)`` gives an element, ``load_DTYPE_COUNT`` so many as a tuple, from an address aligned to all of
 them; 16-bit elements come as float32. ``store_DTYPE(address, value)`` and ``store_DTYPE_COUNT(address, values...)``
-are the way back, rounded to nearest. Integers and booleans come as float64, but ``load_word`` gives an int64 itself.
-``load_words`` gives 16 bytes as they are, and ``unpack_DTYPE`` what elements are in them.
-A bfloat16 is stored by the instruction of compute capability 8.0 and later. ``exp2``
-is the GPU's own.
+are the way back, rounded to nearest; ``store_float16_double`` rounds a float64 once. Integers and booleans come as
+float64, but ``load_word`` gives an int64 itself. ``load_words`` gives 16 bytes as they are, and ``unpack_DTYPE`` what
+elements are in them. A bfloat16 is stored by the instruction of compute capability 8.0 and later. ``exp2`` is the
+GPU's own.
 """
 
 from __future__ import annotations
@@ -164,6 +164,15 @@ def load_byte(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def store_float16_double(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(builder.fptrunc(args[1], HALF), _pointer(builder, args[0], HALF))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), emit
+
+
+@intrinsic
 def load_words(typingctx, address):  # type: ignore[no-untyped-def]
     """Four words of 32 bits from an address aligned to 16 bytes."""
     kind = ir.VectorType(I32, 4)
@@ -270,6 +279,7 @@ def store_bool(typingctx, address, value):  # type: ignore[no-untyped-def]
 def functions() -> dict[str, Callable[..., Any]]:
     """What kernels call, by name."""
     found: dict[str, Any] = {"load_word": load_word, "load_byte": load_byte, "load_words": load_words, "exp2": exp2}
+    found["store_float16_double"] = store_float16_double
     for dtype in MEMORY:
         found[f"unpack_{dtype}"] = _unpack(dtype)
         if dtype in ("float16", "bfloat16"):

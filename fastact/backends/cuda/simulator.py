@@ -146,6 +146,7 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
     found |= {"load_words": _load_words, "store_words": _store_words, "exp2": np.exp2, "store_bool": _store("bool")}
     found["load_bits"] = lambda address: np.uint32(_at(address, 1, np.dtype(np.uint16))[0])
     found["store_bits"] = _store("uint16")
+    found["store_float16_double"] = _store("float16")
     for name in FLOATS:
         found[f"unpack_{name}"] = _unpack(name)
         found[f"round_{name}"] = _round(name)
@@ -153,6 +154,7 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
         for count in (2, 4, 8):
             found[f"load_{name}_{count}"] = _load_many(name, count)
             found[f"store_{name}_{count}"] = _store_many(name, count)
+    found["store_float16_double"] = found["store_float16"]
     for name in INTEGERS:
         found[f"load_{name}"] = _load_integer(name)
     return found
