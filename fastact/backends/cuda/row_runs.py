@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 
 from fastact.backends.cuda import launch
 from fastact.backends.cuda.array import DeviceArray, collapsed
-from fastact.backends.cuda.compile import Kernel
 from fastact.backends.cuda.dtypes import SIZES
 from fastact.backends.cuda.launch import Launch
 from fastact.backends.cuda.row_functions import FUNCTIONS
 from fastact.backends.cuda.rows import BYTES, MOST_SUMS, MOST_WIDTH, WARP, Form, Rows
-from fastact.backends.cuda.trace import Trace
-from fastact.maths.grammar import bind_rows
+from fastact.backends.cuda.sums import COMBINE_BLOCK
+from fastact.backends.cuda.sums import combine as sums_of_pairs
 from fastact.spec.kernel import KernelSpec
 from fastact.spec.table import Op
 
@@ -220,8 +219,7 @@ def run_with_sums(
         launch_rows(spec, form, own, views, columns, scalars, count, inner, n, stream, scratch, 0, None, None, then)
         form = Form("registers", 128, 1, per_word, down=down, tiles=-(-words // 128))
         launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
-    for j, (name, out) in enumerate(sums.items()):
-        combine(pairs, blocks, len(sums), j, n, out, spec.compute, stream)
+    _combine(pairs, blocks, n, list(sums.values()), spec.compute, stream)
 
 
 # rows that a block of sums goes down at most: with fewer rows, less, so that there are blocks for all multiprocessors
@@ -236,52 +234,13 @@ def rows_down(count: int) -> int:
     return max(4, min(DOWN, 1 << max(0, (count // BLOCKS).bit_length())))
 
 
-def combine(
-    pairs: DeviceArray, blocks: int, sums: int, which: int, n: int, out: DeviceArray, compute: str, stream: int
-) -> None:
-    """Adds the sums of blocks, in their order."""
-    where = Launch(out.device, stream, (-(-n // 128), 1), 128)
-    key = "combine", compute, out.dtype
-    slots = pairs.address, blocks, sums, which, n, out.address
-    launch.run(key, lambda: _combine(compute, out.dtype), where, slots)
-
-
-def _combine(compute: str, dtype: str) -> Kernel:
-    trace = Trace(compute)
-    f = bind_rows(trace.primitives(), compute)
-    size = SIZES[compute]
-    trace.line("i = int64(cuda.blockIdx.x) * 128 + int64(cuda.threadIdx.x)")
-    with trace.block("if i < n:"):
-        trace.line(f"at = pairs + (which * 2 * n + i) * {size}")
-        trace.line(f"step = sums * 2 * n * {size}")
-        high, low = trace.fresh(f"load_{compute}(at)"), trace.fresh(f"load_{compute}(at + n * {size})")
-        trace.line("b = int64(1)")
-        trace.line("at += step")
-
-        def add(many: int) -> None:
-            # loads first, so that they are under way together
-            loaded = [
-                (
-                    trace.fresh(f"load_{compute}(at + {k} * step)"),
-                    trace.fresh(f"load_{compute}(at + {k} * step + n * {size})"),
-                )
-                for k in range(many)
-            ]
-            for other, rest in loaded:
-                s, e = f["pair_add"](high, low, other, rest)
-                trace.assign(high, trace.fresh(s.name))
-                trace.assign(low, trace.fresh(e.name))
-            trace.line(f"at += {many} * step")
-            trace.line(f"b += {many}")
-
-        with trace.block("while b + 8 <= blocks:"):
-            add(8)
-        with trace.block("while b < blocks:"):
-            add(1)
-        whole = trace.where(high - high == 0.0, high + low, high)
-        trace.line(f"store_{dtype}(out + i * {SIZES[dtype]}, {whole.name})")
-    text = "\n".join(["def kernel(pairs, blocks, sums, which, n, out):", *trace.lines])
-    return Kernel(f"combine_{compute}_{dtype}", compute, "qqqqqq", text, dict(trace.constants), 128)
+def _combine(pairs: DeviceArray, blocks: int, n: int, outs: list[DeviceArray], compute: str, stream: int) -> None:
+    """Adds the sums of blocks, in their order; `pairs` are (blocks, sums, 2, n)."""
+    size, dtypes = SIZES[compute], tuple(a.dtype for a in outs)
+    where = Launch(pairs.device, stream, (-(-n // COMBINE_BLOCK), len(outs)), COMBINE_BLOCK)
+    row = n * size
+    slots = pairs.address, row, 2 * row, blocks, 2 * len(outs) * row, n, *(a.address for a in outs)
+    launch.run(("combine", compute, dtypes), lambda: sums_of_pairs(compute, dtypes), where, slots)
 
 
 def _seen(arrays: Mapping[str, DeviceArray], lead: tuple[int, ...]) -> tuple[dict[str, DeviceArray], int]:
