@@ -154,7 +154,7 @@ class Operands:
         return self.empty(shape, dtype)[1]
 
     def laid(self, view: DeviceArray, dtype: str, flat: bool = False) -> DeviceArray:
-        """An array contiguous, at an address aligned to 16 bytes and of a dtype: itself, or a copy; `flat` in C order."""
+        """An array contiguous, at an address aligned to 16 bytes, of a dtype: itself, or a copy; `flat` in C order."""
         if not (view.is_contiguous and view.dtype == dtype and view.address % 16 == 0):
             copy = self.scratch(view.shape, dtype)
             maps.copy(view, copy, self.stream)
