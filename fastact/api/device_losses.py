@@ -7,11 +7,11 @@ its loss and gradient NaN, targets that are no probabilities are taken as they a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastact.api.device import Operands
-from fastact.api.device_rows import Layout, axes_of, fits, total
+from fastact.api.device_rows import Layout, apart, axes_of, fits, total
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import common, is_integer
@@ -89,11 +89,12 @@ def by_label(
     traits = {"general"} if any(scalars.get(s) for s in ("label_smoothing", "z_loss")) else set()
     given: dict[str, DeviceArray] = {"x": x}
     rows: dict[str, DeviceArray] = {"loss": loss}
+    results = {"dx": target} if target is not None else {}
     divisor = None
     factor = 1.0 / count if reduction == "mean" and count else math.nan if reduction == "mean" else 1.0
     settings = {"factor": factor, **scalars}
     if indices:
-        rows["labels"] = t
+        t = rows["labels"] = _laid_labels(found, t, list(results.values()))
         traits.add(f"labels_{t.dtype}")
         if ignore_index is not None:
             settings["ignored"] = float(ignore_index)
@@ -103,13 +104,18 @@ def by_label(
             settings["factor"], factor = 1.0, 1.0
     else:
         given["targets"] = t
-    columns = {} if weights is None else {"weights": found.laid(weights, dtype)}
-    results = {"dx": target} if target is not None else {}
+    columns = {} if weights is None else {"weights": apart(found, found.laid(weights, dtype), results.values())}
     laid, back = layout.arrays(given, results, dtype)
     if count and classes:
-        row_runs.run(
-            spec, laid, rows, columns, settings, found.stream, found.scratch, frozenset(traits), divisor=divisor
-        )
+        passes = [(laid, rows)]
+        if kernel == "nll_loss" and target is not None and laid["dx"].may_share_memory(laid["x"]):
+            # other threads than those that write at a label read there
+            passes = [({"x": laid["x"]}, rows), ({"dx": laid["dx"]}, {"labels": rows["labels"]})]
+        for arrays, of_rows in passes:
+            row_runs.run(
+                spec, arrays, of_rows, columns, settings, found.stream, found.scratch, frozenset(traits),
+                divisor=divisor,
+            )  # fmt: skip
     else:
         maps.fill(loss, 0.0, found.stream)
     for source, to in back.values():
@@ -126,6 +132,15 @@ def _check_shape(name: str, t: DeviceArray, need: tuple[int, ...], other: tuple[
         what, others = ("probabilities", "class indices are integers")
     hint = f" ({others})" if t.shape == other else ""
     raise ValueError(f"{name}: labels of {t.dtype} are {what} and need the shape {need}, not {t.shape}{hint}")
+
+
+def _laid_labels(found: Operands, labels: DeviceArray, written: Sequence[DeviceArray]) -> DeviceArray:
+    """Labels that kernels can go over, apart from what is written: themselves, or a copy of numbers."""
+    if labels.is_contiguous and not any(labels.may_share_memory(a) for a in written):
+        return labels
+    copy = found.scratch(labels.shape, "float64")
+    maps.copy(labels, copy, found.stream)
+    return copy
 
 
 def _count(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastact.api.arguments import integer
 from fastact.api.device import Operands
-from fastact.api.device_rows import TOTAL, Layout
+from fastact.api.device_rows import TOTAL, Layout, apart
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import is_integer
@@ -118,8 +118,9 @@ class Call:
             raise ValueError(f"{self.name}: offset {offset} is added to weight, and there is none")
         return float(offset)
 
-    def _laid_columns(self) -> dict[str, DeviceArray]:
-        """Columns as kernels take them: of the dtype of x or, if one must be, of the computing dtype."""
+    def _laid_columns(self, written: Sequence[DeviceArray]) -> dict[str, DeviceArray]:
+        """Columns as kernels take them, apart from what is written: of the dtype of x or, if one must be, of the
+        computing dtype."""
         found, wide = self.found, bool(self.offset) or any(c.dtype != self.dtype for c in self.columns.values())
         dtype = self.compute if wide or self.groups > 1 or self.inner > 1 else self.dtype
         laid = {}
@@ -134,7 +135,7 @@ class Call:
                 spread = found.scratch((self.length, self.inner), dtype)
                 maps.copy(column.reshape((self.length, 1)) or column, spread, found.stream)
                 column = spread.reshape((self.length * self.inner,)) or spread
-            laid[what] = found.laid(column, dtype)
+            laid[what] = apart(found, found.laid(column, dtype), written)
         self.traits = frozenset(["wide_columns"] if dtype != self.dtype else [])
         return laid
 
@@ -170,7 +171,7 @@ class Call:
         results = [found.result(what, a, shape, self.dtype) for what, a in zip(("out", "out for the sum"), outs)]
         if len(results) == 2 and results[0][1].may_share_memory(results[1][1]) and shape:
             raise ValueError(f"{self.name}: the arrays of out share memory")
-        columns = self._laid_columns()
+        columns = self._laid_columns([view for _, view in results])
         rows: dict[str, DeviceArray] = {}
         stats = None
         if keep:
@@ -201,8 +202,8 @@ class Call:
                 f"{self.name}: stats have shape {stats.shape}, x of {self.x.shape} needs {self.stats_shape(nstat)}"
             )
         dx, target = found.result("out", out, self.x.shape, self.dtype)
-        columns = self._laid_columns()
-        rows = self._statistics(found.laid(stats, self.compute), nstat)
+        columns = self._laid_columns([target])
+        rows = self._statistics(apart(found, found.laid(stats, self.compute), [target]), nstat)
         given = {what: found.views[what] for what in ("dy", "x")}
         names = {"weight": "dweight", "bias": "dbias"}
         wanted = [what for what in names if what in self.columns]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,9 +54,9 @@ class Layout:
         whole = (*self.lead, self.length)
         laid: dict[str, DeviceArray] = {}
         back: dict[str, tuple[DeviceArray, DeviceArray]] = {}
-        fits = {
-            name: self._laid(a) if a.dtype in (dtype, "bool") else None for name, a in {**inputs, **outputs}.items()
-        }
+        every = {**inputs, **outputs}
+        dtypes = {name: "bool" if name == "mask" else dtype for name in every}
+        fits = {name: self._laid(a) if a.dtype == dtypes[name] else None for name, a in every.items()}
         # more than two dimensions of rows that do not lie in each other: all of them are copied
         given = {name: a for name, a in fits.items() if a is not None}
         if len(given) < len(fits) or row_runs.seen_as_rows(given, self.lead) is None:
@@ -65,7 +65,7 @@ class Layout:
         for name, a in inputs.items():
             fit = fits[name]
             if fit is None:
-                fit = self.found.scratch(whole, a.dtype if a.dtype == "bool" else dtype)
+                fit = self.found.scratch(whole, dtypes[name])
                 source = a.broadcast_to(self.shape).transpose(self.order)
                 maps.copy(source, fit.reshape(source.shape) or fit, self.found.stream)
             laid[name] = fit
@@ -166,6 +166,15 @@ def call(
         maps.fill(value, fill_in, found.stream)
     maps.copy(value.reshape(target.shape) or value, target, found.stream)
     return found.done(array)
+
+
+def apart(found: Operands, view: DeviceArray, written: Iterable[DeviceArray]) -> DeviceArray:
+    """An array that has no memory in common with what is written: itself, or a copy."""
+    if not any(view.may_share_memory(a) for a in written):
+        return view
+    copy = found.scratch(view.shape, view.dtype)
+    maps.copy(view, copy, found.stream)
+    return copy
 
 
 def fits(name: str, what: str, view: DeviceArray, shape: tuple[int, ...], to: str) -> DeviceArray:

@@ -127,7 +127,7 @@ def sparsemax_backward(r: Rows) -> None:
 
 
 def cross_entropy(r: Rows) -> None:
-    """Labels are integers; one below 0 does not count, one that is no class makes its row NaN."""
+    """Labels are integers; one that is no class makes its row NaN, unless it is ignored."""
     trace, f = r.trace, r.f
     label = r.label()
     factor, smoothing, z = _factor(r), r.scalar("label_smoothing"), r.scalar("z_loss")

@@ -62,6 +62,8 @@ def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool
     found = alignment(arrays, n)
     count, edges = found if found is not None else (1, False)
     words = max(1, -(-n // count))
+    # rows that are only written are cut like those that are read
+    reads, held = held > 0, max(1, held)
     if parts and rows <= FEW and n > PART:
         return Form("parts", 256, 0, count, edges)
     team = WARP
@@ -71,7 +73,7 @@ def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool
     if per_thread * held <= MOST_WORDS:
         return Form("registers", team, next(s for s in STEPS if s >= per_thread), count, edges)
     team = 1024
-    if count > 1 and -(-words // team) * team * BYTES * held <= SHARED:
+    if reads and count > 1 and -(-words // team) * team * BYTES * held <= SHARED:
         return Form("shared", team, 0, count, edges)
     return Form("again", LARGEST, 0, count, edges)
 
@@ -214,12 +216,12 @@ def run_with_sums(
         form = Form("registers", team, per_thread, per_word, down=down)
         launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
     else:
-        # longer rows are read twice
+        # longer rows are read twice, and the second time written, perhaps in their place
+        form = Form("registers", 128, 1, per_word, down=down, tiles=-(-words // 128))
+        launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
         own = given - set(sums)
         form = form_of(elements, count, n, held, parts=False)
         launch_rows(spec, form, own, views, columns, scalars, count, inner, n, stream, scratch, 0, None, None, then)
-        form = Form("registers", 128, 1, per_word, down=down, tiles=-(-words // 128))
-        launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
     _combine(pairs, blocks, n, list(sums.values()), spec.compute, stream)
 
 

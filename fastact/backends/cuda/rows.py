@@ -503,16 +503,15 @@ class Rows:
         apart = self.trace.emit(f"{label.name} - {word}")
         return self.chosen(f"{apart.name} == {element.lane}", a, b)
 
-    # ---- labels: integers of which -1 and the one that is ignored do not count, and others may be no class
+    # ---- labels: integers, of which one may be ignored and others may be no class
 
     def label(self) -> Value:
-        """The label of a row, -1 for one that does not count."""
+        """The label of a row, IGNORED for one that does not count."""
         (dtype,) = (t.removeprefix("labels_") for t in self.given if t.startswith("labels_"))
         load = "load_word(labels)" if dtype == "int64" else f"int64(load_{dtype}(labels))"
         found: Value = self.trace.emit(load)
         if self.has("ignores"):
-            found = self.trace.emit(f"int64(-1) if {found.name} == int64(ignored) else {found.name}")
-            # any other label below 0 is no class
+            found = self.trace.emit(f"int64({IGNORED}) if {found.name} == int64(ignored) else {found.name}")
         return found
 
     def is_class(self, label: Value) -> str:
@@ -526,7 +525,7 @@ class Rows:
 
     def without_class(self, label: Value, uncounted: Value, bad: Value) -> Value:
         """What a row has that does not count, and one whose label is no class."""
-        condition = f"{label.name} == -1" if self.has("ignores") else "False"
+        condition = f"{label.name} == {IGNORED}" if self.has("ignores") else "False"
         return self.chosen(condition, uncounted, bad)
 
     def at_class(self, name: str, label: Value) -> Value:
@@ -719,6 +718,8 @@ class Rows:
         return found
 
 
+# a label that does not count
+IGNORED = -(1 << 62)
 # lanes of a warp that shuffle
 EVERY = "0xFFFFFFFF"
 # of a workspace: how many sums a row function has at most, of how many numbers each, bytes of a number

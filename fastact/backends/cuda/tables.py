@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 
 from fastact.backends.cuda import elementwise, launch, simulator
@@ -37,7 +38,7 @@ class Table:
             self._known.add(stream)
 
 
-_tables: dict[tuple[KernelSpec, tuple[float, ...], int], Table] = {}
+_tables: dict[tuple[KernelSpec, bytes, int], Table] = {}
 
 
 def _memory(dtype: str, device: int, stream: int) -> DeviceArray:
@@ -61,7 +62,8 @@ def can_make(device: int, stream: int) -> bool:
 
 def run(spec: KernelSpec, params: tuple[float, ...], x: DeviceArray, y: DeviceArray, stream: int) -> None:
     """Look up the results of contiguous elements."""
-    key = spec, params, x.device
+    # by their bits: -0 and NaN have tables of their own
+    key = spec, struct.pack(f"{len(params)}d", *params), x.device
     with _lock:
         if key not in _tables:
             _tables[key] = Table(spec, params, x.device, stream)
