@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fastact.backends.cuda import cache as kernels
@@ -24,10 +23,14 @@ if TYPE_CHECKING:
 Call = Callable[..., Any]
 
 
-@cache
+_registered: set[type] = set()
+
+
 def register(type_: type) -> None:
     """From now on plain calls with PyTorch's tensors of this type come here first."""
-    _driver.register_device_type(type_, caller(sys.modules["torch"]))
+    if type_ not in _registered:
+        _registered.add(type_)
+        _driver.register_device_type(type_, caller(sys.modules["torch"]))
 
 
 def caller(torch: Any) -> Callable[[Any, tuple[Any, ...]], Any]:
