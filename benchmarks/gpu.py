@@ -479,8 +479,9 @@ def page(results: list[dict[str, Any]]) -> str:
         m = found["machine"]
         lines += [f"Results {number + 1}: {m['gpu']}, driver and clocks {m['driver, clocks']}, PyTorch {m['torch']}, "
                   f"numba-cuda {m['numba-cuda']}, {m['date']}.", ""]  # fmt: skip
-    lines += ["| what | goal, ms | best of the others, ms |" + "".join(f" results {i + 1}, ms |" for i in range(max(1, len(results)))),
-              "|---|---|---|" + "---|" * max(1, len(results))]  # fmt: skip
+    columns = "".join(f" results {i + 1}, ms |" for i in range(max(1, len(results))))
+    lines.append(f"| what | goal, ms | best of the others, ms |{columns}")
+    lines.append("|---|---|---|" + "---|" * max(1, len(results)))
     for goal in GOALS:
         cells = [_cell(found, goal.name) for found in results] or ["not measured"]
         peer = "" if goal.peer is None else f"{goal.peer:g}"
