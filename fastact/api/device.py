@@ -79,12 +79,15 @@ class Operands:
                 self.numbers[what] = a
             else:
                 host.append((what, a))
+        if not self.views:
+            what, a = host[0] if host else next(iter(self.numbers.items()))
+            raise TypeError(f"{name}: out is on a GPU, {what} is {_kind(a)} in the memory of the host")
         first = next(iter(self.views))
         self.family, like = self._families[first]
         self._like = like
         if host:
             what, a = host[0]
-            kind = type(a).__name__ if not isinstance(a, np.ndarray) else "an array of NumPy"
+            kind = _kind(a)
             raise TypeError(
                 f"{name}: {first} is {self.family.name_of(like)}, {what} is {kind} in the memory of the host; they "
                 "must be on one device"
@@ -188,6 +191,10 @@ class Operands:
             )
         if not view.writeable:
             raise ValueError(f"{self.name}: {what} is read-only")
+
+
+def _kind(array: Any) -> str:
+    return "an array of NumPy" if isinstance(array, np.ndarray) else type(array).__name__
 
 
 def _viewed(family: Family, array: Any) -> Any:
