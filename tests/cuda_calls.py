@@ -1,7 +1,7 @@
 """Calls with arrays on a GPU, by default that of the simulator (fastact/backends/cuda/simulator.py).
 
-In a process of tests numba.cuda is the simulator's: numba-cuda decides that when it is imported. With FASTACT_TEST_GPU=1
-it is the machine's GPU instead, and the same tests run there.
+In a process of tests numba.cuda is the simulator's: numba-cuda decides that when it is imported. With
+FASTACT_TEST_GPU=1 it is the machine's GPU instead, and the same tests run there.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Guarded:
 
 
 def device(x, offset=None):
-    """A copy of an array on the device, of the same shape and strides; it begins `offset` bytes after a border of 256."""
+    """A copy of an array on the device, of the same shape and strides, `offset` bytes after a border of 256."""
     x = np.asarray(x)
     offset = x.ctypes.data % 16 if offset is None and x.size else offset or 0
     if x.flags.c_contiguous and not offset and not ON_GPU:

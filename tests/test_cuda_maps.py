@@ -19,8 +19,8 @@ pytestmark = cuda_calls.needs_cuda
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 # an odd number of them, so that repeated they stand at every position of a word
 SPECIAL = (
-    np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, -1e-42, 1e-310, -6e-8, 1e30, -1e30, 3.4e38, -65504.0, 88.0, -87.5, -104.0,
-    0.5, -0.5, 3.0, -3.0, 17.3, -9.1, 1.0,
+    np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, -1e-42, 1e-310, -6e-8, 1e30, -1e30, 3.4e38, -65504.0, 88.0, -87.5,
+    -104.0, 0.5, -0.5, 3.0, -3.0, 17.3, -9.1, 1.0,
 )  # fmt: skip
 assert len(SPECIAL) % 2
 
@@ -130,7 +130,7 @@ def test_layouts(layout, dtype):
     x, dy = layout(ordinary((8, 31), dtype)), layout(ordinary((8, 31), dtype, 1))
     check(fa.elu(device(x), alpha=0.3), fa.elu(x, alpha=0.3))
     check(fa.tanh.value_and_grad(device(x)), fa.tanh.value_and_grad(x))
-    check(fa.silu.backward(device(dy), device(np.ascontiguousarray(x))), fa.silu.backward(dy, x))
+    check(fa.silu.backward(device(dy), device(x.copy())), fa.silu.backward(dy, x))
     # into memory that lies so
     if not layout.__code__.co_names.count("broadcast_to"):
         out = Guarded(x.shape, dtype, 2 * dtype.itemsize, x.strides)
@@ -177,12 +177,24 @@ def test_out_of_another_dtype():
         x = specials(source)
         out, want = Guarded(x.shape, to), np.zeros(x.shape, to)
         with np.errstate(all="ignore"):
-            got, expected = (outcome(lambda d=d, o=o: fa.gelu(d, out=o)) for d, o in ((device(x), out.array), (x, want)))
+            got, expected = (
+                outcome(lambda d=d, o=o: fa.gelu(d, out=o)) for d, o in ((device(x), out.array), (x, want))
+            )
         if isinstance(expected, tuple):
-            assert got == expected
+            assert isinstance(got, tuple) and got[1] == expected[1], (source, to, got, expected)
             continue
         out.check()
         check((out.values,), want, (source, to))
+
+
+def test_out_is_larger():
+    x, dy = ordinary(5, np.dtype(np.float32)), ordinary((3, 1), np.dtype(np.float32))
+    out = Guarded((2, 3, 5), np.float32)
+    fa.gelu(device(x), out=out.array)
+    out.check()
+    check((out.values,), np.broadcast_to(fa.gelu(x), (2, 3, 5)))
+    fa.gelu.backward(device(dy), device(x), out=out.array)
+    check((out.values,), np.broadcast_to(fa.gelu.backward(dy, x), (2, 3, 5)))
 
 
 @each_dtype
@@ -260,10 +272,17 @@ def test_parameters():
         y = ordinary(31, dtype)
         for alpha in (0.1, -0.0, 1e-9, 3e38, np.inf):
             with np.errstate(all="ignore"):
-                check(fa.leaky_relu(device(y), negative_slope=alpha), fa.leaky_relu(y, negative_slope=alpha), (dtype, alpha))
-    low, high = rng.standard_normal((2, 23)).astype(np.float32)
+                check(
+                    fa.leaky_relu(device(y), negative_slope=alpha),
+                    fa.leaky_relu(y, negative_slope=alpha),
+                    (dtype, alpha),
+                )
+    low = rng.standard_normal(23).astype(np.float32) - 3
+    high = low + 2
     check(fa.hard_tanh(device(x), min_val=device(low), max_val=2.0), fa.hard_tanh(x, min_val=low, max_val=2.0))
-    check(fa.hard_tanh(device(x), min_val=device(low), max_val=device(high)), fa.hard_tanh(x, min_val=low, max_val=high))
+    check(
+        fa.hard_tanh(device(x), min_val=device(low), max_val=device(high)), fa.hard_tanh(x, min_val=low, max_val=high)
+    )
     check(fa.gelu(device(x), approximate="tanh"), fa.gelu(x, approximate="tanh"))
 
 
@@ -310,13 +329,20 @@ X = ordinary((4, 6), np.dtype(np.float32))
 ERRORS = {
     "complex": (lambda m: fa.gelu(m(X.astype(complex))), None),
     "no such keyword": (lambda m: fa.gelu(m(X), nothing=1), None),
-    "shapes": (lambda m: fa.relu.backward(m(X), m(X[:, :5])), "could not be broadcast together with shapes (4,6) (4,5)"),
+    "shapes": (
+        lambda m: fa.relu.backward(m(X), m(X[:, :5])),
+        "could not be broadcast together with shapes (4,6) (4,5)",
+    ),
     "too few": (lambda m: fa.relu.backward(m(X)), None),
     "approximate": (lambda m: fa.gelu(m(X), approximate="nothing"), None),
     "out of one": (lambda m: fa.gelu.value_and_grad(m(X), out=m(X)), None),
     "out of three": (lambda m: fa.gelu.value_and_grad(m(X), out=(m(X),) * 3), None),
-    "out of a shape": (lambda m: fa.gelu(m(X), out=m(X[:2])), ""),
-    "out of integers": (lambda m: fa.gelu(m(X), out=m(X.astype(np.int32))), ""),
+    "out of a shape": (
+        lambda m: fa.gelu(m(X), out=m(X[:2])),
+        "could not be broadcast together with shapes (4,6) (2,6)",
+    ),
+    "out of fewer": (lambda m: fa.gelu(m(X), out=m(X[:1])), ""),
+    "out of integers": (lambda m: fa.gelu(m(X), out=m(X.astype(np.int32))), "Cannot cast ufunc 'gelu' output from"),
     "mask of floats": (lambda m: fa.gelu(m(X), out=m(X), where=m(X)), ""),
     "parameter": (lambda m: fa.elu(m(X), alpha="1"), ""),
     "dtype": (lambda m: fa.gelu(m(X), dtype="int32"), ""),
@@ -331,7 +357,7 @@ def test_errors(case):
     if part is None:
         assert got == want
     elif part:
-        assert got[0] == want[0] and part in got[1] and part in want[1], (got, want)
+        assert (got[0] == want[0] or "UFunc" in want[0]) and part in got[1] and part in want[1], (got, want)
     else:
         known = {"TypeError", "ValueError", "UFuncTypeError", "_UFuncOutputCastingError", "_UFuncNoLoopError"}
         assert got[0] in known and (got[0] == want[0] or "UFunc" in want[0] or "UFunc" in got[0]), (got, want)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastact.backends.cuda import maps
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import SIZES, can_cast, common
+from fastact.backends.cuda.dtypes import SIZES, can_cast, common, shown
 from fastact.backends.cuda.families import Family, begin, end, family_of
 from fastact.spec.messages import unsupported_names
 
@@ -187,7 +187,8 @@ class Operands:
             raise ValueError(f"{self.name}: {what} has shape {view.shape}, the result {shape}")
         if not can_cast(dtype, view.dtype):
             raise TypeError(
-                f"{self.name}: cannot write a result of {dtype} to {what} of {view.dtype} with casting 'same_kind'"
+                f"Cannot cast ufunc {self.name!r} output from {shown(dtype)} to {shown(view.dtype)} with casting rule "
+                "'same_kind'"
             )
         if not view.writeable:
             raise ValueError(f"{self.name}: {what} is read-only")

@@ -12,10 +12,10 @@ from fastact.api.arguments import single_out
 from fastact.api.device import Operands, broadcast_shape, safe_to_write
 from fastact.backends.cuda import maps
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import FLOATS, rounded
+from fastact.backends.cuda.dtypes import FLOATS, SIZES, rounded
 from fastact.spec.kernel import kernel_of
 from fastact.spec.kinds import ALL, Argument
-from fastact.spec.messages import no_loop_names
+from fastact.spec.messages import no_loop_names, unsupported_names
 from fastact.spec.table import Op
 
 # of a ufunc; casting is as by default
@@ -49,8 +49,11 @@ def call(
             raise TypeError(f"{name}: {keyword} is not taken with arrays on a GPU")
     dtype = _dtype(found, keywords.get("dtype"))
     mask = found.mask(keywords.get("where", True))
-    shape = broadcast_shape(name, {**found.views, **({} if mask is None else {"where": mask})})
-    results = [found.result(what, out, shape, dtype) for what, out in _outs(name, keywords.get("out"), outputs)]
+    outs = _outs(name, keywords.get("out"), outputs)
+    given = {what: found.view(what, out) for what, out in outs if out is not None}
+    # as NumPy's, functions fill arrays that are larger than what they compute
+    shape = broadcast_shape(name, {**found.views, **({} if mask is None else {"where": mask}), **given})
+    results = [found.result(what, out, shape, dtype) for what, out in outs]
     written = [view for _, view in results]
     read = {what: view.broadcast_to(shape) for what, view in found.views.items()}
     # as an array of the dtype holds them
@@ -81,14 +84,17 @@ def _outs(name: str, out: Any, outputs: tuple[Argument, ...]) -> list[tuple[str,
     if out is None:
         out = (None,) * len(outputs)
     if not isinstance(out, tuple):
-        raise TypeError(f"{name}: out must be a tuple of {len(outputs)} arrays, not {type(out).__name__}")
+        raise TypeError("'out' must be a tuple of arrays")
     if len(out) != len(outputs):
-        raise ValueError(f"{name}: out must be {len(outputs)} arrays, not {len(out)}")
+        raise ValueError("The 'out' tuple must have exactly one entry per ufunc output")
     return [(f"out for {a.name}", given) for a, given in zip(outputs, out)]
 
 
 def _dtype(found: Operands, asked: Any) -> str:
     """The dtype that is computed in: that of the arrays, or the one asked for."""
+    dtypes = [view.dtype for view in found.views.values()]
+    if any(d not in SIZES for d in dtypes):
+        raise TypeError(unsupported_names(f"ufunc {found.name!r}", dtypes))
     own = found.dtype()
     if asked is None:
         return own

@@ -54,5 +54,10 @@ def rounded(value: float, name: str) -> float:
 
 # what may be written to what, by casting="same_kind"
 def can_cast(source: str, to: str) -> bool:
-    """Whether a result of one dtype can be written to memory of another one: among floats, no integers."""
-    return to in FLOATS
+    """Whether a result of one dtype can be written to memory of another one: among floats, as with NumPy."""
+    return to in FLOATS and (source, to) != ("bfloat16", "float16")
+
+
+def shown(name: str) -> str:
+    """A dtype as NumPy shows it."""
+    return f"dtype({name if name == 'bfloat16' else repr(name)})"

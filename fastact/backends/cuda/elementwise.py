@@ -203,7 +203,11 @@ def strided(spec: KernelSpec, ndim: int, dtypes: tuple[str, ...], masked: bool) 
             keep = w.keeps(1, "i")[0] if w.random else None
             given = [values[name] for name in every]
             for y, v in zip(outs, w.outputs(given[: len(w.inputs)], given[len(w.inputs) :], keep)):
-                trace.line(stored(f"a_{y}", v.name, dtype_of[y], spec.compute))
+                text = v.name
+                if SIZES[spec.dtype] == 2 and dtype_of[y] != spec.dtype:
+                    # as on the CPU, a result is of its own dtype before it is of another one
+                    text = f"round_{spec.dtype}({text})"
+                trace.line(stored(f"a_{y}", text, dtype_of[y], spec.compute))
     lengths = [f"n{d}" for d in range(1, ndim)]
     strides = [f"s_{name}_{d}" for name in arrays for d in range(ndim)]
     arguments = [*arrays, "n", *lengths, *strides, *numbers, *w.random_names]
