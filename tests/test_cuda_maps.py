@@ -263,8 +263,9 @@ def test_where(dtype):
 def test_parameters():
     rng = np.random.default_rng(4)
     x = ordinary((5, 23), np.dtype(np.float32))
-    for alpha in (0, 1, -0.0, 0.1, np.float32(0.1), np.float64(0.1), np.array(0.3), rng.random(23).astype(np.float32),
-                  rng.random((5, 1)).astype(np.float32), rng.random((5, 23)), rng.random(23).astype(np.float16)):  # fmt: skip
+    arrays = [rng.random(23).astype(np.float32), rng.random((5, 1)).astype(np.float32), rng.random((5, 23)),
+              rng.random(23).astype(np.float16)]  # fmt: skip
+    for alpha in (0, 1, -0.0, 0.1, np.float32(0.1), np.float64(0.1), np.array(0.3), *arrays):
         given = on_device({"alpha": alpha})
         check(fa.elu(device(x), **given), fa.elu(x, alpha=alpha), alpha)
         check(fa.elu.value_and_grad(device(x), **given), fa.elu.value_and_grad(x, alpha=alpha), alpha)
