@@ -25,6 +25,9 @@ LARGEST = 512
 # words of a thread, of all arrays, that its registers hold (13 of bfloat16, rows of 50,257: no spills)
 MOST_WORDS = 16
 STEPS = (1, 2, 3, 4, 6, 8, 10, 13, 16)
+# threads for a row in shared memory, and for a part of a row
+TEAM_OF_BLOCK = 1024
+TEAM_OF_PART = 256
 # shared memory of a block, but for what sums are exchanged through
 SHARED = 224 * 1024
 # rows that are fewer than this and longer than PART elements are cut into parts
@@ -65,14 +68,14 @@ def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool
     # rows that are only written are cut like those that are read
     reads, held = held > 0, max(1, held)
     if parts and rows <= FEW and n > PART:
-        return Form("parts", 256, 0, count, edges)
+        return Form("parts", TEAM_OF_PART, 0, count, edges)
     team = WARP
     while team < LARGEST and -(-words // team) * held > COMFORT:
         team *= 2
     per_thread = -(-words // team)
     if per_thread * held <= MOST_WORDS:
         return Form("registers", team, next(s for s in STEPS if s >= per_thread), count, edges)
-    team = 1024
+    team = TEAM_OF_BLOCK
     if reads and count > 1 and -(-words // team) * team * BYTES * held <= SHARED:
         return Form("shared", team, 0, count, edges)
     return Form("again", LARGEST, 0, count, edges)
