@@ -49,7 +49,7 @@ def alignment(arrays: list[DeviceArray], n: int) -> tuple[int, bool] | None:
     return count, bool(offset or n % count or any(s % BYTES for s in strides))
 
 
-def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool = True) -> Form:
+def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool = True, general: bool = False) -> Form:
     """The form in which rows are computed.
 
     Parameters
@@ -61,6 +61,8 @@ def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool
         How many arrays are read.
     parts : bool
         Whether rows may be cut into parts.
+    general : bool
+        Whether a loss heeds weights or smoothing, whose sums need registers too.
     """
     found = alignment(arrays, n)
     count, edges = found if found is not None else (1, False)
@@ -73,7 +75,7 @@ def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool
     while team < LARGEST and -(-words // team) * held > COMFORT:
         team *= 2
     per_thread = -(-words // team)
-    if per_thread * held <= MOST_WORDS:
+    if per_thread * held <= (MOST_WORDS // 2 if general else MOST_WORDS):
         return Form("registers", team, next(s for s in STEPS if s >= per_thread), count, edges)
     team = TEAM_OF_BLOCK
     if reads and count > 1 and -(-words // team) * team * BYTES * held <= SHARED:
@@ -154,7 +156,7 @@ def run(
         return
     # a part of a row is read when another one has been written
     apart = not any(a.may_share_memory(b) for i, a in enumerate(elements) for b in elements[:i])
-    form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax")
+    form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax", "general" in traits)
     given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
     launch_rows(
         spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor, None, then
