@@ -68,7 +68,7 @@ def call(
     maps.run(kernel_of(op, kind, dtype), inputs, [values[p.name] for p in op.params], targets, found.stream, mask)
     for target, view in zip(targets, written):
         maps.copy(target, view, found.stream)
-    return results[0][0] if len(results) == 1 else tuple(array for array, _ in results)
+    return found.done(*(array for array, _ in results))
 
 
 def _outs(name: str, out: Any, outputs: tuple[Argument, ...]) -> list[tuple[str, Any]]:

@@ -186,6 +186,50 @@ def load_words(typingctx, address):  # type: ignore[no-untyped-def]
     return types.UniTuple(types.uint32, 4)(types.int64), emit
 
 
+@intrinsic
+def load_bits(typingctx, address):  # type: ignore[no-untyped-def]
+    """16 bits as an integer."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.zext(builder.load(_pointer(builder, args[0], I16)), I32)
+
+    return types.uint32(types.int64), emit
+
+
+@intrinsic
+def store_bits(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(builder.trunc(args[1], I16), _pointer(builder, args[0], I16))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint32), emit
+
+
+@intrinsic
+def store_words(typingctx, address, a, b, c, d):  # type: ignore[no-untyped-def]
+    """Four words of 32 bits to an address aligned to 16 bytes."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        kind = ir.VectorType(I32, 4)
+        v = ir.Constant(kind, ir.Undefined)
+        for k in range(4):
+            v = builder.insert_element(v, args[1 + k], ir.Constant(I32, k))
+        builder.store(v, _pointer(builder, args[0], kind)).align = 16
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *[types.uint32] * 4), emit
+
+
+def _round(dtype: str) -> Any:
+    def rounded(typingctx: Any, value: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _widened(builder, _narrowed(builder, args[0], dtype), dtype)
+
+        return types.float32(types.float32), emit
+
+    return intrinsic(rounded)
+
+
 def _unpack(dtype: str) -> Any:
     def unpack(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -238,11 +282,13 @@ def functions() -> dict[str, Callable[..., Any]]:
     found["store_float16_double"] = store_float16_double
     for dtype in MEMORY:
         found[f"unpack_{dtype}"] = _unpack(dtype)
+        if dtype in ("float16", "bfloat16"):
+            found[f"round_{dtype}"] = _round(dtype)
         found[f"load_{dtype}"], found[f"store_{dtype}"] = _load(dtype), _store(dtype)
         for count in COUNTS:
             found[f"load_{dtype}_{count}"] = _load_vector(dtype, count)
             found[f"store_{dtype}_{count}"] = _store_vector(dtype, count)
     for name in INTEGERS:
         found[f"load_{name}"] = _integer(name)
-    found["store_bool"] = store_bool
+    found |= {"store_bool": store_bool, "load_bits": load_bits, "store_bits": store_bits, "store_words": store_words}
     return found

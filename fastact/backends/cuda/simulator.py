@@ -48,12 +48,12 @@ class _Cuda:
         return a if c else b
 
     def _array(self, length: int, dtype: Any) -> Any:
-        # NaN and large numbers: nothing counts on what was there
-        key = length, dtype
+        # what is asked for with the length 0 is one memory, seen in several dtypes
+        key = (length, dtype) if length else 0
         if key not in self.memory:
-            bytes_ = length * dtype.itemsize if length else self.dynamic
-            self.memory[key] = np.frombuffer(bytearray(b"\xff" * bytes_), dtype)
-        return self.memory[key]
+            # NaN and large numbers: nothing counts on what was there
+            self.memory[key] = bytearray(b"\xff" * (length * dtype.itemsize if length else self.dynamic))
+        return np.frombuffer(self.memory[key], dtype)
 
 
 def run(kernel: Kernel, grid: tuple[int, int], block: int, shared: int, slots: tuple[float, ...]) -> None:
@@ -118,7 +118,7 @@ def _compiled(kernel: Kernel) -> tuple[Callable[..., Any], _Cuda, bool]:
     """The kernel as a function or, if threads wait for each other, a generator."""
     text = _WAITS.sub(r"\1 = yield \2, \3", kernel.text).replace("cuda.syncthreads()", "yield")
     cuda = _Cuda()
-    dtypes = SimpleNamespace(**{name: np.dtype(name) for name in ("float32", "float64", "uint32")})
+    dtypes = SimpleNamespace(**{name: np.dtype(name) for name in ("float32", "float64", "uint16", "uint32")})
     scope: dict[str, Any] = {**_functions(kernel.compute), **kernel.constants, "cuda": cuda, "types": dtypes}
     exec(compile(text, f"<fastact {kernel.name}>", "exec"), scope)
     return scope["kernel"], cuda, "yield" in text
@@ -143,10 +143,13 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
         "range": range,
     }
     found |= {name: getattr(np, name) for name in ("int32", "int64", "uint32", "uint64", "float32", "float64")}
-    found["load_words"], found["exp2"], found["store_bool"] = _load_words, np.exp2, _store("bool")
+    found |= {"load_words": _load_words, "store_words": _store_words, "exp2": np.exp2, "store_bool": _store("bool")}
+    found["load_bits"] = lambda address: np.uint32(_at(address, 1, np.dtype(np.uint16))[0])
+    found["store_bits"] = _store("uint16")
     found["store_float16_double"] = _store("float16")
     for name in FLOATS:
         found[f"unpack_{name}"] = _unpack(name)
+        found[f"round_{name}"] = _round(name)
         found[f"load_{name}"], found[f"store_{name}"] = _load(name), _store(name)
         for count in (2, 4, 8):
             found[f"load_{name}_{count}"] = _load_many(name, count)
@@ -218,6 +221,16 @@ def _store_many(name: str, count: int) -> Callable[..., None]:
 def _load_words(address: Any) -> Any:
     _aligned(address, 16)
     return tuple(_at(address, 4, np.dtype(np.uint32)))
+
+
+def _round(name: str) -> Callable[..., Any]:
+    memory, compute = _memory(name).type, np.dtype(name if name == "float64" else "float32").type
+    return lambda value: compute(memory(value))
+
+
+def _store_words(address: Any, *words: Any) -> None:
+    _aligned(address, 16)
+    _at(address, 4, np.dtype(np.uint32))[:] = words
 
 
 def _unpack(name: str) -> Callable[..., Any]:
