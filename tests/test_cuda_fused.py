@@ -221,20 +221,22 @@ def test_sums_of_what_is_not_finite():
         check(fa.identity.biased_backward, x.T.copy(), np.ones((6, 70), np.float32), np.zeros(6, np.float32), axis=0)
 
 
-def test_combined_pairs_beyond_what_is_loaded_at_once():
-    """More blocks of rows than are loaded ahead, and sums of several dtypes."""
-    assert sums.AHEAD < 75
-    pairs = numbers((2, 1, 2, 75, 8), F32)
-    to = [Guarded(8, F32), Guarded(8, F64)]
+@pytest.mark.parametrize("blocks", [0, 1, 7, 8, 9, 63, 64, 65, 75, 128, 200])
+def test_combined_pairs(blocks):
+    """Blocks across what a thread and a group of threads loads, columns across what they take; several dtypes."""
+    n = 37
+    pairs = numbers((2, 2, blocks, n), F32)
+    to = [Guarded(n, F32), Guarded(n, F64)]
     kernel = sums.combine("float32", ("float32", "float64"))
-    step = 2 * 75 * 32
-    simulator.run(kernel, (1, 2), sums.COMBINE_BLOCK, 0,
-                  (pairs.ctypes.data, 75 * 32, step, 75, 32, 8, *(t.array.ctypes.data for t in to)))  # fmt: skip
+    part, grid = blocks * n * 4, (-(-n // sums.COMBINE_COLUMNS), 2)
+    slots = pairs.ctypes.data, part, 2 * part, blocks, n * 4, n, *(t.array.ctypes.data for t in to)
+    simulator.run(kernel, grid, sums.COMBINE_BLOCK, 0, slots)
     for s in range(2):
-        high, low = pairs[s, 0, 0, 0] + np.float32(0), pairs[s, 0, 1, 0]
-        for b in range(1, 75):
-            high, low = pair_add(high, low, pairs[s, 0, 0, b], pairs[s, 0, 1, b])
+        high = low = np.zeros(n, np.float32)
+        for b in range(blocks):
+            high, low = pair_add(high, low, pairs[s, 0, b], pairs[s, 1, b])
         assert_same(to[s].array, (high + low).astype(to[s].array.dtype))
+        assert to[s].whole
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 127, 128, 129, 256, 257, 259, 1000, 4097])
