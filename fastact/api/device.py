@@ -79,12 +79,15 @@ class Operands:
                 self.numbers[what] = a
             else:
                 host.append((what, a))
+        if not self.views:
+            what, a = host[0] if host else next(iter(self.numbers.items()))
+            raise TypeError(f"{name}: out is on a GPU, {what} is {_kind(a)} in the memory of the host")
         first = next(iter(self.views))
         self.family, like = self._families[first]
         self._like = like
         if host:
             what, a = host[0]
-            kind = type(a).__name__ if not isinstance(a, np.ndarray) else "an array of NumPy"
+            kind = _kind(a)
             raise TypeError(
                 f"{name}: {first} is {self.family.name_of(like)}, {what} is {kind} in the memory of the host; they "
                 "must be on one device"
@@ -154,7 +157,7 @@ class Operands:
         return self.empty(shape, dtype)[1]
 
     def laid(self, view: DeviceArray, dtype: str, flat: bool = False) -> DeviceArray:
-        """An array contiguous, at an address aligned to 16 bytes and of a dtype: itself, or a copy; `flat` in C order."""
+        """An array contiguous, at an address aligned to 16 bytes, of a dtype: itself, or a copy; `flat` in C order."""
         if not (view.is_contiguous and view.dtype == dtype and view.address % 16 == 0):
             copy = self.scratch(view.shape, dtype)
             maps.copy(view, copy, self.stream)
@@ -188,6 +191,10 @@ class Operands:
             )
         if not view.writeable:
             raise ValueError(f"{self.name}: {what} is read-only")
+
+
+def _kind(array: Any) -> str:
+    return "an array of NumPy" if isinstance(array, np.ndarray) else type(array).__name__
 
 
 def _viewed(family: Family, array: Any) -> Any:

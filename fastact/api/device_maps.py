@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastact.api import device_plain
 from fastact.api.arguments import single_out
 from fastact.api.device import Operands, broadcast_shape, safe_to_write
 from fastact.backends.cuda import maps
@@ -68,6 +69,8 @@ def call(
     maps.run(kernel_of(op, kind, dtype), inputs, [values[p.name] for p in op.params], targets, found.stream, mask)
     for target, view in zip(targets, written):
         maps.copy(target, view, found.stream)
+    if found.family.name == "PyTorch":
+        device_plain.register(type(arrays[0]))
     return found.done(*(array for array, _ in results))
 
 

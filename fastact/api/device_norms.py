@@ -176,7 +176,7 @@ class Call:
         if keep:
             stats, view = found.empty(self.stats_shape(nstat), self.compute)
             rows = self._statistics(view, nstat)
-        given = {what: found.views[what] for what in ("x", "residual") if what in found.views}
+        given: dict[str, DeviceArray] = {w: found.views[w] for w in ("x", "residual") if w in found.views}
         written = dict(zip(("y", "total"), (view for _, view in results)))
         parts, back = self._parts(given, written, rows, columns)
         spec = SPECS[self.loop, self.dtype]

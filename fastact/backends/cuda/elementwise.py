@@ -7,8 +7,8 @@
 ``strided``     anything else: any strides, broadcast arrays, arrays of other dtypes, a mask
 ==============  ====================================================================================================
 
-Measured on an H100, 2^28 float32, sigmoid: a device copy 0.727 ms, ``vector`` 0.730 with 512 threads a block, 0.736 with
-256, 0.743 with 128; two accesses per thread 0.738, four 0.739; cache hints 0.745 to 0.748.
+Measured on an H100, 2^28 float32, sigmoid: a device copy 0.727 ms, ``vector`` 0.730 with 512 threads a block, 0.736
+with 256, 0.743 with 128; two accesses per thread 0.738, four 0.739; cache hints 0.745 to 0.748.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def patterns() -> Kernel:
 def strided(spec: KernelSpec, ndim: int, dtypes: tuple[str, ...], masked: bool) -> Kernel:
     """The form ``strided``.
 
-    Arguments: addresses of arrays, of inputs, parameters, outputs and the mask; n; the lengths of all dimensions but the
-    first; the bytes from element to element of each array along each dimension; numbers.
+    Arguments: addresses of arrays, of inputs, parameters, outputs and the mask; n; the lengths of all dimensions but
+    the first; the bytes from element to element of each array along each dimension; numbers.
 
     Parameters
     ----------

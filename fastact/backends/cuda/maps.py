@@ -78,19 +78,19 @@ def run(
     n = first.size
     if not n:
         return
-    arrays = [*inputs, *outputs]
+    arrays: list[Any] = [*inputs, *outputs]
     device = first.device
     chosen = form(spec, arrays, params, mask)
     if chosen == "table" and not tables.can_make(device, stream):
         chosen = "vector"
     if chosen == "table":
-        numbers = tuple(float(p) for p in params)  # type: ignore[arg-type]
-        tables.run(spec, numbers, inputs[0], first, stream)  # type: ignore[arg-type]
+        tables.run(spec, tuple(map(float, params)), arrays[0], first, stream)  # type: ignore[arg-type]
         return
     if chosen == "vector":
         per = elementwise.BLOCK * elementwise.per_thread(spec.dtype)
         where = Launch(device, stream, (-(-n // per), 1), elementwise.BLOCK)
-        slots = (*(a.address for a in arrays), n, *(float(p) for p in params), *random_slots(spec, random))  # type: ignore[arg-type]
+        numbers = map(float, params)  # type: ignore[arg-type]
+        slots = (*(a.address for a in arrays), n, *numbers, *random_slots(spec, random))
         launch.run((spec, "vector"), lambda: elementwise.vector(spec), where, slots)
         return
     given = [*inputs, *params, *outputs]
@@ -104,10 +104,17 @@ def run(
     lengths, steps = collapsed(shape, strides)
     dtypes = tuple(a.dtype if isinstance(a, DeviceArray) else "" for a in given)
     where = Launch(device, stream, (-(-n // elementwise.BLOCK), 1), elementwise.BLOCK)
-    numbers = [float(a) for a in given if not isinstance(a, DeviceArray)]
-    slots = (*(a.address for a in every), n, *lengths[1:], *(s for own in steps for s in own), *numbers)
-    key = spec, "strided", len(lengths), dtypes, mask is not None
-    launch.run(key, lambda: elementwise.strided(*key[:1], *key[2:]), where, (*slots, *random_slots(spec, random)))
+    plain = [float(a) for a in given if not isinstance(a, DeviceArray)]
+    every_slot: tuple[float, ...] = (
+        *(a.address for a in every),
+        n,
+        *lengths[1:],
+        *(s for own in steps for s in own),
+        *plain,
+    )
+    traits = len(lengths), dtypes, mask is not None
+    every_slot += random_slots(spec, random)
+    launch.run((spec, "strided", *traits), lambda: elementwise.strided(spec, *traits), where, every_slot)
 
 
 def fill(target: DeviceArray, value: float, stream: int) -> None:

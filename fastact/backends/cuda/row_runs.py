@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from fastact.backends.cuda import launch
 from fastact.backends.cuda.array import DeviceArray, collapsed
@@ -32,7 +33,7 @@ PART = 32768
 
 
 def alignment(arrays: list[DeviceArray], n: int) -> tuple[int, bool] | None:
-    """How rows can be read in words: elements of a word, and whether rows begin or end within one; None: they cannot."""
+    """Elements of a word in which rows can be read, and whether rows begin or end within one; None: they cannot be."""
     size = arrays[0].itemsize
     count = BYTES // size
     offset = arrays[0].address % BYTES
@@ -283,8 +284,8 @@ def launch_rows(
         slots += scalars.values()
         shared = 0
         if form.memory == "shared":
-            words = -(-n // form.count)
+            words = -(-n // form.lanes)
             shared = -(-words // form.team) * form.team * BYTES * len(writer.maps)
         where = Launch(device, stream, (grid, 1), writer.block, shared)
         key = spec, form, tuple(sorted(given)), tuple(scalars), "" if then is None else then.name
-        launch.run(key, lambda writer=writer: writer.kernel(function), where, tuple(slots))
+        launch.run(key, partial(writer.kernel, function), where, tuple(slots))

@@ -46,7 +46,7 @@ class Form(NamedTuple):
         Threads of a row, a power of two and at least a warp.
     words : int
         Of a thread, in registers.
-    count : int
+    lanes : int
         Elements of a word: those of 16 bytes, or 1 where arrays do not allow that.
     edges : bool
         Whether rows begin or end within a word.
@@ -61,7 +61,7 @@ class Form(NamedTuple):
     memory: str
     team: int
     words: int = 0
-    count: int = 1
+    lanes: int = 1
     edges: bool = False
     phase: int = 0
     down: int = 0
@@ -238,7 +238,7 @@ class Rows:
 
     def _begin_columns(self) -> None:
         """What a thread has of its columns for all rows: sums, and what has a value for each column."""
-        trace, count = self.trace, self.form.count
+        trace, count = self.trace, self.form.lanes
         self._place_words()
         trace.line(f"full = n // {count}")
         self._kept_columns: dict[str, list[list[Value]]] = {}
@@ -278,7 +278,7 @@ class Rows:
 
     def _store_pairs(self) -> None:
         """Leaves the sums of a block in the workspace: of each of them a row of sums and a row of what they lack."""
-        trace, count, size = self.trace, self.form.count, SIZES[self.spec.compute]
+        trace, count, size = self.trace, self.form.lanes, SIZES[self.spec.compute]
         for j, name in enumerate(self.pairs):
             for k in range(self.form.words):
                 with trace.block(f"if q{k} < full:"):
@@ -290,7 +290,7 @@ class Rows:
                             trace.line(f"store_{self.spec.compute}({address}, {value})")
 
     def _begin(self) -> None:
-        trace, form, count = self.trace, self.form, self.form.count
+        trace, form, count = self.trace, self.form, self.form.lanes
         trace.line("outer = row // inner")
         trace.line("at = row % inner")
         for name in self.by_row():
@@ -330,7 +330,7 @@ class Rows:
 
     def _read(self) -> None:
         """Reads a row, all of it before anything is computed, so that many accesses are under way."""
-        trace, form, count = self.trace, self.form, self.form.count
+        trace, form, count = self.trace, self.form, self.form.lanes
         for name in self.maps:
             if form.edges:
                 self._edge[name] = trace.fresh(self.number(0.0).name)
@@ -365,21 +365,21 @@ class Rows:
 
     @property
     def _registers(self) -> int:
-        return 1 if self.form.count == 1 else BYTES // 4
+        return 1 if self.form.lanes == 1 else BYTES // 4
 
     @property
     def _nothing(self) -> str:
-        return "uint32(0)" if self.form.count > 1 else self.number(0.0).name
+        return "uint32(0)" if self.form.lanes > 1 else self.number(0.0).name
 
     def _load_words(self, address: str) -> str:
-        return f"load_words({address})" if self.form.count > 1 else f"load_{self.dtype}({address})"
+        return f"load_words({address})" if self.form.lanes > 1 else f"load_{self.dtype}({address})"
 
     def _place(self, array: int, register: int) -> str:
         per = self._registers * len(self.maps)
         return f"((q // {self.form.team}) * {per} + {array * self._registers + register}) * {self.form.team} + t"
 
     def _unpacked(self, words: Sequence[str]) -> list[Value]:
-        trace, count = self.trace, self.form.count
+        trace, count = self.trace, self.form.lanes
         if count == 1:
             return [Value(trace, words[0])]
         names = [trace.name() for _ in range(count)]
@@ -423,7 +423,7 @@ class Rows:
         tail : bool
             Whether elements beyond those that count of a causal row are visited.
         """
-        trace, form, count = self.trace, self.form, self.form.count
+        trace, form, count = self.trace, self.form, self.form.lanes
         if form.memory == "registers":
             for k in range(form.words):
                 with trace.block(f"if q{k} < full:"):
@@ -456,7 +456,7 @@ class Rows:
                 function(elements, lambda name, values: self._store(name, "edge", values))
 
     def _visit_word(self, q: str, k: int, values: dict[str, list[Value]], function: Callable[..., None]) -> None:
-        trace, count = self.trace, self.form.count
+        trace, count = self.trace, self.form.lanes
         column = trace.name()
         trace.line(f"{column} = head + {q} * {count}")
         columns = [f"{column} + {lane}" if lane else column for lane in range(count)]
@@ -586,7 +586,7 @@ class Rows:
         kept: list[list[Value]] = []
         held = keep and self.form.memory == "registers" and self.spec.dtype == self.spec.compute
         if held:
-            kept = [[trace.fresh(zero.name) for _ in range(self.form.count)] for _ in range(self.form.words)]
+            kept = [[trace.fresh(zero.name) for _ in range(self.form.lanes)] for _ in range(self.form.words)]
             self._kept[keep] = (values[0], kept)
         elif keep:
             self._kept[keep] = (values[0], [])

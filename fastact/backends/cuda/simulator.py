@@ -1,8 +1,8 @@
 """Kernels without a GPU (``NUMBA_ENABLE_CUDASIM=1``): in Python, on memory of the host.
 
-What `memory` and libdevice are on a GPU is NumPy here. numba-cuda's own simulator has a Python thread for each thread of
-a block, and no shuffles: a kernel of 64 rows with two sums each took it 50 s. Here a thread is a generator, which stops
-where it waits for others; that takes 1 s. Its arrays, `numba.cuda.to_device` and so on, are numba-cuda's.
+What `memory` and libdevice are on a GPU is NumPy here. numba-cuda's own simulator has a Python thread for each thread
+of a block, and no shuffles: a kernel of 64 rows with two sums each took it 50 s. Here a thread is a generator, which
+stops where it waits for others; that takes 1 s. Its arrays, `numba.cuda.to_device` and so on, are numba-cuda's.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _memory(name: str) -> np.dtype[Any]:
 
 def _at(address: Any, count: int, dtype: np.dtype[Any]) -> Any:
     buffer = (ctypes.c_byte * (count * dtype.itemsize)).from_address(int(address))
-    return np.frombuffer(buffer, dtype)
+    return np.frombuffer(memoryview(buffer), dtype)
 
 
 def _aligned(address: Any, size: int) -> None:
