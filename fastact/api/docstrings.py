@@ -136,7 +136,8 @@ def _parameters(activation: Method) -> list[str]:
     for p in activation.op.params:
         default = "" if p.default is None else f", default {p.default:g}"
         text = p.domain.text
-        lines += [f"{p.name} : float or array_like{default}", f"    {text[0].upper()}{text[1:]}; broadcasts."]
+        text = f"    {text[0].upper()}{text[1:]}; broadcasts. Values of an array on a GPU are not checked."
+        lines += [f"{p.name} : float or array_like{default}", text]
     if activation.variants is not None:
         choices = ", ".join(f'"{v}"' for v in activation.variants[1])
         lines += [f'{activation.variants[0]} : {{{choices}}}, default "none"', "    Which form of the function."]
