@@ -2,13 +2,13 @@
 
 Where arrays are is told by a table on the device: pieces before each array, blocks of the norm before each array,
 lengths, the addresses of the columns (parameters, states), last those of gradients. A kernel (`put`) writes it from its
-own arguments, WORDS at a time. So nothing is copied from the host, which would have to wait or to keep the source alive,
-and a CUDA graph that captures a step has the addresses in it. What a step costs the host for that is nothing while
-gradients stay where they are, and a launch for each WORDS gradients where they moved. Addresses as arguments of the
-step itself would need no table, but a launch for every 11 arrays of AdamW.
+own arguments, WORDS at a time. So nothing is copied from the host, which would have to wait or to keep the source
+alive, and a CUDA graph that captures a step has the addresses in it. What a step costs the host for that is nothing
+while gradients stay where they are, and a launch for each WORDS gradients where they moved. Addresses as arguments of
+the step itself would need no table, but a launch for every 11 arrays of AdamW.
 
-A block of a step has one piece of one array: BLOCK threads, ROUNDS accesses of 16 bytes each, so that the search for the
-array is made once for 4 of them.
+A block of a step has one piece of one array: BLOCK threads, ROUNDS accesses of 16 bytes each, so that the search for
+the array is made once for 4 of them.
 
 The norm is the CPU's to the bit (fastact/runtime/lists.h): 16 threads have the 16 chains of a block of NORM_BLOCK
 elements, and a warp the 32 chains of blocks.
@@ -91,7 +91,7 @@ def step(rule: Rule, dtype: str, grads: str, master: bool, clipped: bool) -> Ker
     formula = spec.body(bind(trace.primitives(), compute))
     names = [a.name for a in spec.inputs]
     written = [name for name in names if name != "g"]
-    in_memory = {name: compute for name in names} | {"p": compute if master else dtype, "g": grads}
+    in_memory = dict.fromkeys(names, compute) | {"p": compute if master else dtype, "g": grads}
     columns = [*written, *(["copy"] if master else [])]
     if master:
         in_memory["copy"] = dtype
@@ -99,12 +99,10 @@ def step(rule: Rule, dtype: str, grads: str, master: bool, clipped: bool) -> Ker
     if clipped:
         trace.line("whole = load_float64(factor)")
         if not grads:
-            # nothing to shrink: not even a NaN gets other bits
+            # nothing to shrink: as on the host, nothing is written
             with trace.block("if whole >= 1.0:"):
                 trace.line("return")
-    numbers = [
-        trace.fresh(f"{compute}({'whole' if clipped and name == 'factor' else name})") for name in spec.params
-    ]
+    numbers = [trace.fresh(f"{compute}({'whole' if clipped and name == 'factor' else name})") for name in spec.params]
     trace.line("block = int64(cuda.blockIdx.x)")
     trace.line("t = int64(cuda.threadIdx.x)")
     _search(trace, "table")
@@ -217,9 +215,7 @@ def squares(dtype: str) -> Kernel:
     quads = 4
     with trace.block(f"while i + {quads * NORM_QUAD} <= n:"):
         # loads first, so that they are under way together
-        loaded = [
-            trace.fresh(f"float64(load_{dtype}(x + (i + {NORM_CHAINS * j}) * {size}))") for j in range(4 * quads)
-        ]
+        loaded = [trace.fresh(f"float64(load_{dtype}(x + (i + {NORM_CHAINS * j}) * {size}))") for j in range(4 * quads)]
         for q in range(quads):
             add(loaded[4 * q : 4 * q + 4])
         trace.line(f"i += {quads * NORM_QUAD}")
@@ -351,9 +347,7 @@ class Lists:
             part = words[i : i + WORDS]
             launch.run("put", put, where, (address + WORD * i, *part, *[0] * (WORDS - len(part))))
 
-    def _clip(
-        self, dtype: str, addresses: int, norm: DeviceArray, max_norm: float, scale: float, stream: int
-    ) -> int:
+    def _clip(self, dtype: str, addresses: int, norm: DeviceArray, max_norm: float, scale: float, stream: int) -> int:
         """Compute the norm of arrays and the factor from it; the address of that."""
         factor, pairs = self._results.address, self._results.address + 8
         if self.blocks:
