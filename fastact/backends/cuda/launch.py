@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,28 @@ class Launch(NamedTuple):
     grid: tuple[int, int]
     block: int
     shared: int = 0
+
+
+class Planned(NamedTuple):
+    """A launch that was not made."""
+
+    key: Any
+    kernel: Kernel
+    where: Launch
+
+
+_log: ContextVar[list[Planned] | None] = ContextVar("log", default=None)
+
+
+@contextmanager
+def planned() -> Iterator[list[Planned]]:
+    """Collects the launches of calls in this context instead of making them: nothing is computed or written."""
+    log: list[Planned] = []
+    token = _log.set(log)
+    try:
+        yield log
+    finally:
+        _log.reset(token)
 
 
 _lock = threading.RLock()
@@ -49,6 +73,10 @@ def run(key: Any, make: Callable[[], Kernel], where: Launch, slots: tuple[float,
     slots : tuple of int and float
         Its arguments.
     """
+    log = _log.get()
+    if log is not None:
+        log.append(Planned(key, made(key, make), where))
+        return
     if simulator.enabled():
         simulator.run(made(key, make), where.grid, where.block, where.shared, slots)
         return
@@ -59,7 +87,10 @@ def run(key: Any, make: Callable[[], Kernel], where: Launch, slots: tuple[float,
 
 
 def capturing(device: int, stream: int) -> bool:
-    """Whether work on a stream goes into a CUDA graph."""
+    """Whether work on a stream is not done now: it goes into a CUDA graph, or is planned only. What it leaves in memory
+    must not be counted on."""
+    if _log.get() is not None:
+        return True
     if simulator.enabled():
         return False
     from fastact.backends.cuda import _launch
