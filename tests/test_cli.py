@@ -9,7 +9,7 @@ import pytest
 
 from fastact import __version__
 from fastact.spec.table import OPS
-from fastact.tools import bench, cli
+from fastact.tools import bench, cli, curves
 from fastact.tools.peers import PEERS
 
 
@@ -199,7 +199,7 @@ def test_plot(capsys, tmp_path, name):
 def test_what_a_plot_says():
     pytest.importorskip("matplotlib")
     for name in ("gelu", "elu", "hard_tanh"):
-        figure = cli.draw(OPS[name], {}, -6.0, 6.0)
+        figure = curves.figure_of([(OPS[name], {})], -6.0, 6.0)
         figure.draw_without_rendering()
         (axis,), (legend,) = figure.axes, figure.legends
         texts = [text.get_text() for text in legend.get_texts()]
@@ -213,6 +213,25 @@ def test_plot_by_alias_into_the_current_folder(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("plot", "swish", "--param", "beta=2") == 0
     assert (tmp_path / "silu.png").exists()
+
+
+def test_plot_of_several(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert run("plot", "elu", "celu", "gelu", "--param", "alpha=0.5") == 0
+    assert capsys.readouterr().out == "elu-celu-gelu.png\n"
+    assert (tmp_path / "elu-celu-gelu.png").read_bytes().startswith(b"\x89PNG")
+    figure = curves.figure_of([(OPS[name], {}) for name in ("elu", "gelu", "relu")], -3.0, 3.0)
+    figure.draw_without_rendering()
+    values, derivatives = figure.axes
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["elu  (alpha = 1)", "gelu", "relu"]
+    colours = [[line.get_color() for line in axis.lines[2:]] for axis in (values, derivatives)]
+    assert colours[0] == colours[1] and len(set(colours[0])) == 3
+    assert legend.get_window_extent().y1 <= values.get_window_extent().y0
+    assert "no parameter 'beta' in elu, relu; there is alpha" in refused(
+        capsys, "plot", "elu", "relu", "--param", "beta=1"
+    )
 
 
 def test_warmup(capsys):
