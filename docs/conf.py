@@ -32,6 +32,7 @@ extensions = [
 exclude_patterns = ["build", "examples", "tutorial"]
 
 autodoc_typehints = "none"
+autodoc_docstring_signature = False
 numpydoc_show_class_members = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
@@ -40,13 +41,13 @@ sphinx_gallery_conf = {
     "examples_dirs": ["tutorial", str(SCRIPTS)],
     "gallery_dirs": ["generated/tutorial", "generated/gallery"],
     "filename_pattern": r"\.py",
+    "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
     "min_reported_time": 1e9,
     "write_computation_times": False,
     "nested_sections": False,
-    "plot_gallery": "True",
 }
 
 html_theme = "pydata_sphinx_theme"
@@ -82,13 +83,14 @@ def for_sphinx(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
             lines[i] = line.replace("|", r"\|")
 
 
-def signature(app: Any, what: str, name: str, thing: Any, *_: Any) -> tuple[str, str] | None:
+def signature(
+    app: Any, what: str, name: str, thing: Any, options: Any, of_python: str | None, returns: Any
+) -> tuple[str | None, str]:
     """That of the docstring where this consists of a line of its own, else that of Python."""
     text = inspect.getdoc(thing) or ""
-    head, summary, _rest = site_pages.headed(text)
-    if head and summary not in " ".join(text.split("\n\n")[0].split()):
-        return head, ""
-    return None
+    head, summary, _ = site_pages.headed(text)
+    alone = head and summary not in " ".join(text.split("\n\n")[0].split())
+    return (head if alone else of_python), ""
 
 
 def setup(app: Any) -> None:

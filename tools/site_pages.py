@@ -48,7 +48,7 @@ SAMPLE = (0.5, -0.5)
 
 
 def underlined(title: str, mark: str = "=") -> str:
-    title = title.replace("_", r"\_")  # else "adam_" is a link
+    title = re.sub(r"_$", r"\_", title)  # else "adam_" is a link
     return f"{title}\n{mark * len(title)}\n"
 
 
