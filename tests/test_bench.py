@@ -521,7 +521,7 @@ def test_report_of_fused_functions(result, fused_result):
     assert page.startswith(report.performance(result, "run.json"))
     section = page.partition("## Fused")[2]
     assert "`fused.json`" in section
-    assert f"{bench.cell_name(row)}: 0.50 of the best peer's speed" in section
+    assert f"{bench.cell_name(row)}: 0.50 of the speed of the fastest other library" in section
     assert "| silu.gated | step | 2^12 |" in section
 
 
@@ -532,6 +532,17 @@ def test_performance_page_is_up_to_date(request):
     sources = [part for part in text.split("`") if part.endswith(".json")]
     runs = [(json.loads((request.config.rootpath / source).read_text()), source) for source in sources]
     assert report.page(*(part for run in runs for part in run)) == text
+
+
+def test_picture_and_words_of_the_readme_are_up_to_date(request):
+    report, chart = of_checkout("report"), of_checkout("chart")
+    root = request.config.rootpath
+    source = (root / "docs" / "performance.md").read_text().split("`")[3]
+    run = json.loads((root / source).read_text())
+    assert report.readme(run) in (root / "README.md").read_text(), "run python -m benchmarks.report with --readme"
+    for theme in chart.THEMES:
+        drawn = (root / "docs" / "images" / f"speed-{theme}.svg").read_text()
+        assert chart.chart(run, theme) == drawn, "run python -m benchmarks.chart"
 
 
 def test_steps_of_an_optimiser():
