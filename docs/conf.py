@@ -17,7 +17,7 @@ SCRIPTS = HERE / "build" / "gallery"
 site_pages.write(HERE / "generated", SCRIPTS)
 
 project = "fastact"
-author = "The fastact developers"
+author = "The fastact maintainers"
 copyright = f"2026, {author}"
 version = release = fastact.__version__
 
