@@ -21,7 +21,7 @@ from fastact.spec.table import OPS, Op
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-REPOSITORY = "https://github.com/fastact/fastact"
+REPOSITORY = re.findall(r'^Source = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[0]
 
 # pages of the repository, and the site's own name for each
 COPIED = {
