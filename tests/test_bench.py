@@ -140,13 +140,18 @@ def test_verify_prints_a_table(capsys):
     ("argv", "message"),
     [
         (["nonsense"], "nonsense"),
-        (["softmax"], "softmax"),
         (["relu", "--param", "alpha=1"], "no parameter alpha"),
         (["elu", "--param", "alpha"], "NAME=NUMBER"),
         (["prelu"], "weight"),
         (["softplus", "--param", "beta=-1"], "beta"),
         (["relu", "--stride", "0"], "positive"),
         (["relu", "--dtype", "int8"], "int8"),
+        (["relu", "--samples", "9"], "float64"),
+        (["relu", "--samples", "9", "--dtype", "float64", "--stride", "3"], "--stride"),
+        (["softmax", "--dtype", "float16"], "float32 and float64"),
+        (["softmax", "--stride", "3"], "--samples"),
+        (["huber_loss", "--param", "delta=2"], "--param"),
+        (["logsumexp", "--kind", "backward"], "no backward"),
     ],
 )
 def test_verify_refuses(argv, message, capsys):

@@ -188,7 +188,11 @@ def build_parser() -> Parser:
 
     p = command("bench", bench.run, "measure against NumPy, PyTorch, ONNX Runtime, JAX, TensorFlow, SciPy")
     bench.add_arguments(p)
-    p = command("verify", verify.run, "measure the error of an activation over every float32")
+    p = command(
+        "verify",
+        verify.run,
+        "measure the error of an activation over every float32, of softmax and losses over random rows",
+    )
     verify.add_arguments(p)
 
     p = command("plot", run_plot, "draw activations and their derivatives")
