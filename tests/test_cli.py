@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import fastact as fa
 from fastact import __version__
 from fastact.spec.table import OPS
 from fastact.tools import bench, cli, curves
@@ -158,6 +159,10 @@ def test_info(capsys):
     assert run("info", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["version"] == __version__ and found["backends"]["reference"] is None and found["threads"] >= 1
+    # which backend serves, for how many activations, and why
+    assert found["serves by default"] and set(found["serves by default"]) <= set(found["backends"])
+    with fa.use_backend("reference"):
+        assert cli.served() == {"reference": f"{len(OPS)} of {len(OPS)} activations (asked for)"}
 
 
 def test_demo(capsys):

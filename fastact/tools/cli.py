@@ -13,6 +13,7 @@ import shutil
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ from fastact import dispatch
 from fastact.api.functions import FUNCTIONS
 from fastact.api.optimisers import UPDATES
 from fastact.runtime._driver import DTYPES
+from fastact.spec.kernel import kernel_of
 from fastact.spec.kinds import KINDS
 from fastact.spec.table import OPS, Op, resolve
 from fastact.tools import bench, curves, demo, verify
@@ -80,8 +82,24 @@ def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     return words
 
 
+def served() -> dict[str, str]:
+    """Which backend would serve the activations of float32 now, and why: backends with a count and a reason."""
+    answers = Counter(dispatch.serving(kernel_of(op, "forward", "float32")) for op in OPS.values())
+    found: dict[str, list[str]] = {}
+    for (name, why), count in answers.most_common():
+        found.setdefault(name, []).append(f"{count} of {len(OPS)} activations ({why})")
+    return {name: "; ".join(reasons) for name, reasons in found.items()}
+
+
 def run_info(args: argparse.Namespace) -> int:
     found = dispatch.info()
+    # beside the backend that is chosen
+    items = list(found.items())
+    at = [key for key, _ in items].index("asked for") + 1
+    try:
+        found = dict([*items[:at], ("serves by default", served()), *items[at:]])
+    except (ValueError, RuntimeError):
+        pass  # the backend that is asked for is not available, which `backend` says
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
