@@ -237,7 +237,7 @@ def test_the_picture_has_every_cell_and_can_be_read(result):
     figure.draw_without_rendering()
     texts = [text for axis in figure.axes for text in axis.texts]
     assert len(texts) == len(changed["cells"])
-    assert "no peer" in [text.get_text() for text in texts]
+    assert "no other" in [text.get_text() for text in texts]
     colours = {text.get_text(): text.get_color() for text in texts}
     assert (colours["8.00"], colours["0.12"], colours["1.00"]) == ("white", "white", "black")
     for row in changed["cells"]:
@@ -276,6 +276,7 @@ def test_a_wrong_peer_does_not_count(monkeypatch):
         (["--threads", "100000"], "CPUs"),
         (["--json", "/no/such/folder/x.json"], "no folder"),
         (["--dtype", "int8"], "int8"),
+        (["mse_loss", "--layout", "strided"], "activations and softmax"),
     ],
 )
 def test_bench_refuses(argv, message, capsys):
@@ -469,7 +470,12 @@ def test_peers_of_what_surrounds_activations_are_right(name, op):
     for cell in bench.cells([op], bench.ALL_KINDS, [4096, 2**16 + 2**10], np.dtype("float32")):
         forms = bench.forms_of(loaded[0], cell)
         # ONNX Runtime has no gradients and no statistics of a batch, and Numba's loops are of norms of rows
-        without = {"onnxruntime": cell.kind != "forward" or op in channels.OPS, "numba": op not in norms.OPS}
+        of_elements = op in losses.ELEMENTWISE
+        without = {
+            "onnxruntime": cell.kind != "forward" or op in channels.OPS or of_elements,
+            "tensorflow": of_elements,
+            "numba": op not in norms.OPS,
+        }
         assert forms or without.get(name)
         for form, call in forms.items():
             for memory in cell.results:
@@ -478,6 +484,38 @@ def test_peers_of_what_surrounds_activations_are_right(name, op):
                 assert bench.wrong(call(), cell) is None, form
         assert not loaded[0].refused
         loaded[0].finish()
+
+
+@pytest.mark.parametrize("op", [*bench.STEPPED, "gelu", "softmax", "gelu.biased", "silu.packed", bench.DROPOUT])
+def test_every_sort_of_cell_runs_in_float16(op):
+    """Values of fastact are right; a library that is not, or has no kernel, is named and left out."""
+    result = bench.measure([op], against=["numpy"], sizes=[2048], dtype="float16", rounds=1, threads=1)
+    assert {row["op"] for row in result["cells"]} == {op}
+    assert all(row["fastact"] > 0 for row in result["cells"])
+
+
+@pytest.mark.parametrize("layout", ["strided", "broadcast"])
+def test_layouts(layout):
+    dtype = np.dtype(np.float32)
+    for cell in bench.cells(["gelu", "softmax"], bench.KINDS, [2**12], dtype, layout):
+        assert not cell.x.flags.c_contiguous and cell.scratch.flags.c_contiguous
+        assert cell.out.flags.c_contiguous == (layout == "broadcast")
+    result = bench.measure(
+        ["elu", "softmax"], against=["numpy", "numba"], sizes=[4096], rounds=1, threads=1, layout=layout
+    )
+    assert result["settings"]["layout"] == layout and result["small_calls"] == {}
+    assert len(result["cells"]) == 4 and not any(row["rejected"] for row in result["cells"])
+    assert all("numpy" in row["libraries"] for row in result["cells"])
+
+
+def test_a_library_that_raises_is_named(monkeypatch):
+    def np_raises(x, out, t):
+        raise TypeError("no kernel for this type\nmore")
+
+    monkeypatch.setitem(_peers.HOW["tanh"], "numpy forward", [np_raises, _peers.np_tanh])
+    row = bench.measure(["tanh"], ["forward"], ["numpy"], [64], rounds=1, threads=1)["cells"][0]
+    assert row["rejected"] == {"numpy np_raises": "TypeError: no kernel for this type"}
+    assert list(row["libraries"]["numpy"]["forms"]) == ["np_tanh"]
 
 
 def test_a_wrong_loss_does_not_count(monkeypatch):
