@@ -237,8 +237,13 @@ def torch(library: Any, cell: LossCell, compiled: Callable[[Callable], Callable]
     t = library.torch
     x, labels = t.from_numpy(cell.x), t.from_numpy(cell.labels)
     if cell.op in ELEMENTWISE:
-        # kl_div's "mean" is over all elements, as the others'
-        f = compiled(partial(getattr(t.nn.functional, ELEMENTWISE[cell.op].torch), reduction="mean"))
+        function = getattr(t.nn.functional, ELEMENTWISE[cell.op].torch)
+
+        def of_batch(x: Any, targets: Any) -> Any:
+            # what kl_div's "mean" divides by will change
+            return function(x, targets, reduction="sum") / x.numel()
+
+        f = compiled(of_batch if cell.op == "kl_div" else partial(function, reduction="mean"))
     else:
         f = compiled(partial(t.nn.functional.cross_entropy, label_smoothing=SMOOTHING))
     if cell.kind == "forward":
