@@ -185,6 +185,7 @@ assert (losses == fa.softmax_cross_entropy(x, labels, reduction="none")).all()
 
 def test_commands():
     """Every `fastact …` of the pages is one that the program takes."""
+    pytest.importorskip("matplotlib")  # for --plot
     text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
     found = re.findall(
         r"(?:^    |`)(?:\.venv/bin/)?fastact ((?:info|demo|bench|verify|plot|warmup)[^`\n#]*)", text, re.M

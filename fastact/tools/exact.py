@@ -31,7 +31,7 @@ def expression(formula: str) -> tuple[str, str]:
     Examples
     --------
     >>> expression("x·Phi(x), Phi(x) = x²/2")
-    ("x*Phi(x)", "x**2/number('2')")
+    ('x*Phi(x)', "x**2/number('2')")
     """
     first, _, beside = formula.partition(", Phi(x) = ")
     cases = _CASES.fullmatch(first)
