@@ -60,6 +60,20 @@ def test_links_of_pages_outside_docs():
             assert own or "://" in link or target.resolve().exists(), link
 
 
+def test_links_of_the_repository():
+    """Of every page: the README is no part of the site."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "benchmarks").glob("*.md"), *DOCS.glob("*.md")]
+    found = 0
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r'\]\(([^)\s]+)\)|(?:src|srcset)="([^"]+)"', text):
+            path = (link[0] or link[1]).partition("#")[0]
+            if path and "://" not in path:
+                found += 1
+                assert (page.parent / path).exists(), f"{page.name}: {path}"
+    assert found > 30
+
+
 @pytest.mark.parametrize(
     ("first", "wanted"),
     [
