@@ -5,8 +5,8 @@ Importing this package imports neither numba-cuda nor CUDA's driver.
 
 from __future__ import annotations
 
+import functools
 import os
-from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,7 @@ def info() -> dict[str, Any]:
     return found
 
 
-@cache
+@functools.cache
 def _toolkit() -> str | None:
     """The version of ptxas."""
     import re

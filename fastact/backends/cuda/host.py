@@ -118,11 +118,17 @@ def _rows(spec: KernelSpec) -> Callable[..., Any]:
         if x.size:
             common = spec, sent["map"], sent["row"], sent["col"]
             if sent["pair"]:
-                row_runs.run_with_sums(*common, sent["pair"], _stream(), _memory)
+                row_runs.run_with_sums(*common, sent["pair"], scalars, _stream(), _memory)
             else:
-                traits = frozenset(["causal"] if causal else [])
+                traits = {"causal"} if causal else set()
+                if any(scalars.get(name) for name in ("label_smoothing", "z_loss")):
+                    traits.add("general")
+                if "labels" in sent["row"]:
+                    # -1 does not count
+                    traits |= {"labels_int64", "ignores"}
+                    scalars["ignored"] = -1.0
                 queries = lead[-1] if causal else 1
-                row_runs.run(*common, scalars, _stream(), _memory, traits, queries)
+                row_runs.run(*common, scalars, _stream(), _memory, frozenset(traits), queries)
         for a, array in zip(row.outputs, arrays[len(row.inputs) :]):
             if array is not None:
                 # the logarithm of a sum of nothing
