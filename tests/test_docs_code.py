@@ -97,7 +97,9 @@ def test_programs(block):
     code = block.code
     for module in re.findall(r"^import (\w+)", code, re.MULTILINE):
         pytest.importorskip(module)
-    if "numba" in code:
+    if "NUMBA_ENABLE_CUDASIM" in code:
+        pytest.importorskip("numba_cuda")
+    elif "numba" in code:
         if fa.dispatch.reasons()["numba"] is not None:
             pytest.skip(fa.dispatch.reasons()["numba"])
         # found by its entry point where fastact is installed
