@@ -133,12 +133,6 @@ class Operands:
         self._families[what] = family, array
         return found
 
-    def written(self, what: str, array: Any) -> DeviceArray:
-        """The view of an array that the call writes."""
-        found = self.view(what, array)
-        self._written.append(self._families[what])
-        return found
-
     def mask(self, where: Any) -> DeviceArray | None:
         """The view of a mask of booleans, None where everything counts."""
         if where is True or where is None:
@@ -186,8 +180,9 @@ class Operands:
         """Where a result goes: `out`, checked, or a new array."""
         if out is None:
             return self.empty(shape, dtype)
-        view = self.written(what, out)
+        view = self.view(what, out)
         self.check_out(what, view, shape, dtype)
+        self._written.append(self._families[what])
         return out, view
 
     def check_out(self, what: str, view: DeviceArray, shape: tuple[int, ...], dtype: str) -> None:

@@ -66,7 +66,8 @@ class DeviceCall(_Call):
 
     def _target(self, what: str, a: Any) -> tuple[Any, bool, bool, Callable[[Any, Any], bool]]:
         refuse_masked(self.fused.__name__, (a,), FILLED)
-        view = self.targets[id(a)] = self.operands.written(what, a)
+        view = self.targets[id(a)] = self.operands.view(what, a)
+        self.operands.written(what)
         return view, can_cast(self.memory, view.dtype), view.writeable, DeviceArray.may_share_memory
 
     def _wide(self, a: DeviceArray) -> DeviceArray:
