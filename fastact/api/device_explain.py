@@ -14,7 +14,11 @@ from fastact.backends.cuda import families, launch, lists
 # of a form that a key of a kernel names: what it is, and when it serves
 FORMS = {
     "vector": "contiguous arrays of one dtype, aligned to 16 bytes: accesses of 16 bytes",
-    "columns": "rows of columns: a thread stays in its columns and goes down rows",
+    "columns": "rows of columns: a thread takes a word of columns in several rows",
+    "column_sums": "rows of columns and sums over them: blocks of 64 rows",
+    "segment_sums": "rows of a channel each and sums along them: blocks of 4096 elements",
+    "fold": "adds the sums of the blocks and chains of each segment",
+    "pairwise": "the sum over channels of a parameter that they share",
     "strided": "arrays of several dtypes or strides, broadcast, masked or not aligned: one element a thread",
     "table": "16-bit results of one input: read from a table of all 65536",
     "registers": "a row fits the registers of its threads: read once",
