@@ -328,6 +328,8 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
         backend = _having(name, spec)
         if name == "reference":
             return None, backend.fused(op, kind, dtype), *limits(spec)
+        if name == "cuda":
+            return None, backend.fused_over_arrays(op, kind, dtype), *limits(spec)
         if name == "cython":
             address = {s.what: backend.kernel(kernel_of(op, s.what, compute)) for s in program.kernels}
             stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]

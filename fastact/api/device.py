@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from fastact.backends.cuda import maps
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import SIZES, can_cast, common
-from fastact.backends.cuda.families import Family, family_of
+from fastact.backends.cuda.families import Family, begin, end, family_of
 from fastact.spec.messages import unsupported_names
 
 # types whose values a kernel takes as they are
@@ -63,6 +64,9 @@ class Operands:
         self.views: dict[str, DeviceArray] = {}
         self.numbers: dict[str, Any] = {}
         self._families: dict[str, tuple[Family, Any]] = {}
+        self._made: list[Any] = []
+        self._written: list[tuple[Family, Any]] = []
+        self._stream: int | None = None
         host: list[tuple[str, Any]] = []
         for what, a in given.items():
             if a is None:
@@ -75,11 +79,15 @@ class Operands:
                 self.numbers[what] = a
             else:
                 host.append((what, a))
+        if not self.views:
+            what, a = host[0] if host else next(iter(self.numbers.items()))
+            raise TypeError(f"{name}: out is on a GPU, {what} is {_kind(a)} in the memory of the host")
         first = next(iter(self.views))
         self.family, like = self._families[first]
+        self._like = like
         if host:
             what, a = host[0]
-            kind = type(a).__name__ if not isinstance(a, np.ndarray) else "an array of NumPy"
+            kind = _kind(a)
             raise TypeError(
                 f"{name}: {first} is {self.family.name_of(like)}, {what} is {kind} in the memory of the host; they "
                 "must be on one device"
@@ -92,7 +100,19 @@ class Operands:
                     f"{name}: {first} is {self.family.name_of(like)}, {what} is {family.name_of(a)}; they must be on "
                     "one device"
                 )
-        self.stream = self.family.stream(self.device)
+
+    @property
+    def stream(self) -> int:
+        """The stream of the call, which waits for all arrays whose views have been taken."""
+        if self._stream is None:
+            self._stream = begin(self.device, list(self._families.values()))
+        return self._stream
+
+    def done(self, *results: Any) -> Any:
+        """The results as the caller gets them, when all work is on the stream: one alone, several as a tuple."""
+        end(self.device, self.stream, list(self._families.values()), self._written)
+        given = tuple(self.family.finish(a) if any(a is m for m in self._made) else a for a in results)
+        return given[0] if len(given) == 1 else given
 
     def view(self, what: str, array: Any) -> DeviceArray:
         """The view of another array of the call, such as `out`."""
@@ -106,6 +126,7 @@ class Operands:
         found = DeviceArray(*_viewed(family, array))
         if found.device != self.device:
             raise ValueError(f"{self.name}: {what} is {family.name_of(array)}, the other arrays are on another device")
+        self._families[what] = family, array
         return found
 
     def mask(self, where: Any) -> DeviceArray | None:
@@ -127,12 +148,29 @@ class Operands:
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, DeviceArray]:
         """A new array of the caller's type, and its view."""
-        array = self.family.empty(shape, dtype, self.device)
+        array = self.family.empty(shape, dtype, self.device, self._like)
+        self._made.append(array)
         return array, DeviceArray(*_viewed(self.family, array))
 
     def scratch(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         """Memory of the call alone, which its view keeps."""
         return self.empty(shape, dtype)[1]
+
+    def laid(self, view: DeviceArray, dtype: str, flat: bool = False) -> DeviceArray:
+        """An array contiguous, at an address aligned to 16 bytes, of a dtype: itself, or a copy; `flat` in C order."""
+        if not (view.is_contiguous and view.dtype == dtype and view.address % 16 == 0):
+            copy = self.scratch(view.shape, dtype)
+            maps.copy(view, copy, self.stream)
+            view = copy
+        return view if not flat else view.reshape((view.size,)) or view
+
+    def place(self, target: DeviceArray, read: Iterable[DeviceArray], dtype: str) -> DeviceArray:
+        """Where a contiguous result is computed: in its place, if nothing there is still to be read."""
+        if target.is_contiguous and target.dtype == dtype:
+            flat = target.reshape((target.size,)) or target
+            if all(flat.same_elements(a) or not target.may_share_memory(a) for a in read):
+                return target
+        return self.scratch(target.shape, dtype)
 
     def result(self, what: str, out: Any, shape: tuple[int, ...], dtype: str) -> tuple[Any, DeviceArray]:
         """Where a result goes: `out`, checked, or a new array."""
@@ -140,6 +178,7 @@ class Operands:
             return self.empty(shape, dtype)
         view = self.view(what, out)
         self.check_out(what, view, shape, dtype)
+        self._written.append(self._families[what])
         return out, view
 
     def check_out(self, what: str, view: DeviceArray, shape: tuple[int, ...], dtype: str) -> None:
@@ -152,6 +191,10 @@ class Operands:
             )
         if not view.writeable:
             raise ValueError(f"{self.name}: {what} is read-only")
+
+
+def _kind(array: Any) -> str:
+    return "an array of NumPy" if isinstance(array, np.ndarray) else type(array).__name__
 
 
 def _viewed(family: Family, array: Any) -> Any:

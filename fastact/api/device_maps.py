@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fastact.api import device_plain
 from fastact.api.arguments import single_out
 from fastact.api.device import Operands, broadcast_shape, safe_to_write
 from fastact.backends.cuda import maps
-from fastact.backends.cuda.dtypes import FLOATS
+from fastact.backends.cuda.array import DeviceArray
+from fastact.backends.cuda.dtypes import FLOATS, rounded
 from fastact.spec.kernel import kernel_of
 from fastact.spec.kinds import ALL, Argument
 from fastact.spec.messages import no_loop_names
@@ -51,7 +53,9 @@ def call(
     results = [found.result(what, out, shape, dtype) for what, out in _outs(name, keywords.get("out"), outputs)]
     written = [view for _, view in results]
     read = {what: view.broadcast_to(shape) for what, view in found.views.items()}
-    values = {**params, **found.numbers, **read}
+    # as an array of the dtype holds them
+    numbers = {k: rounded(float(v), dtype) for k, v in {**params, **found.numbers}.items() if k not in read}
+    values: dict[str, float | DeviceArray] = {**numbers, **read}
     inputs = [values[a.name] for a in ALL[kind].inputs]
     mask = None if mask is None else mask.broadcast_to(shape)
     held = [*read.values(), *([] if mask is None else [mask])]
@@ -65,7 +69,9 @@ def call(
     maps.run(kernel_of(op, kind, dtype), inputs, [values[p.name] for p in op.params], targets, found.stream, mask)
     for target, view in zip(targets, written):
         maps.copy(target, view, found.stream)
-    return results[0][0] if len(results) == 1 else tuple(array for array, _ in results)
+    if found.family.name == "PyTorch":
+        device_plain.register(type(arrays[0]))
+    return found.done(*(array for array, _ in results))
 
 
 def _outs(name: str, out: Any, outputs: tuple[Argument, ...]) -> list[tuple[str, Any]]:

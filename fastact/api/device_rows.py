@@ -54,7 +54,9 @@ class Layout:
         whole = (*self.lead, self.length)
         laid: dict[str, DeviceArray] = {}
         back: dict[str, tuple[DeviceArray, DeviceArray]] = {}
-        fits = {name: self._laid(a) if a.dtype in (dtype, "bool") else None for name, a in {**inputs, **outputs}.items()}
+        fits = {
+            name: self._laid(a) if a.dtype in (dtype, "bool") else None for name, a in {**inputs, **outputs}.items()
+        }
         # more than two dimensions of rows that do not lie in each other: all of them are copied
         given = {name: a for name, a in fits.items() if a is not None}
         if len(given) < len(fits) or row_runs.seen_as_rows(given, self.lead) is None:
@@ -155,7 +157,7 @@ def call(
         row_runs.run(spec, laid, {}, {}, *settings)
         for source, to in back.values():
             maps.copy(source, to, found.stream)
-        return array
+        return found.done(array)
     laid, _ = layout.arrays(views, {}, dtype)
     value = found.scratch(layout.lead, spec.compute)
     if layout.length:
@@ -163,7 +165,7 @@ def call(
     else:
         maps.fill(value, fill_in, found.stream)
     maps.copy(value.reshape(target.shape) or value, target, found.stream)
-    return array
+    return found.done(array)
 
 
 def fits(name: str, what: str, view: DeviceArray, shape: tuple[int, ...], to: str) -> DeviceArray:
@@ -182,9 +184,7 @@ def total(found: Operands, values: DeviceArray, factor: float, divisor: DeviceAr
     result = found.scratch((1,), spec.compute)
     if values.size:
         scalars = {"factor": factor}
-        row_runs.run(
-            spec, {"x": flat}, {"y": result}, {}, scalars, found.stream, found.scratch, divisor=divisor
-        )
+        row_runs.run(spec, {"x": flat}, {"y": result}, {}, scalars, found.stream, found.scratch, divisor=divisor)
     else:
         maps.fill(result, 0.0 if divisor is None and math.isfinite(factor) else math.nan, found.stream)
     maps.copy(result.reshape(out.shape) or result, out, found.stream)

@@ -23,6 +23,7 @@ from fastact.api.arguments import (
     result_buffer,
     single_out,
 )
+from fastact.api.device import any_on_device
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
@@ -83,6 +84,10 @@ class RandomFunction:
             done = self.function.plain_fused(inputs, (), self.roles, None, out, random)
             if done is not None:
                 return done
+        if any_on_device(given.values()):
+            from fastact.api.device_fused import random_function
+
+            return random_function(self, given, random, out)
         arrays, dtype, memory = self._arrays(given)
         out = single_out(self.name, out)
         shape = arrays[-1].shape
@@ -102,6 +107,10 @@ class RandomFunction:
         else:
             python(arrays, result, random)
 
+    def on_one_slope(self, slope: float) -> tuple[Any, dict[str, float]]:
+        """What computes the same where all numbers are one."""
+        raise NotImplementedError
+
     # whether a kernel of an activation takes the numbers
     function_takes_numbers = False
     # of inputs, numbers and the result
@@ -110,6 +119,10 @@ class RandomFunction:
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
         """The kernels of other modules behind a kind: the driver has those of random numbers itself."""
         return []
+
+    def device_kernel(self, dtype: str) -> KernelSpec:
+        """The kernel that serves it on a GPU."""
+        return kernel_of(OPS["identity"], "dropped", dtype)
 
     def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
         found, dtype, _ = self._arrays({"x": arrays[0]}) if arrays else ([np.empty(0)], "float32", None)
@@ -293,6 +306,19 @@ class _Leaky(RandomFunction):
     def _specs(self, dtype: str) -> list[KernelSpec]:
         return [kernel_of(OPS["prelu"], self.kind, compute_dtype(dtype))]
 
+    def device_kernel(self, dtype: str) -> KernelSpec:
+        """The kernel that serves it on a GPU: that of prelu, which makes the weights itself."""
+        from fastact.backends.cuda.random import kernel_of_numbers
+
+        return kernel_of_numbers(kernel_of(OPS["prelu"], self.kind, dtype))
+
+    def on_one_slope(self, slope: float) -> tuple[Any, dict[str, float]]:
+        """What computes the same where all slopes are one."""
+        from fastact.api.activation import activations
+
+        leaky_relu: Any = activations["leaky_relu"]
+        return (leaky_relu if self.kind == "forward" else leaky_relu.backward), {"negative_slope": slope}
+
     def _slope(self, lower: Any, upper: Any) -> tuple[float, float]:
         name = self.name
         lower, upper = number(f"{name}: lower", lower), number(f"{name}: upper", upper)
@@ -316,11 +342,9 @@ class _Leaky(RandomFunction):
     def _compute(self, dtype: str, arrays: list[Array], result: Array, random: Random) -> None:
         low, width, *_ = random
         if width == 0:
-            # one slope for all, and no random number
-            from fastact.api.activation import activations
-
-            leaky_relu: Any = activations["leaky_relu"]
-            (leaky_relu if self.kind == "forward" else leaky_relu.backward)(*arrays, negative_slope=low, out=result)
+            # no random number
+            function, slope = self.on_one_slope(low)
+            function(*arrays, **slope, out=result)
         else:
             super()._compute(dtype, arrays, result, random)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fastact.api.arguments import (
     result_buffer,
     unexpected,
 )
+from fastact.api.device import any_on_device
 from fastact.api.shown import Signature, of_fused, shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import compute_dtype, itemsize, kernel_of
@@ -81,8 +82,7 @@ class Fused(_driver.FusedCallable):
             done = function.plain_fused(arrays, numbers, self.roles, self.axis if axis is None else axis, out)
             if done is not None:
                 return done
-        op, given, values = self._arguments(arrays, params)
-        return _Call(self, op, given, values, axis).run(out)
+        return self.prepared(arrays, params, axis).run(out)
 
     def _placed(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
         """The arrays with those that were given by name, which leave `params`."""
@@ -99,7 +99,16 @@ class Fused(_driver.FusedCallable):
                 raise TypeError(f"{self.__name__}: {name} must be given{how}")
         return (*arrays, *(params.pop(name) for name in rest))
 
-    def _arguments(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Op, list[Array], dict[str, Any]]:
+    def prepared(self, arrays: tuple[Any, ...], params: dict[str, Any], axis: int | None, random: Any = None) -> _Call:
+        """A call whose arguments are checked; of arrays on a GPU, if one of them is."""
+        op, given, values = self._arguments(arrays, params)
+        if any_on_device((*given, *values.values())):
+            from fastact.api.device_fused import DeviceCall
+
+            return DeviceCall(self, op, given, values, axis, random)
+        return _Call(self, op, _arrays(given, values), values, axis, random)
+
+    def _arguments(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Op, tuple[Any, ...], dict[str, Any]]:
         """The row of the table that serves, arrays, and values of its parameters."""
         op, n = self.op, len(self.inputs)
         required = [p.name for p in op.params if p.default is None]
@@ -119,7 +128,7 @@ class Fused(_driver.FusedCallable):
             op = op.at_default
         refuse_masked(self.__name__, arrays, FILLED)
         values = {p.name: params.get(p.name, p.default) for p in op.params}
-        return op, _arrays(arrays[:n], values), values
+        return op, arrays[:n], values
 
     def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
         kwargs = {k: v for k, v in kwargs.items() if k != "out"}
@@ -131,9 +140,8 @@ class Fused(_driver.FusedCallable):
         arrays = self._placed(arrays, kwargs)
         op, dtype, n = self.op, "float32", 0
         if arrays:
-            op, given, values = self._arguments(arrays, kwargs)
-            call = _Call(self, op, given, values, axis)
-            dtype, n = call.dtype, math.prod(call.shape)
+            call = self.prepared(arrays, kwargs, axis)
+            op, dtype, n = call.op, call.dtype, math.prod(call.shape)
         spec = kernel_of(op, self.kind, compute_dtype(dtype))
         written = itemsize(dtype) * n * sum(a.role == "map" for a in self.outputs)
         return dispatch.Plan(
@@ -181,6 +189,11 @@ def _arrays(given: tuple[Any, ...], values: dict[str, Any]) -> list[Array]:
     return arrays
 
 
+def shape_of(a: Any) -> tuple[int, ...]:
+    """The shape of an array, on a device or not; of a number ()."""
+    return tuple(getattr(a, "shape", ()))
+
+
 class _Call:
     """One call: everything is checked here, before anything is written."""
 
@@ -204,9 +217,9 @@ class _Call:
 
     def _shape(self) -> tuple[int, ...]:
         try:
-            return np.broadcast_shapes(*(a.shape for a in self.maps.values()))
+            return np.broadcast_shapes(*map(shape_of, self.maps.values()))
         except ValueError:
-            shapes = ", ".join(f"{name} of {a.shape}" for name, a in self.maps.items())
+            shapes = ", ".join(f"{name} of {shape_of(a)}" for name, a in self.maps.items())
             raise ValueError(f"{self.fused.__name__}: {shapes} do not broadcast together") from None
 
     def _place_axis(self, axis: int | None) -> None:
@@ -217,20 +230,20 @@ class _Call:
             axis = self.fused.axis
         if axis is not None:
             axis = np.lib.array_utils.normalize_axis_index(integer(f"{name}: axis", axis), len(self.shape))
+            self.axis = axis
             need = (self.shape[axis],)
             axes = (axis,) if self.fused.along else ()
             for what, a in (self.cols or self.learnt).items():
-                if a.shape != need:
-                    raise ValueError(f"{name}: {what} has shape {a.shape}, axis {axis} of {self.shape} needs {need}")
+                if shape_of(a) != need:
+                    own = shape_of(a)
+                    raise ValueError(f"{name}: {what} has shape {own}, axis {axis} of {self.shape} needs {need}")
                 if not self.fused.along:
-                    self.learnt[what] = a.reshape(*need, *[1] * (len(self.shape) - axis - 1))
+                    self.learnt[what] = a.reshape((*need, *[1] * (len(self.shape) - axis - 1)))
         self.full: dict[str, Array] = {}
         for what, a in self.learnt.items():
-            try:
-                np.broadcast_to(a, self.shape)
-            except ValueError:
-                raise ValueError(f"{name}: {what} of shape {a.shape} does not broadcast to {self.shape}") from None
             lead = len(self.shape) - a.ndim
+            if lead < 0 or any(m not in (1, n) for m, n in zip(a.shape, self.shape[lead:])):
+                raise ValueError(f"{name}: {what} of shape {a.shape} does not broadcast to {self.shape}")
             own = tuple(lead + i for i, n in enumerate(a.shape) if n != 1)
             if not axes and self._sums_params:
                 axes = own
@@ -326,28 +339,34 @@ class _Call:
             if a is None:
                 continue
             what = "out" if len(outputs) == 1 else f"out for {argument.name}"
-            refuse_masked(name, (a,), FILLED)
-            if not isinstance(a, np.ndarray):
-                raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
+            a, castable, writeable, _ = self._target(what, a)
             shape = self.shape if argument.role == "map" else self._sum_shape(argument.name)
             if a.shape != shape:
                 raise ValueError(f"{name}: {what} has shape {a.shape}, the result {shape}")
-            if not np.can_cast(self.memory, a.dtype, "same_kind"):
+            if not castable:
                 raise TypeError(f"{name}: cannot write a result of {self.memory} to {what} of {a.dtype}")
-            if not a.flags.writeable:
+            if not writeable:
                 raise ValueError(f"{name}: {what} is read-only")
-        arrays = [a for a in given if a is not None]
-        for i, a in enumerate(arrays):
-            if any(np.may_share_memory(a, b) for b in arrays[:i]):
+        arrays = [self._target("out", a) for a in given if a is not None]
+        for i, (a, *_, shares) in enumerate(arrays):
+            if any(shares(a, b) for b, *_ in arrays[:i]):
                 raise ValueError(f"{name}: the arrays of out share memory")
         return given
+
+    def _target(self, what: str, a: Any) -> tuple[Any, bool, bool, Callable[[Any, Any], bool]]:
+        """An array of `out`; whether results can be cast to it, and written; what tells of shared memory."""
+        name = self.fused.__name__
+        refuse_masked(name, (a,), FILLED)
+        if not isinstance(a, np.ndarray):
+            raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
+        return a, np.can_cast(self.memory, a.dtype, "same_kind"), a.flags.writeable, np.may_share_memory
 
     def _sum_shape(self, name: str) -> tuple[int, ...]:
         # of the argument that it is the gradient of
         of = name.removeprefix("d")
-        return self.cols[of].shape if of in self.cols else np.shape(self.values[of])
+        return shape_of(self.cols[of] if of in self.cols else self.values[of])
 
-    def _delivered(self, out: Array | None, result: Array) -> Any:
+    def _delivered(self, out: Any, result: Array) -> Any:
         if out is not None:
             return delivered(out, result)
         with np.errstate(all="ignore"):

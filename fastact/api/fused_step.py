@@ -11,9 +11,10 @@ import numpy as np
 
 from fastact import dispatch
 from fastact.api.arguments import integer, number, unexpected
+from fastact.api.device import any_on_device
 from fastact.api.dropout import Random, factors, stream
 from fastact.api.dropout import dropout as dropout_function
-from fastact.api.fused import Fused, _Call
+from fastact.api.fused import Fused, _Call, shape_of
 from fastact.api.shown import Signature, of_step, shown_names
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ class FusedStep:
 
         The dropout goes first, in the computing dtype: the same operations, in two passes.
         """
+        if any_on_device((*given, *call.values.values())):
+            from fastact.api.device_fused import reordered
+
+            return reordered(call, self.activation, random, out)  # type: ignore[arg-type]
         outs = call._outs(out)
         dy, x = (np.asarray(a).astype(call.compute) for a in given)
         dy = _dropped(np.broadcast_to(dy, call.shape), random)
@@ -138,12 +143,11 @@ class FusedStep:
         self, kind: str, given: tuple[Any, ...], params: dict[str, Any], axis: int | None, random: Random | None
     ) -> _Call:
         fused = self.of_kind(kind)
-        op, arrays, values = fused._arguments(given, params)
-        call = _Call(fused, op, arrays, values, axis, random)
-        x = call.maps["x"].shape
+        call = fused.prepared(given, params, axis, random)
+        x = shape_of(call.maps["x"])
         if call.shape != x:
-            what = next(name for name, a in call.maps.items() if np.broadcast_shapes(a.shape, x) != x)
-            own = call.maps[what].shape
+            what = next(name for name, a in call.maps.items() if np.broadcast_shapes(shape_of(a), x) != x)
+            own = shape_of(call.maps[what])
             raise ValueError(f"{fused.__name__}: {what} of shape {own} does not broadcast to x of {x}")
         return call
 

@@ -22,6 +22,7 @@ from fastact.api.arguments import (
     result_buffer,
     single_out,
 )
+from fastact.api.device import any_on_device
 from fastact.api.fused import Fused
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
@@ -156,8 +157,15 @@ class GatedMethod:
             done = function.plain_packed(dy, x, gate_first, axis, numbers, out)
             if done is not None:
                 return done
-        call = _Packed(self, dy, x, axis, halves)
-        return call.run(out)
+        return self._prepared(dy, x, axis, halves).run(out)
+
+    def _prepared(self, dy: Any, x: Any, axis: Any, halves: str | None) -> _Packed:
+        """A call with one array, checked; of arrays on a GPU, if one of them is."""
+        if any_on_device((dy, x)):
+            from fastact.api.device_fused import DevicePacked
+
+            return DevicePacked(self, dy, x, axis, halves)
+        return _Packed(self, dy, x, axis, halves)
 
     def _pair(self, arrays: tuple[Any, ...], axis: Any, halves: str | None, out: Any) -> Any:
         if halves is not None or axis != -1:
@@ -177,7 +185,7 @@ class GatedMethod:
                 raise TypeError(unsupported(self.name, map(type, dtypes)))
             dtype, n = found, math.prod(np.broadcast_shapes(*map(np.shape, given)))
         elif gate is not None:
-            call = _Packed(self, dy, gate, kwargs.get("axis", -1), kwargs.get("halves"))
+            call = self._prepared(dy, gate, kwargs.get("axis", -1), kwargs.get("halves"))
             dtype, n = call.dtype, call.rows * call.n
             narrow = call.n * itemsize(dtype) < _driver.NARROW_BYTES
         spec = kernel_of(self.op, self.kind, compute_dtype(dtype))
@@ -269,10 +277,9 @@ class _Packed:
     def __init__(self, method: GatedMethod, dy: Any, x: Any, axis: Any, halves: str | None) -> None:
         name = self.name = method.name
         self.method = method
-        given = [x] if method.kind == "gated" else [dy, x]
-        refuse_masked(name, given, FILLED)
-        arrays = [np.asarray(a) for a in given]
-        self.dtype, self.memory = memory_dtype(name, [a.dtype for a in arrays])
+        given = {"x": x} if method.kind == "gated" else {"dy": dy, "x": x}
+        refuse_masked(name, given.values(), FILLED)
+        arrays = self._taken(given)
         self.x = arrays[-1]
         halves = method.unit.halves if halves is None else halves
         if not isinstance(halves, str) or halves not in HALVES:
@@ -288,7 +295,13 @@ class _Packed:
             if arrays[0].shape != self.shape:
                 raise ValueError(f"{name}: dy has shape {arrays[0].shape}, the output {self.shape}")
             self.dy = arrays[0]
-        self.rows, self.n = math.prod(shape[:axis]), math.prod(shape[axis + 1 :]) * self.shape[axis]
+        self.axis, self.rows, self.n = axis, math.prod(shape[:axis]), math.prod(shape[axis + 1 :]) * self.shape[axis]
+
+    def _taken(self, given: Mapping[str, Any]) -> list[Any]:
+        """The arrays; finds the dtype."""
+        arrays = [np.asarray(a) for a in given.values()]
+        self.dtype, self.memory = memory_dtype(self.name, [a.dtype for a in arrays])
+        return arrays
 
     def _halves(self, a: Array) -> tuple[Array, Array]:
         """Gate and up of an array that holds both, as rows."""

@@ -29,6 +29,7 @@ from fastact.runtime import _driver
 from fastact.spec.call import VALUE_ONLY
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, row_kernels_of
 from fastact.spec.messages import at, first, shown
+from fastact.spec.rows import ROWS
 
 # elements whose losses are summed in one vector before they go to the sum over all
 LOSS_ROW = 2048
@@ -329,6 +330,10 @@ class SoftmaxCrossEntropy(LabelLoss):
             raise TypeError(f"{self.name}: z_loss must be a number, not {shown(z_loss)}")
         if not 0.0 <= z_loss < math.inf:
             raise ValueError(f"{self.name}: z_loss must be finite and at least 0, not {z_loss}")
+        if _driver.elsewhere((logits, labels, weight, out)):
+            if ignore_index is not None:
+                ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
+            return self._on_device(logits, labels, axis, weight, ignore_index, smoothing, z_loss, reduction, out, grad)
         x, y = np.asarray(logits), np.asarray(labels)
         indices = y.dtype.kind in "iu"
         name, compute = _loss_dtype(self.name, x, y)
@@ -372,6 +377,20 @@ class SoftmaxCrossEntropy(LabelLoss):
         if dx is None:
             return value, None
         return value, self._delivered(np.moveaxis(dx, -1, axis), out, result_dtype)
+
+    def _on_device(
+        self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
+        z_loss: float, reduction: str, out: Any, grad: bool,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """The call for arrays on a GPU."""
+        from fastact.api import device_losses
+
+        kernel = "cross_entropy" if device_losses.has_indices(labels) else "cross_entropy_of_shares"
+        scalars = {"label_smoothing": float(smoothing), "z_loss": float(z_loss)}
+        return device_losses.by_label(
+            self.name, kernel, logits, labels, self.arrays, integer(f"{self.name}: axis", axis), weight, ignore_index,
+            scalars, reduction, out, grad,
+        )  # fmt: skip
 
     def _check_labels_shape(
         self, y: NDArray[Any], need: tuple[int, ...], other: tuple[int, ...], indices: bool
@@ -527,6 +546,17 @@ class NLLLoss(LabelLoss):
             dispatch.backend()  # an error if it is not available
         self._check_reduction(reduction)
         refuse_masked(self.name, (given, labels, weight, out), FILLED)
+        if _driver.elsewhere((given, labels, weight, out)):
+            from fastact.api import device_losses
+
+            if ignore_index is not None:
+                ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
+            if not device_losses.has_indices(labels):
+                raise TypeError(f"{self.name}: labels are class indices and must be integers")
+            return device_losses.by_label(
+                self.name, self.name, given, labels, self.arrays, integer(f"{self.name}: axis", axis), weight,
+                ignore_index, {}, reduction, out, grad,
+            )  # fmt: skip
         x, y = np.asarray(given), np.asarray(labels)
         if y.dtype.kind not in "iu":
             dtypes_of(f"{self.name}: labels", y)
@@ -618,6 +648,13 @@ class PointwiseLoss(Loss):
         self._check_reduction(reduction)
         self._check_check(check)
         refuse_masked(self.name, (x, t, *factors.values(), out), FILLED)
+        if _driver.elsewhere((x, t, *factors.values(), out)):
+            from fastact.api import device_losses
+
+            named = dict(zip(ROWS[self.name].scalars[1:], scalars))
+            return device_losses.of_elements(
+                self.name, self.name, x, t, self.arrays, factors, named, reduction, out, grad
+            )
         x, t = np.asarray(x), np.asarray(t)
         name, compute = _loss_dtype(self.name, x, t)
         result_dtype = _numpy_dtype(name, x, t)

@@ -200,8 +200,35 @@ class Norm:
         self, x: Any, columns: tuple[Any, ...], where: tuple[Any, ...], eps: Any, offset: Any, activation: Any,
         residual: Any, out: Any, keep: bool,
     ) -> Any:  # fmt: skip
+        if _driver.elsewhere((x, *columns, residual, out)):
+            arrays = {"x": x} if residual is None else {"x": x, "residual": residual}
+            on_device = self._on_device(self.name, arrays, columns, where, offset, activation)
+            eps = _finfo_eps_of(on_device.dtype) if eps is None else positive_eps(self.name, eps, on_device.compute)
+            return on_device.forward(eps, self.nstat, residual is not None, out, keep)
         call = _Call(self, {"x": x, "residual": residual}, columns, where, offset, activation, out)
         return call.forward(self._eps(eps, call), keep)
+
+    def _on_device(
+        self, name: str, arrays: Mapping[str, Any], columns: tuple[Any, ...], where: tuple[Any, ...], offset: Any,
+        activation: Any, stats: Any = None,
+    ) -> Any:  # fmt: skip
+        """The call for arrays on a GPU."""
+        from fastact.api.device_norms import Call
+
+        axis, groups = (*where, None)[:2]
+        axis_name = "axis" if groups is None else "channel_axis"
+        named = dict(zip(self.columns, columns))
+        loop, then = self.loop or self.name, activation_of(name, activation)
+        return Call(name, loop, arrays, named, axis, axis_name, groups, offset, then, stats)
+
+    def _gradients_on_device(
+        self, dy: Any, x: Any, stats: Any, columns: tuple[Any, ...], where: tuple[Any, ...], offset: Any,
+        activation: Any, out: Any,
+    ) -> Any:  # fmt: skip
+        """(dx, dweight, dbias), None for those of columns that are not given."""
+        name = f"{self.name}.backward"
+        call = self._on_device(name, {"dy": dy, "x": x}, columns, where, offset, activation, stats)
+        return call.backward(self.nstat, out)
 
     def _eps(self, eps: Any, call: _Call) -> float:
         if eps is None:
@@ -239,7 +266,7 @@ def is_plain_eps(eps: Any) -> bool:
     return type(eps) is float and 1e-30 < eps < 1e30
 
 
-def positive_eps(name: str, eps: Any, compute: np.dtype[Any]) -> float:
+def positive_eps(name: str, eps: Any, compute: np.dtype[Any] | str) -> float:
     """`eps` as a number that the computing dtype has."""
     if is_plain_eps(eps):
         return eps  # type: ignore[no-any-return]
@@ -247,7 +274,7 @@ def positive_eps(name: str, eps: Any, compute: np.dtype[Any]) -> float:
         raise TypeError(f"{name}: eps must be a number, not {shown(eps)}")
     eps = float(eps)
     with np.errstate(all="ignore"):
-        rounded = compute.type(eps)
+        rounded = np.dtype(compute).type(eps)
     if not (0.0 < rounded < np.inf):
         raise ValueError(f"{name}: eps must be positive and finite in {compute}, not {eps}")
     return eps
@@ -489,8 +516,12 @@ class _Call:
 
 
 def _finfo_eps(dtype: np.dtype[Any]) -> float:
+    return _finfo_eps_of(dtype.name)
+
+
+def _finfo_eps_of(dtype: str) -> float:
     # bfloat16 has 8 bits
-    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+    return 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
 
 
 class RowNorm(Norm):
@@ -520,6 +551,8 @@ class RowNorm(Norm):
             done = _driver.plain_norm_backward(function, dy, x, stats, columns, out, self.nstat, again, after)
             if done is not None:
                 return done  # type: ignore[no-any-return]
+        if _driver.elsewhere((dy, x, stats, *columns, out)):
+            return self._gradients_on_device(dy, x, stats, columns, (axis,), offset, then, out)  # type: ignore[no-any-return]
         return _Call(self, {"dy": dy, "x": x}, columns, (axis,), offset, then, out).backward(stats)
 
 
@@ -997,6 +1030,9 @@ class GroupNorm(Norm):
         if len(shape) != 3:
             raise ValueError(f"{self.name}.backward: stats have shape {shape}, not (3, groups, samples)")
         arrays = {"dy": dy, "x": x}
+        if _driver.elsewhere((dy, x, stats, weight, bias, out)):
+            where = channel_axis, shape[1]
+            return self._gradients_on_device(dy, x, stats, (weight, bias), where, None, activation, out)  # type: ignore[no-any-return]
         return _Call(self, arrays, (weight, bias), (channel_axis, shape[1]), None, activation, out).backward(stats)
 
 

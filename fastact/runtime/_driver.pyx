@@ -1984,6 +1984,15 @@ cdef set HOST_TYPES = {np.ndarray, type(None), float, int, bool, list, np.float6
 cdef object any_on_device = None
 
 
+# types of arrays on a GPU to what calls a function with nothing but such arrays, or gives None
+cdef dict DEVICE_TYPES = {}
+
+
+def register_device_type(type_, call):
+    """From now on ``call(callable, arrays)`` gets calls whose first array is of this type, if there are arrays alone."""
+    DEVICE_TYPES[type_] = call
+
+
 cpdef bint elsewhere(tuple given) except -1:
     """Whether one of these is an array on a GPU; tuples are looked into."""
     global any_on_device
@@ -2185,6 +2194,12 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
     dtype = dtype_index(args, n)
     if dtype < 0:
         # not all of one dtype that defaults are there for
+        if kwnames == NULL and DEVICE_TYPES:
+            on_device = DEVICE_TYPES.get(type(<object> args[0]))
+            if on_device is not None:
+                result = on_device(self, tuple([<object> args[j] for j in range(n)]))
+                if result is not None:
+                    return result
         return call_unpacked(self, args, n, kwnames)
     if plain:
         if where != NULL and cnp.PyArray_CheckExact(<object> where) \
@@ -2199,7 +2214,8 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
             result = call_plain(self, dtype, args, given, out, where)
         if result is not None:
             return result
-    if named or self.nrequired:
+    # an out that is no array of NumPy may be on a GPU
+    if named or self.nrequired or (out != NULL and not cnp.PyArray_Check(<object> out)):
         return call_unpacked(self, args, n, kwnames)
     if not self.nparam:
         return fastact_vectorcall(self.ufunc_, args, n, kwnames)

@@ -14,6 +14,7 @@ from fastact.backends import COMPILES, READY, State, absent
 
 if TYPE_CHECKING:
     from fastact.spec.kernel import KernelSpec
+    from fastact.spec.table import Op
 
 # of NumPy: numba-cuda up to this version asks for a name that it has no more
 ROW_STACK_GONE = (2, 5)
@@ -170,3 +171,10 @@ def kernel(spec: KernelSpec) -> Any:
     from fastact.backends.cuda import host
 
     return host.kernel(spec)
+
+
+def fused_over_arrays(op: Op, kind: str, dtype: str) -> Any:
+    """The same of a fused kind, with the arguments of ``_driver.Function.run_fused``."""
+    from fastact.backends.cuda import host
+
+    return host.fused_kind(op, kind, dtype)

@@ -1,7 +1,7 @@
 """Compiled kernels: on disk by compute capability and by what they are made of, loaded without numba-cuda.
 
-An entry is found by a hash of everything that decides its content: the kernel's spec (`KernelSpec.digest`) and form, the
-sources of this backend, the versions of numba-cuda and of the compiler, the compute capability.
+An entry is found by a hash of everything that decides its content: the kernel's spec (`KernelSpec.digest`) and form,
+the sources of this backend and of the formulas, the version of numba-cuda, the compute capability.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from fastact.backends.cuda import _launch, compile
 from fastact.backends.cuda.launch import made
 from fastact.backends.folder import folder, read, write
+from fastact.maths import grammar as formulas
 from fastact.spec.kernel import KernelSpec
 
 statistics = {"compiled": 0, "loaded": 0}
@@ -28,7 +29,8 @@ _shared: set[tuple[int, int]] = set()
 @cache
 def _backend_hash() -> str:
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    maths = Path(formulas.__file__).parent
+    for file in (*sorted(Path(__file__).parent.glob("*.py")), *sorted(maths.rglob("*.py"))):
         digest.update(file.read_bytes())
     digest.update(_version("numba_cuda"))
     return digest.hexdigest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 # name: bytes
 INTEGERS = {f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)} | {"bool": 1}
@@ -27,6 +29,27 @@ def common(names: Iterable[str]) -> str:
     if not strong or "float64" in strong:
         return "float64"
     return "float32" if len(strong) > 1 else strong.pop()
+
+
+def rounded(value: float, name: str) -> float:
+    """A number as an array of a dtype holds it.
+
+    Examples
+    --------
+    >>> rounded(0.1, "float16"), rounded(0.1, "bfloat16")
+    (0.0999755859375, 0.10009765625)
+    """
+    if name == "float64":
+        return value
+    with np.errstate(over="ignore"):
+        if name != "bfloat16":
+            return float(np.dtype(name).type(value))
+        single = np.float32(value)
+    bits = int(single.view(np.uint32))
+    if np.isfinite(single):
+        # to nearest, ties to even
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return float(np.uint32(bits).view(np.float32))
 
 
 # what may be written to what, by casting="same_kind"

@@ -1,15 +1,14 @@
-"""Kernels of a ``map``: each element by itself, in the forms that the arrays allow.
+"""Kernels of a ``map``: each element by itself, in the forms that the arrays allow; see also `columns`.
 
 ==============  ====================================================================================================
 ``vector``      contiguous arrays of one dtype at addresses aligned to 16 bytes: accesses of 16 bytes, one piece of
                 `per_thread` elements per thread, a grid that just covers the array
-``columns``     rows of columns, with a value for each column or sums down them: a thread stays in its columns and
-                goes down ROWS rows
+``table``       of 16 bits and one input: the 65,536 results there are, in shared memory
 ``strided``     anything else: any strides, broadcast arrays, arrays of other dtypes, a mask
 ==============  ====================================================================================================
 
-Measured on an H100, 2^28 float32, sigmoid: a device copy 0.727 ms, ``vector`` 0.730 with 512 threads a block, 0.736 with
-256, 0.743 with 128; two accesses per thread 0.738, four 0.739; cache hints 0.745 to 0.748.
+Measured on an H100, 2^28 float32, sigmoid: a device copy 0.727 ms, ``vector`` 0.730 with 512 threads a block, 0.736
+with 256, 0.743 with 128; two accesses per thread 0.738, four 0.739; cache hints 0.745 to 0.748.
 """
 
 from __future__ import annotations
@@ -24,9 +23,12 @@ from fastact.spec.kernel import KernelSpec, compute_dtype
 
 # threads of a block
 BLOCK = 512
-# rows that a thread goes down: those of a block of column sums (docs/design.md, 'Sums')
-ROWS = 64
-COLUMN_BLOCK = 128
+# of inputs by their role, arguments and their slots: of the factors of a dropout the least word that is kept, the
+# factor of what is kept; of numbers in a range the least and the width of the range; key, counter
+RANDOM = {
+    "random": (("threshold", "factor", "seed", "offset"), "qdqq"),
+    "numbers": (("low", "range_", "seed", "offset"), "ddqq"),
+}
 
 
 def per_thread(dtype: str) -> int:
@@ -40,8 +42,12 @@ class Writer:
     def __init__(self, spec: KernelSpec) -> None:
         self.spec = spec
         self.trace = Trace(spec.compute)
-        self.inputs = [a for a in spec.inputs if a.role != "random"]
-        self.random = any(a.role == "random" for a in spec.inputs)
+        self.inputs = [a for a in spec.inputs if a.role not in RANDOM]
+        self.role = next((a.role for a in spec.inputs if a.role in RANDOM), "")
+        self.random = bool(self.role)
+        # what random numbers need, as arguments
+        none: tuple[tuple[str, ...], str] = (), ""
+        self.random_names, self.random_slots = RANDOM.get(self.role, none)
         self._formula = spec.body(bind(self.trace.primitives(), spec.compute))
         self.numbers: list[str] = []
 
@@ -50,27 +56,22 @@ class Writer:
         return [self.trace.fresh(f"{self.spec.compute}({name})") for name in names]
 
     def outputs(self, inputs: list[Value], params: list[Value], keep: Value | None = None) -> list[Value]:
-        """What the formula gives for one element; `keep` is its factor of a dropout."""
+        """What the formula gives for one element; `keep` is what its random number makes."""
         given = iter(inputs)
-        placed = [keep if a.role == "random" else next(given) for a in self.spec.inputs]
+        placed = [keep if a.role in RANDOM else next(given) for a in self.spec.inputs]
         return [self.trace.value(v) for v in self._formula(*placed, *params)]
 
     def keeps(self, count: int, index: str) -> list[Value]:
-        """The factors of a dropout for `count` elements from `index` on, a multiple of `count`."""
-        from fastact.backends.cuda.random import factors
+        """What random numbers make for `count` elements from `index` on, a multiple of `count`."""
+        from fastact.backends.cuda.random import factors, numbers
 
-        return factors(self.trace, count, index)
+        return (factors if self.role == "random" else numbers)(self.trace, count, index)
 
     def kernel(self, form: str, arguments: list[str], slots: str, block: int) -> Kernel:
         """The kernel, of the lines that were written."""
         name = f"{self.spec.symbol}_{form}"
         text = "\n".join([f"def kernel({', '.join(arguments)}):", *self.trace.lines])
         return Kernel(name, self.spec.compute, slots, text, dict(self.trace.constants), block)
-
-
-# of a dropout: the least word that is kept, the factor of what is kept, key, counter
-RANDOM = ("threshold", "factor", "seed", "offset")
-RANDOM_SLOTS = "qdqq"
 
 
 def vector(spec: KernelSpec) -> Kernel:
@@ -92,24 +93,78 @@ def vector(spec: KernelSpec) -> Kernel:
         keeps = w.keeps(count, "i") if w.random else [None] * count
         results = [w.outputs([x[k] for x in loaded], given, keeps[k]) for k in range(count)]
         for j, y in enumerate(outs):
-            values = ", ".join(result[j].name for result in results)
-            trace.line(f"store_{dtype}_{count}({y} + i * {size}, {values})")
+            stores = ", ".join(result[j].name for result in results)
+            trace.line(f"store_{dtype}_{count}({y} + i * {size}, {stores})")
     with trace.block("else:"), trace.block("while i < n:"):
         values = [trace.fresh(f"load_{dtype}({x} + i * {size})") for x in ins]
         keep = w.keeps(1, "i")[0] if w.random else None
         for y, v in zip(outs, w.outputs(values, given, keep)):
             trace.line(f"store_{dtype}({y} + i * {size}, {v.name})")
         trace.line("i += 1")
-    arguments = [*ins, *outs, "n", *params, *(RANDOM if w.random else ())]
-    slots = "q" * (len(ins) + len(outs) + 1) + "d" * len(params) + (RANDOM_SLOTS if w.random else "")
+    arguments = [*ins, *outs, "n", *params, *w.random_names]
+    slots = "q" * (len(ins) + len(outs) + 1) + "d" * len(params) + w.random_slots
     return w.kernel("vector", arguments, slots, BLOCK)
+
+
+# threads of a block that looks up results, and elements of a word
+TABLE_BLOCK = 1024
+HALVES = 8
+TABLE_BYTES = 2 * 65536
+
+
+def table() -> Kernel:
+    """The form ``table``. Arguments: addresses of elements, results by the bits of an element, output; n; blocks.
+
+    bfloat16 gelu is bound by its arithmetic: 2^28 elements on an H100 took 0.587 ms in the form ``vector``, 0.380 so, a
+    copy 0.368; with one access per thread under way 0.385, with four 0.384, with blocks of 512 threads 0.403.
+    """
+    trace = Trace("float32")
+    trace.line("words = cuda.shared.array(0, types.uint32)")
+    trace.line("halves = cuda.shared.array(0, types.uint16)")
+    trace.line("t = int64(cuda.threadIdx.x)")
+    for k in range(TABLE_BYTES // 16 // TABLE_BLOCK):
+        trace.line(f"q = t + {k * TABLE_BLOCK}")
+        trace.line("a, b, c, d = load_words(results + q * 16)")
+        for j, word in enumerate("abcd"):
+            trace.line(f"words[q * 4 + {j}] = {word}")
+    trace.line("cuda.syncthreads()")
+    trace.line(f"step = blocks * {TABLE_BLOCK}")
+    trace.line(f"i = int64(cuda.blockIdx.x) * {TABLE_BLOCK} + t")
+    trace.line(f"count = n // {HALVES}")
+
+    def look_up(places: tuple[str, ...]) -> None:
+        for p, place in enumerate(places):
+            trace.line(f"a{p}, b{p}, c{p}, d{p} = load_words(x + ({place}) * 16)")
+        for p, place in enumerate(places):
+            for word in "abcd":
+                low, high = f"halves[{word}{p} & uint32(65535)]", f"halves[{word}{p} >> uint32(16)]"
+                trace.line(f"{word}{p} = uint32({low}) | (uint32({high}) << uint32(16))")
+            trace.line(f"store_words(y + ({place}) * 16, a{p}, b{p}, c{p}, d{p})")
+
+    with trace.block("while i + step < count:"):
+        look_up(("i", "i + step"))
+        trace.line("i += 2 * step")
+    with trace.block("if i < count:"):
+        look_up(("i",))
+    # the elements after the last word
+    trace.line(f"i = count * {HALVES} + t")
+    with trace.block("if cuda.blockIdx.x == 0 and i < n:"):
+        trace.line("store_bits(y + i * 2, uint32(halves[load_bits(x + i * 2)]))")
+    text = "\n".join(["def kernel(x, results, y, n, blocks):", *trace.lines])
+    return Kernel("table", "float32", "qqqqq", text, {}, TABLE_BLOCK)
+
+
+def patterns() -> Kernel:
+    """All 65,536 elements of 16 bits, in the order of their bits."""
+    lines = ["    i = int64(cuda.blockIdx.x) * 256 + int64(cuda.threadIdx.x)", "    store_bits(y + i * 2, uint32(i))"]
+    return Kernel("patterns", "float32", "q", "\n".join(["def kernel(y):", *lines]), {}, 256)
 
 
 def strided(spec: KernelSpec, ndim: int, dtypes: tuple[str, ...], masked: bool) -> Kernel:
     """The form ``strided``.
 
-    Arguments: addresses of arrays, of inputs, parameters, outputs and the mask; n; the lengths of all dimensions but the
-    first; the bytes from element to element of each array along each dimension; numbers.
+    Arguments: addresses of arrays, of inputs, parameters, outputs and the mask; n; the lengths of all dimensions but
+    the first; the bytes from element to element of each array along each dimension; numbers.
 
     Parameters
     ----------
@@ -148,15 +203,21 @@ def strided(spec: KernelSpec, ndim: int, dtypes: tuple[str, ...], masked: bool) 
             keep = w.keeps(1, "i")[0] if w.random else None
             given = [values[name] for name in every]
             for y, v in zip(outs, w.outputs(given[: len(w.inputs)], given[len(w.inputs) :], keep)):
-                to = _computed(dtype_of[y])
-                text = v.name if to == spec.compute else f"{to}({v.name})"
-                trace.line(f"store_{dtype_of[y]}(a_{y}, {text})")
+                trace.line(stored(f"a_{y}", v.name, dtype_of[y], spec.compute))
     lengths = [f"n{d}" for d in range(1, ndim)]
     strides = [f"s_{name}_{d}" for name in arrays for d in range(ndim)]
-    arguments = [*arrays, "n", *lengths, *strides, *numbers, *(RANDOM if w.random else ())]
+    arguments = [*arrays, "n", *lengths, *strides, *numbers, *w.random_names]
     slots = "q" * (len(arrays) + 1 + len(lengths) + len(strides)) + "d" * len(numbers)
     form = "_".join(["strided", str(ndim), *(d or "number" for d in dtypes), *(["masked"] if masked else [])])
-    return w.kernel(form, arguments, slots + (RANDOM_SLOTS if w.random else ""), BLOCK)
+    return w.kernel(form, arguments, slots + w.random_slots, BLOCK)
+
+
+def stored(address: str, value: str, dtype: str, compute: str) -> str:
+    """The line that stores a value of the dtype that is computed in as one of another dtype, rounded as NumPy does."""
+    if dtype == "float16" and compute == "float64":
+        return f"store_float16_double({address}, {value})"
+    to = _computed(dtype)
+    return f"store_{dtype}({address}, {value if to == compute else f'{to}({value})'})"
 
 
 def _converted(text: str, dtype: str, spec: KernelSpec) -> str:

@@ -2,11 +2,10 @@
 
 ``load_DTYPE(address)`` gives an element, ``load_DTYPE_COUNT`` so many as a tuple, from an address aligned to all of
 them; 16-bit elements come as float32. ``store_DTYPE(address, value)`` and ``store_DTYPE_COUNT(address, values...)``
-are the way back, rounded to nearest. Integers and booleans come as float64, but ``load_word`` gives an int64 itself,
-and ``store_word`` takes one.
-``load_words`` gives 16 bytes as they are, and ``unpack_DTYPE`` what elements are in them.
-A bfloat16 is stored by the instruction of compute capability 8.0 and later. ``exp2``
-is the GPU's own.
+are the way back, rounded to nearest; ``store_float16_double`` rounds a float64 once. Integers and booleans come as
+float64, but ``load_word`` gives an int64 itself, and ``store_word`` takes one. ``load_words`` gives 16 bytes as they
+are, and ``unpack_DTYPE`` what elements are in them. A bfloat16 is stored by the instruction of compute capability 8.0
+and later. ``exp2`` is the GPU's own.
 """
 
 from __future__ import annotations
@@ -174,6 +173,15 @@ def load_byte(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def store_float16_double(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(builder.fptrunc(args[1], HALF), _pointer(builder, args[0], HALF))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), emit
+
+
+@intrinsic
 def load_words(typingctx, address):  # type: ignore[no-untyped-def]
     """Four words of 32 bits from an address aligned to 16 bytes."""
     kind = ir.VectorType(I32, 4)
@@ -185,6 +193,50 @@ def load_words(typingctx, address):  # type: ignore[no-untyped-def]
         return context.make_tuple(builder, signature.return_type, words)
 
     return types.UniTuple(types.uint32, 4)(types.int64), emit
+
+
+@intrinsic
+def load_bits(typingctx, address):  # type: ignore[no-untyped-def]
+    """16 bits as an integer."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.zext(builder.load(_pointer(builder, args[0], I16)), I32)
+
+    return types.uint32(types.int64), emit
+
+
+@intrinsic
+def store_bits(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(builder.trunc(args[1], I16), _pointer(builder, args[0], I16))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint32), emit
+
+
+@intrinsic
+def store_words(typingctx, address, a, b, c, d):  # type: ignore[no-untyped-def]
+    """Four words of 32 bits to an address aligned to 16 bytes."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        kind = ir.VectorType(I32, 4)
+        v = ir.Constant(kind, ir.Undefined)
+        for k in range(4):
+            v = builder.insert_element(v, args[1 + k], ir.Constant(I32, k))
+        builder.store(v, _pointer(builder, args[0], kind)).align = 16
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *[types.uint32] * 4), emit
+
+
+def _round(dtype: str) -> Any:
+    def rounded(typingctx: Any, value: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _widened(builder, _narrowed(builder, args[0], dtype), dtype)
+
+        return types.float32(types.float32), emit
+
+    return intrinsic(rounded)
 
 
 def _unpack(dtype: str) -> Any:
@@ -236,13 +288,17 @@ def store_bool(typingctx, address, value):  # type: ignore[no-untyped-def]
 def functions() -> dict[str, Callable[..., Any]]:
     """What kernels call, by name."""
     found: dict[str, Any] = {"load_word": load_word, "load_byte": load_byte, "load_words": load_words, "exp2": exp2}
+    found["store_float16_double"] = store_float16_double
     for dtype in MEMORY:
         found[f"unpack_{dtype}"] = _unpack(dtype)
+        if dtype in ("float16", "bfloat16"):
+            found[f"round_{dtype}"] = _round(dtype)
         found[f"load_{dtype}"], found[f"store_{dtype}"] = _load(dtype), _store(dtype)
         for count in COUNTS:
             found[f"load_{dtype}_{count}"] = _load_vector(dtype, count)
             found[f"store_{dtype}_{count}"] = _store_vector(dtype, count)
     for name in INTEGERS:
         found[f"load_{name}"] = _integer(name)
-    found["store_bool"], found["store_word"] = store_bool, store_word
+    found |= {"store_bool": store_bool, "load_bits": load_bits, "store_bits": store_bits, "store_words": store_words}
+    found["store_word"] = store_word
     return found

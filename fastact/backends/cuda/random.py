@@ -1,17 +1,29 @@
 """Random numbers by their index, as kernels compute them: Philox 4x32-10, the stream of the CPU.
 
-Number i of a stream is word i % 4 of the block of counter offset + i // 4 under the key `seed` (Salmon, Moraes, Dror and
-Shaw, Parallel Random Numbers: as Easy as 1, 2, 3, SC 2011).
+Number i of a stream is word i % 4 of the block of counter offset + i // 4 under the key `seed` (Salmon, Moraes, Dror
+and Shaw, Parallel Random Numbers: as Easy as 1, 2, 3, SC 2011).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 from fastact.backends.cuda.trace import Trace, Value
+from fastact.spec.kernel import KernelSpec
+from fastact.spec.kinds import Argument
 
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 STEPS = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
 WORD = 0xFFFFFFFF
+
+
+@cache
+def kernel_of_numbers(spec: KernelSpec) -> KernelSpec:
+    """The kernel with a random number of each element's index in the place of its parameters (role ``numbers``)."""
+    weights = tuple(Argument(name, "numbers") for name in spec.params)
+    return replace(spec, name=f"{spec.name}_random", inputs=spec.inputs + weights, params=())
 
 
 def words(trace: Trace, counter: str) -> list[str]:
@@ -42,20 +54,31 @@ def factors(trace: Trace, count: int, index: str) -> list[Value]:
     """The factors of a dropout for `count` elements from `index` on: 0 where a number is below p, else `factor`."""
     kept = trace.fresh(f"{trace.dtype}(factor)")
     zero = trace.value(0.0)
-    found = []
-    if count == 1:
-        at, word = trace.name(), trace.name()
-        trace.line(f"{at} = offset + ({index} >> 2)")
-        names = words(trace, at)
-        trace.line(f"{word} = {index} & 3")
-        low = f"({names[0]} if {word} == 0 else {names[1]})"
-        high = f"({names[2]} if {word} == 2 else {names[3]})"
-        chosen = trace.name()
-        trace.line(f"{chosen} = {low} if {word} < 2 else {high}")
-        return [trace.fresh(f"cuda.selp(({chosen} >> 8) >= threshold, {kept.name}, {zero.name})")]
-    for block in range(count // 4):
-        at = trace.name()
-        trace.line(f"{at} = offset + ({index} >> 2) + {block}")
-        for name in words(trace, at):
-            found.append(trace.fresh(f"cuda.selp(({name} >> 8) >= threshold, {kept.name}, {zero.name})"))
-    return found
+    found = _words(trace, count, index)
+    return [trace.fresh(f"cuda.selp(({word} >> 8) >= threshold, {kept.name}, {zero.name})") for word in found]
+
+
+def numbers(trace: Trace, count: int, index: str) -> list[Value]:
+    """Numbers in a range for `count` elements from `index` on: ``low + range_·u``, u in [0, 1)."""
+    low, width = trace.fresh(f"{trace.dtype}(low)"), trace.fresh(f"{trace.dtype}(range_)")
+    found = [trace.fresh(f"{trace.dtype}({word} >> 8)") for word in _words(trace, count, index)]
+    return [low + width * (u * 2.0**-24) for u in found]
+
+
+def _words(trace: Trace, count: int, index: str) -> list[str]:
+    """The words of `count` elements from `index` on; of more than one element it is a multiple of 4."""
+    if count > 1:
+        found = []
+        for block in range(count // 4):
+            at = trace.name()
+            trace.line(f"{at} = offset + ({index} >> 2) + {block}")
+            found += words(trace, at)
+        return found
+    at, word, chosen = trace.name(), trace.name(), trace.name()
+    trace.line(f"{at} = offset + ({index} >> 2)")
+    names = words(trace, at)
+    trace.line(f"{word} = {index} & 3")
+    low = f"({names[0]} if {word} == 0 else {names[1]})"
+    high = f"({names[2]} if {word} == 2 else {names[3]})"
+    trace.line(f"{chosen} = {low} if {word} < 2 else {high}")
+    return [chosen]

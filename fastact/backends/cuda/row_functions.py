@@ -129,13 +129,12 @@ def sparsemax_backward(r: Rows) -> None:
 def cross_entropy(r: Rows) -> None:
     """Labels are integers; one below 0 does not count, one that is no class makes its row NaN."""
     trace, f = r.trace, r.f
-    label = trace.emit("int64(load_word(labels))")
+    label = r.label()
     factor, smoothing, z = _factor(r), r.scalar("label_smoothing"), r.scalar("z_loss")
     general = r.has("general")
     weighted = r.has("weights")
     weight = r.number(1.0)
-    valid = trace.name()
-    trace.line(f"{valid} = {label.name} >= 0 and {label.name} < n")
+    valid = r.is_class(label)
     m = r.greatest(lambda e: e.x)
     share = Shares(r, m)
     sums = [
@@ -174,7 +173,7 @@ def cross_entropy(r: Rows) -> None:
         here = f["negative_product"](rest, inverse)
     nothing = r.number(0.0)
     bad = r.number(math.nan)
-    outside = trace.fresh(f"cuda.selp({label.name} < 0, {nothing.name}, {bad.name})")
+    outside = r.without_class(label, nothing, bad)
     r.store_row("loss", r.chosen(valid, lost, outside))
 
     def slope(e: Element) -> Value:
@@ -195,11 +194,73 @@ def cross_entropy_of_shares(r: Rows) -> None:
     factor, z = _factor(r), r.scalar("z_loss")
     m = r.greatest(lambda e: e.x)
     share, s, rest, ties, top = _log_sum(r, m, lambda e: e.x)
-    mass, gaps = r.totals(lambda e: e.targets, lambda e: f["distance"](e.x, e.targets, m, None))
+    target = _target(r)
+    mass, gaps = r.totals(target, lambda e: f["distance"](e.x, target(e), m, None))
     weight, far = r.whole(*mass), r.whole(*gaps)
     r.store_row("loss", f["with_square"](f["target_loss"](far, weight, s), z, m + s))
     a = f["target_factor"](f["with_slope"](weight, z, m + s), rest, ties, top)
-    r.write("dx", lambda e: r.trace.call("fma", share(e.x), a, -e.targets) * factor)
+    r.write("dx", lambda e: r.trace.call("fma", share(e.x), a, -target(e)) * factor)
+
+
+def _target(r: Rows) -> Any:
+    # a share of it spread over all classes, and weights of classes
+    def target(e: Element) -> Value:
+        t = e.targets
+        if r.has("general"):
+            smoothing = r.scalar("label_smoothing")
+            t = r.trace.where(smoothing == 0.0, t, t * (1.0 - smoothing) + smoothing / r.length)
+        return t * e.weights if r.has("weights") else t
+
+    return target
+
+
+def label_counts(r: Rows) -> None:
+    """1 or the weight of its class where a row counts, else 0."""
+    label = r.label()
+    r.store_row("counts", r.chosen(r.is_class(label), r.at_class("weights", label), r.number(0.0)))
+
+
+def nll_loss(r: Rows) -> None:
+    label, zero, bad = r.label(), r.number(0.0), r.number(math.nan)
+    weight, valid, outside = r.at_class("weights", label), r.is_class(label), r.without_class(label, zero, bad)
+    # 0 - x: no loss is -0
+    r.store_row("loss", r.chosen(valid, 0.0 - weight * r.at_class("x", label), outside))
+    slope = r.chosen(valid, -weight * _factor(r), outside)
+    rest = r.chosen(valid, zero, outside)
+    r.write("dx", lambda e: r.at_label(e, label, slope, rest))
+
+
+def sigmoid_cross_entropy(r: Rows) -> None:
+    _of_elements(r, "sigmoid_loss", lambda e: e.pos_weights if r.has("pos_weights") else r.number(1.0))
+
+
+def mse_loss(r: Rows) -> None:
+    _of_elements(r, "squared_error")
+
+
+def l1_loss(r: Rows) -> None:
+    _of_elements(r, "absolute_error")
+
+
+def huber_loss(r: Rows) -> None:
+    _of_elements(r, "huber_error", lambda e: r.scalar("delta"))
+
+
+def kl_div(r: Rows) -> None:
+    _of_elements(r, "divergence")
+
+
+def _of_elements(r: Rows, formula: str, parameter: Any = None) -> None:
+    def given(e: Element) -> tuple[Value, ...]:
+        weight = e.weights if r.has("weights") else r.number(1.0)
+        return e.x, e.targets, weight, r.number(1.0) if parameter is None else parameter(e)
+
+    factor = r.scalar("factor")
+    r.store_row("sums", r.total(lambda e: r.f[formula](*given(e))))
+    r.write_all({
+        "losses": lambda e: r.f[formula](*given(e)),
+        "dx": lambda e: r.f[f"{formula}_grad"](*given(e)) * factor,
+    })  # fmt: skip
 
 
 def _factor(r: Rows) -> Value:
@@ -210,37 +271,48 @@ def _factor(r: Rows) -> Value:
     return factor / r.trace.emit(f"load_{r.spec.compute}(divisor)")  # type: ignore[no-any-return]
 
 
+def _summed(r: Rows) -> Any:
+    """x or, with a residual, the sum of both, as it is after rounding."""
+    if not r.has("residual"):
+        return lambda e: e.x
+    return lambda e: r.rounded(e.x + e.residual)
+
+
 def layer_norm(r: Rows) -> None:
-    f, first = r.f, r.first_element("x")
-    (sum_,) = r.totals(lambda e: e.x - first)
+    f, x = r.f, _summed(r)
+    first = x(r.first_element())
+    (sum_,) = r.totals(lambda e: x(e) - first)
     guess = f["mean_from"](first, r.whole(*sum_), r.length)
     rest, squares = (
-        r.whole(*pair) for pair in r.totals(lambda e: e.x - guess, lambda e: (e.x - guess) * (e.x - guess))
+        r.whole(*pair) for pair in r.totals(lambda e: x(e) - guess, lambda e: (x(e) - guess) * (x(e) - guess))
     )
     rstd = f["spread_scale"](squares, rest, r.length, r.scalar("eps"))
     mean, low = f["two_sum"](guess, f["quotient"](rest, r.length))
     for name, value in (("mean", mean), ("low", low), ("rstd", rstd)):
         r.store_row(name, value)
-    _normed(r, mean, f["negative_product"](low, rstd), rstd)
+    shift = f["negative_product"](low, rstd)
+    _write_norm(r, x, lambda e: _affine(r, e, f["normalised"](x(e), mean, rstd, shift)))
 
 
 def rms_norm(r: Rows) -> None:
-    rstd = r.f["square_scale"](r.total(lambda e: e.x * e.x), r.length, r.scalar("eps"))
+    x = _summed(r)
+    rstd = r.f["square_scale"](r.total(lambda e: x(e) * x(e)), r.length, r.scalar("eps"))
     r.store_row("rstd", rstd)
-    _scaled(r, rstd)
+    _write_norm(r, x, lambda e: _scaled(r, e, x(e) * rstd))
 
 
-def _normed(r: Rows, mean: Value, shift: Value, rstd: Value) -> None:
-    def y(e: Element) -> Value:
-        h = r.f["normalised"](e.x, mean, rstd, shift)
-        weight = e.weight if r.has("weight") else r.number(1.0)
-        return r.f["affine"](h, weight, e.bias if r.has("bias") else r.number(-0.0))
-
-    r.write("y", y)
+def _write_norm(r: Rows, x: Any, y: Any) -> None:
+    then = r.then
+    r.write_all({"y": y if then is None else lambda e: then.value(y(e), *r.then_params), "total": x})
 
 
-def _scaled(r: Rows, rstd: Value) -> None:
-    r.write("y", lambda e: e.x * rstd * e.weight if r.has("weight") else e.x * rstd)
+def _affine(r: Rows, e: Element, h: Value) -> Value:
+    weight = e.weight if r.has("weight") else r.number(1.0)
+    return r.f["affine"](h, weight, e.bias if r.has("bias") else r.number(-0.0))  # type: ignore[no-any-return]
+
+
+def _scaled(r: Rows, e: Element, h: Value) -> Value:
+    return h * e.weight if r.has("weight") else h  # type: ignore[no-any-return]
 
 
 def layer_norm_backward(r: Rows) -> None:
@@ -259,12 +331,20 @@ def _statistic(r: Rows, name: str) -> Value:
 
 
 def _norm_backward(r: Rows, normalised: Any, rstd: Value, centred: bool) -> None:
+    then = r.then
+
+    def slope(e: Element) -> Value:
+        if then is None:
+            return e.dy
+        y = (_affine if centred else _scaled)(r, e, normalised(e))
+        return e.dy * then.grad(y, *r.then_params)  # type: ignore[no-any-return]
+
     def weighted(e: Element) -> Value:
-        return e.dy * e.weight if r.has("weight") else e.dy  # type: ignore[no-any-return]
+        return slope(e) * e.weight if r.has("weight") else slope(e)
 
     if r.form.tiles > 1:
         # sums over rows alone
-        r.sums_of_columns({"dweight": lambda e: e.dy * normalised(e), "dbias": lambda e: e.dy})
+        r.sums_of_columns({"dweight": lambda e: slope(e) * normalised(e), "dbias": slope})
         return
     sums = [lambda e: weighted(e) * normalised(e)]
     if centred:
@@ -272,7 +352,7 @@ def _norm_backward(r: Rows, normalised: Any, rstd: Value, centred: bool) -> None
     found = [r.f["quotient"](r.whole(*pair), r.length) * rstd for pair in r.totals(*sums)]
     a = found[1] if centred else r.number(0.0)
     r.write("dx", lambda e: r.f["norm_grad"](weighted(e), normalised(e), rstd, a, found[0]))
-    r.sums_of_columns({"dweight": lambda e: e.dy * normalised(e), "dbias": lambda e: e.dy})
+    r.sums_of_columns({"dweight": lambda e: slope(e) * normalised(e), "dbias": slope})
 
 
 def total(r: Rows) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from fastact.backends.cuda import launch
 from fastact.backends.cuda.array import DeviceArray, collapsed
-from fastact.backends.cuda.compile import Kernel
 from fastact.backends.cuda.dtypes import SIZES
 from fastact.backends.cuda.launch import Launch
 from fastact.backends.cuda.row_functions import FUNCTIONS
 from fastact.backends.cuda.rows import BYTES, MOST_SUMS, MOST_WIDTH, WARP, Form, Rows
-from fastact.backends.cuda.trace import Trace
-from fastact.maths.grammar import bind_rows
+from fastact.backends.cuda.sums import COMBINE_BLOCK
+from fastact.backends.cuda.sums import combine as sums_of_pairs
 from fastact.spec.kernel import KernelSpec
+from fastact.spec.table import Op
 
 # words of a thread, of all arrays, up to which a team is made larger instead: 65536 rows of 4096 on an H100, softmax of
 # bfloat16 0.393 ms with 4 words (a copy 0.371), 0.466 with 2, 0.539 with 1; of float32 0.742 with 8 and with 4
@@ -32,7 +33,7 @@ PART = 32768
 
 
 def alignment(arrays: list[DeviceArray], n: int) -> tuple[int, bool] | None:
-    """How rows can be read in words: elements of a word, and whether rows begin or end within one; None: they cannot."""
+    """Elements of a word in which rows can be read, and whether rows begin or end within one; None: they cannot be."""
     size = arrays[0].itemsize
     count = BYTES // size
     offset = arrays[0].address % BYTES
@@ -103,6 +104,7 @@ def run(
     traits: frozenset[str] = frozenset(),
     queries: int = 0,
     divisor: DeviceArray | None = None,
+    then: Op | None = None,
 ) -> None:
     """Run a row function.
 
@@ -126,6 +128,8 @@ def run(
         Of a causal mask: after so many rows it begins anew.
     divisor : DeviceArray, optional
         A number on the device that the factor is divided by.
+    then : Op, optional
+        An activation of the result; `scalars` has its parameters as ``then_0``, ``then_1``, …
     """
     first = next(iter(maps.values()))
     *lead, n = first.shape
@@ -135,11 +139,39 @@ def run(
     views, inner = _seen({**maps, **rows}, tuple(lead))
     elements = [views[a.name] for a in (*spec.inputs, *spec.outputs) if a.role == "map" and a.name in maps]
     held = sum(a.role == "map" and a.name in maps for a in spec.inputs)
+    if not elements:
+        # no row is gone over
+        form = Form("registers", WARP)
+        given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
+        launch_rows(
+            spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor, None, then
+        )  # fmt: skip
+        return
     # a part of a row is read when another one has been written
     apart = not any(a.may_share_memory(b) for i, a in enumerate(elements) for b in elements[:i])
     form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax")
     given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
-    launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor)
+    launch_rows(
+        spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor, None, then
+    )  # fmt: skip
+
+
+def run_of_rows(
+    spec: KernelSpec,
+    rows: Mapping[str, DeviceArray],
+    columns: Mapping[str, DeviceArray],
+    scalars: Mapping[str, float],
+    stream: int,
+    scratch: Callable[[tuple[int, ...], str], DeviceArray],
+    traits: frozenset[str],
+) -> None:
+    """Run a function of what rows have one of, which goes over no row."""
+    first = next(iter(rows.values()))
+    if first.size:
+        views, inner = _seen(rows, first.shape)
+        given = frozenset([*views, *columns, *traits])
+        form = Form("registers", WARP)
+        launch_rows(spec, form, given, views, columns, scalars, first.size, inner, 0, stream, scratch, 0, None)
 
 
 def run_with_sums(
@@ -148,13 +180,18 @@ def run_with_sums(
     rows: Mapping[str, DeviceArray],
     columns: Mapping[str, DeviceArray],
     sums: Mapping[str, DeviceArray],
+    scalars: Mapping[str, float],
     stream: int,
     scratch: Callable[[tuple[int, ...], str], DeviceArray],
+    then: Op | None = None,
+    traits: frozenset[str] = frozenset(),
 ) -> None:
     """Run a row function that has sums over rows besides, one for each column.
 
     Parameters are those of `run`, and `sums`, contiguous, in any floating dtype.
     """
+    if not sums:
+        return run(spec, maps, rows, columns, scalars, stream, scratch, traits, then=then)
     first = next(iter(maps.values()))
     *lead, n = first.shape
     count = math.prod(lead)
@@ -167,7 +204,7 @@ def run_with_sums(
     words = -(-n // per_word)
     down = rows_down(count)
     blocks = -(-count // down)
-    given = frozenset([*views, *columns, *sums])
+    given = frozenset([*views, *columns, *sums, *traits])
     pairs = scratch((blocks, len(sums), 2, n), spec.compute)
     team = WARP
     while team < LARGEST and -(-words // team) * per_word > MOST_COLUMNS:
@@ -175,16 +212,15 @@ def run_with_sums(
     per_thread = -(-words // team)
     if per_thread * per_word <= MOST_COLUMNS:
         form = Form("registers", team, per_thread, per_word, down=down)
-        launch_rows(spec, form, given, views, columns, {}, count, inner, n, stream, scratch, 0, None, pairs)
+        launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
     else:
         # longer rows are read twice
         own = given - set(sums)
         form = form_of(elements, count, n, held, parts=False)
-        launch_rows(spec, form, own, views, columns, {}, count, inner, n, stream, scratch, 0, None)
+        launch_rows(spec, form, own, views, columns, scalars, count, inner, n, stream, scratch, 0, None, None, then)
         form = Form("registers", 128, 1, per_word, down=down, tiles=-(-words // 128))
-        launch_rows(spec, form, given, views, columns, {}, count, inner, n, stream, scratch, 0, None, pairs)
-    for j, (name, out) in enumerate(sums.items()):
-        combine(pairs, blocks, len(sums), j, n, out, spec.compute, stream)
+        launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
+    _combine(pairs, blocks, n, list(sums.values()), spec.compute, stream)
 
 
 # rows that a block of sums goes down at most: with fewer rows, less, so that there are blocks for all multiprocessors
@@ -199,52 +235,13 @@ def rows_down(count: int) -> int:
     return max(4, min(DOWN, 1 << max(0, (count // BLOCKS).bit_length())))
 
 
-def combine(
-    pairs: DeviceArray, blocks: int, sums: int, which: int, n: int, out: DeviceArray, compute: str, stream: int
-) -> None:
-    """Adds the sums of blocks, in their order."""
-    where = Launch(out.device, stream, (-(-n // 128), 1), 128)
-    key = "combine", compute, out.dtype
-    slots = pairs.address, blocks, sums, which, n, out.address
-    launch.run(key, lambda: _combine(compute, out.dtype), where, slots)
-
-
-def _combine(compute: str, dtype: str) -> Kernel:
-    trace = Trace(compute)
-    f = bind_rows(trace.primitives(), compute)
-    size = SIZES[compute]
-    trace.line("i = int64(cuda.blockIdx.x) * 128 + int64(cuda.threadIdx.x)")
-    with trace.block("if i < n:"):
-        trace.line(f"at = pairs + (which * 2 * n + i) * {size}")
-        trace.line(f"step = sums * 2 * n * {size}")
-        high, low = trace.fresh(f"load_{compute}(at)"), trace.fresh(f"load_{compute}(at + n * {size})")
-        trace.line("b = int64(1)")
-        trace.line("at += step")
-
-        def add(many: int) -> None:
-            # loads first, so that they are under way together
-            loaded = [
-                (
-                    trace.fresh(f"load_{compute}(at + {k} * step)"),
-                    trace.fresh(f"load_{compute}(at + {k} * step + n * {size})"),
-                )
-                for k in range(many)
-            ]
-            for other, rest in loaded:
-                s, e = f["pair_add"](high, low, other, rest)
-                trace.assign(high, trace.fresh(s.name))
-                trace.assign(low, trace.fresh(e.name))
-            trace.line(f"at += {many} * step")
-            trace.line(f"b += {many}")
-
-        with trace.block("while b + 8 <= blocks:"):
-            add(8)
-        with trace.block("while b < blocks:"):
-            add(1)
-        whole = trace.where(high - high == 0.0, high + low, high)
-        trace.line(f"store_{dtype}(out + i * {SIZES[dtype]}, {whole.name})")
-    text = "\n".join(["def kernel(pairs, blocks, sums, which, n, out):", *trace.lines])
-    return Kernel(f"combine_{compute}_{dtype}", compute, "qqqqqq", text, dict(trace.constants), 128)
+def _combine(pairs: DeviceArray, blocks: int, n: int, outs: list[DeviceArray], compute: str, stream: int) -> None:
+    """Adds the sums of blocks, in their order; `pairs` are (blocks, sums, 2, n)."""
+    size, dtypes = SIZES[compute], tuple(a.dtype for a in outs)
+    where = Launch(pairs.device, stream, (-(-n // COMBINE_BLOCK), len(outs)), COMBINE_BLOCK)
+    row = n * size
+    slots = pairs.address, row, 2 * row, blocks, 2 * len(outs) * row, n, *(a.address for a in outs)
+    launch.run(("combine", compute, dtypes), lambda: sums_of_pairs(compute, dtypes), where, slots)
 
 
 def _seen(arrays: Mapping[str, DeviceArray], lead: tuple[int, ...]) -> tuple[dict[str, DeviceArray], int]:
@@ -258,7 +255,7 @@ def launch_rows(
     spec: KernelSpec, form: Form, given: frozenset[str], views: Mapping[str, DeviceArray],
     columns: Mapping[str, DeviceArray], scalars: Mapping[str, float], count: int, inner: int, n: int, stream: int,
     scratch: Callable[[tuple[int, ...], str], DeviceArray], queries: int, divisor: DeviceArray | None,
-    pairs: DeviceArray | None = None,
+    pairs: DeviceArray | None = None, then: Op | None = None,
 ) -> None:  # fmt: skip
     """Launches the kernel of a form, or one for each phase."""
     device = next(iter(views.values())).device
@@ -267,10 +264,10 @@ def launch_rows(
     if form.memory == "parts":
         parts = -(-n // PART)
         workspace = scratch((count * parts * MOST_SUMS * MOST_WIDTH,), "float64")
-        phases = Rows(spec, form, given, list(scalars)).count_sums(function)
+        phases = Rows(spec, form, given, list(scalars), then).count_sums(function)
     for phase in range(phases + 1):
         form = form._replace(phase=phase)
-        writer = Rows(spec, form, given, list(scalars))
+        writer = Rows(spec, form, given, list(scalars), then)
         grid = -(-count // (form.down or writer.rows_of_block)) * parts * form.tiles
         slots: list[float] = [count, inner, n]
         for name in writer.by_row():
@@ -287,8 +284,8 @@ def launch_rows(
         slots += scalars.values()
         shared = 0
         if form.memory == "shared":
-            words = -(-n // form.count)
+            words = -(-n // form.lanes)
             shared = -(-words // form.team) * form.team * BYTES * len(writer.maps)
         where = Launch(device, stream, (grid, 1), writer.block, shared)
-        key = spec, form, tuple(sorted(given))
-        launch.run(key, lambda writer=writer: writer.kernel(function), where, tuple(slots))
+        key = spec, form, tuple(sorted(given)), tuple(scalars), "" if then is None else then.name
+        launch.run(key, partial(writer.kernel, function), where, tuple(slots))

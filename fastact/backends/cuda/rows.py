@@ -19,6 +19,7 @@ thread are added in trees of a word, the words compensated (two-sum), and so are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from fastact.backends.cuda.compile import Kernel
@@ -26,6 +27,8 @@ from fastact.backends.cuda.dtypes import SIZES
 from fastact.backends.cuda.trace import Trace, Value
 from fastact.maths.grammar import bind_rows
 from fastact.spec.kernel import KernelSpec
+from fastact.spec.kinds import Formulas
+from fastact.spec.table import Op
 
 # of an access
 BYTES = 16
@@ -43,7 +46,7 @@ class Form(NamedTuple):
         Threads of a row, a power of two and at least a warp.
     words : int
         Of a thread, in registers.
-    count : int
+    lanes : int
         Elements of a word: those of 16 bytes, or 1 where arrays do not allow that.
     edges : bool
         Whether rows begin or end within a word.
@@ -58,7 +61,7 @@ class Form(NamedTuple):
     memory: str
     team: int
     words: int = 0
-    count: int = 1
+    lanes: int = 1
     edges: bool = False
     phase: int = 0
     down: int = 0
@@ -89,13 +92,22 @@ class Rows:
     form : Form
     given : frozenset of str
         Which of the arrays that may be absent there are, and what else the kernel heeds: ``mask``, ``causal``.
+    scalars : sequence of str
+        The names of numbers for the whole call.
+    then : Op, optional
+        An activation of the result. Its parameters are numbers ``then_0``, ``then_1``, …
     """
 
-    def __init__(self, spec: KernelSpec, form: Form, given: frozenset[str], scalars: Sequence[str]) -> None:
-        self.spec, self.form, self.given = spec, form, given
+    def __init__(
+        self, spec: KernelSpec, form: Form, given: frozenset[str], scalars: Sequence[str], then: Op | None = None
+    ) -> None:
+        self.spec, self.form, self.given, self.after = spec, form, given, then
         self.dtype, self.size = spec.dtype, SIZES[spec.dtype]
+        # of what has a value for each column
+        self.column_dtype = spec.compute if "wide_columns" in given else spec.dtype
         self.trace = Trace(spec.compute)
         self.f: dict[str, Callable[..., Any]] = bind_rows(self.trace.primitives(), spec.compute)
+        self.then = None if then is None else Formulas(self.f, then)
         self.maps = [a.name for a in spec.inputs if a.role == "map" and a.name in given]
         self.columns = [a.name for a in spec.inputs if a.role == "col" and a.name in given]
         self.row_inputs = [a.name for a in spec.inputs if a.role == "row" and a.name in given]
@@ -116,6 +128,17 @@ class Rows:
         """A number for the whole call."""
         return self.trace.emit(f"{self.spec.compute}({name})")  # type: ignore[no-any-return]
 
+    @property
+    def then_params(self) -> list[Value]:
+        """The parameters of the activation of the result."""
+        return [self.scalar(f"then_{j}") for j in range(0 if self.after is None else len(self.after.params))]
+
+    def rounded(self, value: Value) -> Value:
+        """A value as it is in memory."""
+        if self.dtype == self.spec.compute:
+            return value
+        return self.trace.emit(f"round_{self.dtype}({value.name})")  # type: ignore[no-any-return]
+
     def number(self, value: Any) -> Value:
         return self.trace.value(value)
 
@@ -134,7 +157,7 @@ class Rows:
     def count_sums(self, function: Callable[[Rows], None]) -> int:
         """How many times a row function goes over a row before it writes."""
         # all sums known
-        counted = Rows(self.spec, self.form._replace(phase=MOST_SUMS), self.given, self.scalars)
+        counted = Rows(self.spec, self.form._replace(phase=MOST_SUMS), self.given, self.scalars, self.after)
         counted.kernel(function)
         return counted._sums
 
@@ -193,7 +216,8 @@ class Rows:
             trace.line("kept = cuda.shared.array(0, types.uint32)")
         names, slots = self.arguments()
         text = "\n".join([f"def kernel({', '.join(names)}):", *trace.lines, *body])
-        traits = "_".join([form.memory, *map(str, form[1:]), *sorted(self.given)])
+        after = [] if self.after is None else [self.after.name]
+        traits = "_".join([form.memory, *map(str, form[1:]), *sorted(self.given), *after])
         return Kernel(f"{self.spec.symbol}_{traits}", self.spec.compute, slots, text, dict(trace.constants), self.block)
 
     @property
@@ -214,7 +238,7 @@ class Rows:
 
     def _begin_columns(self) -> None:
         """What a thread has of its columns for all rows: sums, and what has a value for each column."""
-        trace, count = self.trace, self.form.count
+        trace, count = self.trace, self.form.lanes
         self._place_words()
         trace.line(f"full = n // {count}")
         self._kept_columns: dict[str, list[list[Value]]] = {}
@@ -224,8 +248,8 @@ class Rows:
                 values = [trace.fresh(self.number(0.0).name) for _ in range(count)]
                 with trace.block(f"if q{k} < full:"):
                     many = f"_{count}" if count > 1 else ""
-                    address = f"{name} + q{k} * {count * self.size}"
-                    trace.line(f"{', '.join(v.name for v in values)} = load_{self.dtype}{many}({address})")
+                    address = f"{name} + q{k} * {count * SIZES[self.column_dtype]}"
+                    trace.line(f"{', '.join(v.name for v in values)} = load_{self.column_dtype}{many}({address})")
                 self._kept_columns[name].append(values)
         zero = self.number(0.0)
         self._down = {
@@ -254,7 +278,7 @@ class Rows:
 
     def _store_pairs(self) -> None:
         """Leaves the sums of a block in the workspace: of each of them a row of sums and a row of what they lack."""
-        trace, count, size = self.trace, self.form.count, SIZES[self.spec.compute]
+        trace, count, size = self.trace, self.form.lanes, SIZES[self.spec.compute]
         for j, name in enumerate(self.pairs):
             for k in range(self.form.words):
                 with trace.block(f"if q{k} < full:"):
@@ -266,7 +290,7 @@ class Rows:
                             trace.line(f"store_{self.spec.compute}({address}, {value})")
 
     def _begin(self) -> None:
-        trace, form, count = self.trace, self.form, self.form.count
+        trace, form, count = self.trace, self.form, self.form.lanes
         trace.line("outer = row // inner")
         trace.line("at = row % inner")
         for name in self.by_row():
@@ -275,7 +299,7 @@ class Rows:
         if self.causal:
             trace.line("own = min(n, row % queries + 1)")
         # the first column of the words, and how many of them there are
-        first = (self.maps + self.outputs)[0]
+        first = (self.maps + self.outputs + [""])[0]
         if form.edges:
             trace.line(f"head = min(n, ((-{first}) % {BYTES}) // {self.size})")
             trace.line(f"full = (n - head) // {count}")
@@ -306,7 +330,7 @@ class Rows:
 
     def _read(self) -> None:
         """Reads a row, all of it before anything is computed, so that many accesses are under way."""
-        trace, form, count = self.trace, self.form, self.form.count
+        trace, form, count = self.trace, self.form, self.form.lanes
         for name in self.maps:
             if form.edges:
                 self._edge[name] = trace.fresh(self.number(0.0).name)
@@ -318,7 +342,7 @@ class Rows:
                     self._raw[name].append(words)
                     for word in words:
                         trace.line(f"{word} = {self._nothing}")
-                with trace.block(f"if q{k} < full:"):
+                with trace.block(f"if q{k} < full:") if self.maps else nullcontext():
                     for name in self.maps:
                         address = f"{name} + (head + q{k} * {count}) * {self.size}"
                         trace.line(f"{', '.join(self._raw[name][k])} = {self._load_words(address)}")
@@ -332,7 +356,7 @@ class Rows:
                     for i, word in enumerate(words):
                         trace.line(f"kept[{self._place(j, i)}] = {word}")
                 trace.line(f"q += {form.team}")
-        if form.edges:
+        if form.edges and self.maps:
             with trace.block("if edge >= 0:"):
                 for name in self.maps:
                     trace.line(f"{self._edge[name].name} = load_{self.dtype}({name} + edge * {self.size})")
@@ -341,21 +365,21 @@ class Rows:
 
     @property
     def _registers(self) -> int:
-        return 1 if self.form.count == 1 else BYTES // 4
+        return 1 if self.form.lanes == 1 else BYTES // 4
 
     @property
     def _nothing(self) -> str:
-        return "uint32(0)" if self.form.count > 1 else self.number(0.0).name
+        return "uint32(0)" if self.form.lanes > 1 else self.number(0.0).name
 
     def _load_words(self, address: str) -> str:
-        return f"load_words({address})" if self.form.count > 1 else f"load_{self.dtype}({address})"
+        return f"load_words({address})" if self.form.lanes > 1 else f"load_{self.dtype}({address})"
 
     def _place(self, array: int, register: int) -> str:
         per = self._registers * len(self.maps)
         return f"((q // {self.form.team}) * {per} + {array * self._registers + register}) * {self.form.team} + t"
 
     def _unpacked(self, words: Sequence[str]) -> list[Value]:
-        trace, count = self.trace, self.form.count
+        trace, count = self.trace, self.form.lanes
         if count == 1:
             return [Value(trace, words[0])]
         names = [trace.name() for _ in range(count)]
@@ -377,11 +401,14 @@ class Rows:
         for name in self.columns:
             if count > 1 and not self.form.edges:
                 names = [self.trace.name() for _ in columns]
-                address = f"{name} + ({columns[0]}) * {self.size}"
-                self.trace.line(f"{', '.join(names)} = load_{self.dtype}_{count}({address})")
+                address = f"{name} + ({columns[0]}) * {SIZES[self.column_dtype]}"
+                self.trace.line(f"{', '.join(names)} = load_{self.column_dtype}_{count}({address})")
                 values[name] = [Value(self.trace, v) for v in names]
             else:
-                values[name] = [self.trace.fresh(f"load_{self.dtype}({name} + ({c}) * {self.size})") for c in columns]
+                values[name] = [
+                    self.trace.fresh(f"load_{self.column_dtype}({name} + ({c}) * {SIZES[self.column_dtype]})")
+                    for c in columns
+                ]
         if self.masked:
             values["mask"] = [self.trace.emit(f"load_bool(mask + ({c}))") for c in columns]
         return values
@@ -396,7 +423,7 @@ class Rows:
         tail : bool
             Whether elements beyond those that count of a causal row are visited.
         """
-        trace, form, count = self.trace, self.form, self.form.count
+        trace, form, count = self.trace, self.form, self.form.lanes
         if form.memory == "registers":
             for k in range(form.words):
                 with trace.block(f"if q{k} < full:"):
@@ -429,7 +456,7 @@ class Rows:
                 function(elements, lambda name, values: self._store(name, "edge", values))
 
     def _visit_word(self, q: str, k: int, values: dict[str, list[Value]], function: Callable[..., None]) -> None:
-        trace, count = self.trace, self.form.count
+        trace, count = self.trace, self.form.lanes
         column = trace.name()
         trace.line(f"{column} = head + {q} * {count}")
         columns = [f"{column} + {lane}" if lane else column for lane in range(count)]
@@ -476,15 +503,52 @@ class Rows:
         apart = self.trace.emit(f"{label.name} - {word}")
         return self.chosen(f"{apart.name} == {element.lane}", a, b)
 
+    # ---- labels: integers of which -1 and the one that is ignored do not count, and others may be no class
+
+    def label(self) -> Value:
+        """The label of a row, -1 for one that does not count."""
+        (dtype,) = (t.removeprefix("labels_") for t in self.given if t.startswith("labels_"))
+        load = "load_word(labels)" if dtype == "int64" else f"int64(load_{dtype}(labels))"
+        found: Value = self.trace.emit(load)
+        if self.has("ignores"):
+            found = self.trace.emit(f"int64(-1) if {found.name} == int64(ignored) else {found.name}")
+            # any other label below 0 is no class
+        return found
+
+    def is_class(self, label: Value) -> str:
+        """The condition under which a label is one of the classes."""
+        found: Value = self.trace.emit(f"({label.name} >= 0) and ({label.name} < {self._classes})")
+        return found.name
+
+    @property
+    def _classes(self) -> str:
+        return "int64(classes)" if "classes" in self.scalars else "n"
+
+    def without_class(self, label: Value, uncounted: Value, bad: Value) -> Value:
+        """What a row has that does not count, and one whose label is no class."""
+        condition = f"{label.name} == -1" if self.has("ignores") else "False"
+        return self.chosen(condition, uncounted, bad)
+
+    def at_class(self, name: str, label: Value) -> Value:
+        """The element of an array at a label; 1 where there is no such array, 0 where the label is no class."""
+        if not self.has(name):
+            return self.number(1.0)
+        found = self.trace.fresh(self.number(0.0).name)
+        with self.trace.block(f"if {self.is_class(label)}:"):
+            dtype = self.column_dtype if name in self.columns else self.dtype
+            self.trace.line(f"{found.name} = load_{dtype}({name} + {label.name} * {SIZES[dtype]})")
+        return found
+
     # ---- what a row has one of
 
     def row_value(self, name: str, dtype: str) -> Value:
         """An element of an input that has one for each row."""
         return self.trace.emit(f"load_{dtype}({name})")  # type: ignore[no-any-return]
 
-    def first_element(self, name: str) -> Value:
+    def first_element(self) -> Element:
         """The first element of a row."""
-        return self.trace.fresh(f"load_{self.dtype}({name})")
+        values = {name: self.trace.fresh(f"load_{self.dtype}({name})") for name in self.maps}
+        return Element(self, "0", values, 0)
 
     def store_row(self, name: str, value: Value) -> None:
         """Writes what a row has one of; nothing where it is not wanted."""
@@ -522,7 +586,7 @@ class Rows:
         kept: list[list[Value]] = []
         held = keep and self.form.memory == "registers" and self.spec.dtype == self.spec.compute
         if held:
-            kept = [[trace.fresh(zero.name) for _ in range(self.form.count)] for _ in range(self.form.words)]
+            kept = [[trace.fresh(zero.name) for _ in range(self.form.lanes)] for _ in range(self.form.words)]
             self._kept[keep] = (values[0], kept)
         elif keep:
             self._kept[keep] = (values[0], [])

@@ -1,8 +1,8 @@
 """Kernels without a GPU (``NUMBA_ENABLE_CUDASIM=1``): in Python, on memory of the host.
 
-What `memory` and libdevice are on a GPU is NumPy here. numba-cuda's own simulator has a Python thread for each thread of
-a block, and no shuffles: a kernel of 64 rows with two sums each took it 50 s. Here a thread is a generator, which stops
-where it waits for others; that takes 1 s. Its arrays, `numba.cuda.to_device` and so on, are numba-cuda's.
+What `memory` and libdevice are on a GPU is NumPy here. numba-cuda's own simulator has a Python thread for each thread
+of a block, and no shuffles: a kernel of 64 rows with two sums each took it 50 s. Here a thread is a generator, which
+stops where it waits for others; that takes 1 s. Its arrays, `numba.cuda.to_device` and so on, are numba-cuda's.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class _Cuda:
         return a if c else b
 
     def _array(self, length: int, dtype: Any) -> Any:
-        # NaN and large numbers: nothing counts on what was there
-        key = length, dtype
+        # what is asked for with the length 0 is one memory, seen in several dtypes
+        key = (length, dtype) if length else 0
         if key not in self.memory:
-            bytes_ = length * dtype.itemsize if length else self.dynamic
-            self.memory[key] = np.frombuffer(bytearray(b"\xff" * bytes_), dtype)
-        return self.memory[key]
+            # NaN and large numbers: nothing counts on what was there
+            self.memory[key] = bytearray(b"\xff" * (length * dtype.itemsize if length else self.dynamic))
+        return np.frombuffer(self.memory[key], dtype)
 
 
 def run(kernel: Kernel, grid: tuple[int, int], block: int, shared: int, slots: tuple[float, ...]) -> None:
@@ -123,7 +123,7 @@ def _compiled(kernel: Kernel) -> tuple[Callable[..., Any], _Cuda, bool]:
     """The kernel as a function or, if threads wait for each other, a generator."""
     text = _WAITS.sub(r"\1 = yield \2, \3", kernel.text).replace("cuda.syncthreads()", "yield")
     cuda = _Cuda()
-    dtypes = SimpleNamespace(**{name: np.dtype(name) for name in ("float32", "float64", "uint32")})
+    dtypes = SimpleNamespace(**{name: np.dtype(name) for name in ("float32", "float64", "uint16", "uint32")})
     scope: dict[str, Any] = {**_functions(kernel.compute), **kernel.constants, "cuda": cuda, "types": dtypes}
     exec(compile(text, f"<fastact {kernel.name}>", "exec"), scope)
     return scope["kernel"], cuda, "yield" in text
@@ -149,13 +149,18 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
         "range": range,
     }
     found |= {name: getattr(np, name) for name in ("int32", "int64", "uint32", "uint64", "float32", "float64")}
-    found["load_words"], found["exp2"], found["store_bool"] = _load_words, np.exp2, _store("bool")
+    found |= {"load_words": _load_words, "store_words": _store_words, "exp2": np.exp2, "store_bool": _store("bool")}
+    found["load_bits"] = lambda address: np.uint32(_at(address, 1, np.dtype(np.uint16))[0])
+    found["store_bits"] = _store("uint16")
+    found["store_float16_double"] = _store("float16")
     for name in FLOATS:
         found[f"unpack_{name}"] = _unpack(name)
+        found[f"round_{name}"] = _round(name)
         found[f"load_{name}"], found[f"store_{name}"] = _load(name), _store(name)
         for count in (2, 4, 8):
             found[f"load_{name}_{count}"] = _load_many(name, count)
             found[f"store_{name}_{count}"] = _store_many(name, count)
+    found["store_float16_double"] = found["store_float16"]
     for name in INTEGERS:
         found[f"load_{name}"] = _load_integer(name)
     return found
@@ -171,7 +176,7 @@ def _memory(name: str) -> np.dtype[Any]:
 
 def _at(address: Any, count: int, dtype: np.dtype[Any]) -> Any:
     buffer = (ctypes.c_byte * (count * dtype.itemsize)).from_address(int(address))
-    return np.frombuffer(buffer, dtype)
+    return np.frombuffer(memoryview(buffer), dtype)
 
 
 def _aligned(address: Any, size: int) -> None:
@@ -227,6 +232,16 @@ def _store_word(address: Any, value: Any) -> None:
 def _load_words(address: Any) -> Any:
     _aligned(address, 16)
     return tuple(_at(address, 4, np.dtype(np.uint32)))
+
+
+def _round(name: str) -> Callable[..., Any]:
+    memory, compute = _memory(name).type, np.dtype(name if name == "float64" else "float32").type
+    return lambda value: compute(memory(value))
+
+
+def _store_words(address: Any, *words: Any) -> None:
+    _aligned(address, 16)
+    _at(address, 4, np.dtype(np.uint32))[:] = words
 
 
 def _unpack(name: str) -> Callable[..., Any]:

@@ -139,9 +139,8 @@ class Trace:
 
     def negative(self, x: Any) -> Value:
         sign = self.integer(-(1 << (63 if self.dtype == "float64" else 31)))
-        return self.emit(
-            f"{self.library('from_bits')}({INTEGER[self.dtype]}({self.library('to_bits')}({self.value(x).name}) ^ {sign}))"
-        )  # type: ignore[no-any-return]
+        bits = f"{INTEGER[self.dtype]}({self.library('to_bits')}({self.value(x).name}) ^ {sign})"
+        return self.emit(f"{self.library('from_bits')}({bits})")  # type: ignore[no-any-return]
 
     def _power_of_two(self, n: Value) -> Value:
         integer, bias, shift = INTEGER[self.dtype], self.integer(self._bias), self.integer(self._mantissa)
