@@ -431,8 +431,8 @@ def warmup(
     name = backend()
     if name == "cuda":
         raise RuntimeError(
-            "kernels of the backend 'cuda' depend on how arrays lie: they are compiled when a call first needs them, and "
-            "kept on disk"
+            "kernels of the backend 'cuda' depend on how arrays lie: they are compiled when a call first needs them, "
+            "and kept on disk"
         )
     specs = {spec: None for f in functions for k in kinds for d in dtypes for spec in f.kernels(k, d)}
     with _lock:

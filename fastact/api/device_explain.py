@@ -71,9 +71,7 @@ def _place(array: Any) -> list[str]:
 
 
 def _launches(log: Iterable[launch.Planned]) -> list[str]:
-    lines = [
-        _line(_form(one.key), one.kernel.name, one.where.grid, one.where.block, one.where.shared) for one in log
-    ]
+    lines = [_line(_form(one.key), one.kernel.name, one.where.grid, one.where.block, one.where.shared) for one in log]
     # the same several times, such as pieces of a table
     found = []
     for line in dict.fromkeys(lines):

@@ -142,10 +142,10 @@ class DeviceLists:
         self._given: Given = [(_family(a), a) for a in labelled.values()]
         self._copied: list[tuple[DeviceArray, DeviceArray]] = []
         of = iter(views)
-        placed = [[next(of) for _ in column] for _, column in self.columns]
-        self._shapes = [view.shape for view in placed[-1 if self.master else 0]]
-        self._keys = [_key(view) for view in placed[-1 if self.master else 0]]
-        laid = [[self._laid(view) for view in column] for column in placed]
+        lying = [[next(of) for _ in column] for _, column in self.columns]
+        self._shapes = [view.shape for view in lying[-1 if self.master else 0]]
+        self._keys = [_key(view) for view in lying[-1 if self.master else 0]]
+        laid = [[self._laid(view) for view in column] for column in lying]
         copies = laid.pop() if self.master else None
         self.lists = lists.Lists(self.rule, self.dtype, laid, copies, self.space.scratch)
         self._checked: list[Key] | None = None

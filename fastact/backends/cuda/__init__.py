@@ -1,12 +1,12 @@
 """Kernels for arrays on an NVIDIA GPU, compiled by numba-cuda; the data decides, so `ORDER` has not this one.
 
-Importing this package imports neither numba-cuda nor CUDA's driver.
+Importing this package imports neither numba-cuda nor CUDA's driver. A name of this file must not be one of its modules.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,7 @@ def info() -> dict[str, Any]:
     return found
 
 
-@cache
+@functools.cache
 def _toolkit() -> str | None:
     """The version of ptxas."""
     import re
