@@ -141,7 +141,10 @@ def _toolkit() -> str | None:
     program = ptxas()
     if program is None:
         return None
-    text = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    try:
+        text = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        return f"cannot be run: {error}"
     version = re.search(r"release ([\d.]+)", text)
     return f"{version[1] if version else 'unknown version'} ({program})"
 
