@@ -328,6 +328,8 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
         backend = _having(name, spec)
         if name == "reference":
             return None, backend.fused(op, kind, dtype), *limits(spec)
+        if name == "cuda":
+            return None, backend.fused_over_arrays(op, kind, dtype), *limits(spec)
         if name == "cython":
             address = {s.what: backend.kernel(kernel_of(op, s.what, compute)) for s in program.kernels}
             stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]
@@ -564,6 +566,7 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     """
     if isinstance(function, str):
         function = _named(function)
+    _owner(function)
     from fastact.api.device import any_on_device
 
     kept = getattr(function, "params", ())  # of an optimiser
@@ -624,15 +627,20 @@ def _named(text: str) -> Any:
 
 
 def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
-    # those of a loss and of a norm are plain methods
+    owner = _owner(function)
+    return owner._plan(arrays, kwargs) if owner is function else owner._plan(arrays, kwargs, function.__name__)
+
+
+def _owner(function: Any) -> Any:
+    """What tells the plan of a function: itself, or the loss or norm whose plain method it is."""
     owner = getattr(function, "__self__", None)
     if owner is not None and hasattr(owner, "_plan") and function.__name__ in ("value_and_grad", "forward", "backward"):
-        return owner._plan(arrays, kwargs, function.__name__)
+        return owner
     if not hasattr(function, "_plan"):
         raise TypeError(
             f"explain takes an activation, a row function, one of their methods or an optimiser, not {function!r}"
         )
-    return function._plan(arrays, kwargs)
+    return function
 
 
 def _start() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fastact.backends.cuda import maps
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import SIZES, can_cast, common
 from fastact.backends.cuda.families import Family, begin, end, family_of
@@ -163,6 +162,8 @@ class Operands:
     def laid(self, view: DeviceArray, dtype: str, flat: bool = False) -> DeviceArray:
         """An array contiguous, at an address aligned to 16 bytes, of a dtype: itself, or a copy; `flat` in C order."""
         if not (view.is_contiguous and view.dtype == dtype and view.address % 16 == 0):
+            from fastact.backends.cuda import maps  # 6 ms of `import fastact`, and of no use without a GPU
+
             copy = self.scratch(view.shape, dtype)
             maps.copy(view, copy, self.stream)
             view = copy

@@ -132,7 +132,7 @@ class DeviceLists:
 
     def _build(self) -> None:
         labelled = {label.format(i): a for label, column in self.columns for i, a in enumerate(column)}
-        views = list(_placed(self.name, labelled).values())
+        views = list(placed(self.name, labelled).values())
         where = list(zip(labelled, map(_where, views)))
         for what, a in where:
             check_writeable(self.name, what, a)
@@ -142,10 +142,10 @@ class DeviceLists:
         self._given: Given = [(_family(a), a) for a in labelled.values()]
         self._copied: list[tuple[DeviceArray, DeviceArray]] = []
         of = iter(views)
-        placed = [[next(of) for _ in column] for _, column in self.columns]
-        self._shapes = [view.shape for view in placed[-1 if self.master else 0]]
-        self._keys = [_key(view) for view in placed[-1 if self.master else 0]]
-        laid = [[self._laid(view) for view in column] for column in placed]
+        lying = [[next(of) for _ in column] for _, column in self.columns]
+        self._shapes = [view.shape for view in lying[-1 if self.master else 0]]
+        self._keys = [_key(view) for view in lying[-1 if self.master else 0]]
+        laid = [[self._laid(view) for view in column] for column in lying]
         copies = laid.pop() if self.master else None
         self.lists = lists.Lists(self.rule, self.dtype, laid, copies, self.space.scratch)
         self._checked: list[Key] | None = None
@@ -181,7 +181,7 @@ class DeviceLists:
                 return grads, views
         labelled = {self.label.format(0): self.params[0]}
         labelled |= {label.format(i): g for i, g in enumerate(grads)}
-        views = list(_placed(name, labelled).values())[1:]
+        views = list(placed(name, labelled).values())[1:]
         for i, (view, shape) in enumerate(zip(views, self._shapes)):
             what = label.format(i)
             if view.dtype not in FLOATS:
@@ -239,7 +239,7 @@ class DeviceLists:
         return None if norm is None else self.space.family.finish(norm)
 
 
-def _placed(name: str, labelled: dict[str, Any]) -> dict[str, DeviceArray]:
+def placed(name: str, labelled: dict[str, Any]) -> dict[str, DeviceArray]:
     """Views of arrays that are all on one device; an error that says which is where."""
     given = {}
     for what, a in labelled.items():

@@ -209,6 +209,11 @@ class Lists:
         grads = listed(f"{name}: {label.partition('[')[0]}", grads)
         if len(grads) != len(self.params):
             raise ValueError(f"{name}: {len(grads)} gradients for {len(self.params)} parameters")
+        if any_on_device(grads):
+            from fastact.api import device_optim
+
+            places = {label.format(i): g for i, g in enumerate(grads)}
+            device_optim.placed(name, {**places, self.label.format(0): self.params[0]})
         names = []
         for i, (g, p) in enumerate(zip(grads, self.params)):
             what, own = label.format(i), _floating(name, label.format(i), g)

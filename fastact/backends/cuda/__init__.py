@@ -1,6 +1,6 @@
 """Kernels for arrays on an NVIDIA GPU, compiled by numba-cuda; the data decides, so `ORDER` has not this one.
 
-Importing this package imports neither numba-cuda nor CUDA's driver.
+Importing this package imports neither numba-cuda nor CUDA's driver. A name of this file must not be one of its modules.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fastact.backends import COMPILES, READY, State, absent
 
 if TYPE_CHECKING:
     from fastact.spec.kernel import KernelSpec
+    from fastact.spec.table import Op
 
 # of NumPy: numba-cuda up to this version asks for a name that it has no more
 ROW_STACK_GONE = (2, 5)
@@ -140,7 +141,10 @@ def _toolkit() -> str | None:
     program = ptxas()
     if program is None:
         return None
-    text = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    try:
+        text = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        return f"cannot be run: {error}"
     version = re.search(r"release ([\d.]+)", text)
     return f"{version[1] if version else 'unknown version'} ({program})"
 
@@ -170,3 +174,10 @@ def kernel(spec: KernelSpec) -> Any:
     from fastact.backends.cuda import host
 
     return host.kernel(spec)
+
+
+def fused_over_arrays(op: Op, kind: str, dtype: str) -> Any:
+    """The same of a fused kind, with the arguments of ``_driver.Function.run_fused``."""
+    from fastact.backends.cuda import host
+
+    return host.fused_kind(op, kind, dtype)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fastact.backends.cuda import _launch, compile
+from fastact.backends.cuda import _launch, compile, no_compiler
 from fastact.backends.cuda.launch import made
 from fastact.backends.folder import folder, read, write
 from fastact.maths import grammar as formulas
@@ -82,6 +82,9 @@ def _loaded(key: tuple[Any, ...], make: Callable[[], compile.Kernel], cc: tuple[
     path = entry(key, cc)
     image = read(path)
     if image is None:
+        why_not = no_compiler()
+        if why_not is not None:
+            raise compile.CompilationError(why_not)
         text = compile.ptx(made(key, make), cc)
         # the name of the kernel goes in front of its code
         code, _ = compile.assemble(text, cc)

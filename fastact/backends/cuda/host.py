@@ -8,19 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastact.backends.cuda import launch, maps, row_runs, simulator
+from fastact.backends.cuda import fused, launch, maps, row_runs, simulator
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.row_functions import FUNCTIONS
-from fastact.spec.kernel import KernelSpec
-from fastact.spec.kinds import KERNELS
+from fastact.spec.kernel import KernelSpec, kernel_of
+from fastact.spec.kinds import ALL, outputs_of
 from fastact.spec.rows import ROWS
+
+if TYPE_CHECKING:
+    from fastact.spec.table import Op
 
 # where arrays of the host go
 DEVICE = 0
+# numbers of a loss that only some calls have: others need fewer sums (fastact/api/device_losses.py)
+GENERAL = ("label_smoothing", "z_loss")
 
 
 def _stream() -> int:
@@ -55,8 +60,6 @@ def _down(array: DeviceArray) -> Any:
 def missing(spec: KernelSpec) -> str | None:
     """None, or why there is no such callable."""
     if spec.loop == "map":
-        if spec.rule is None and spec.kind not in KERNELS:
-            return "fused kinds of arrays of the host are not copied to a device; pass arrays that are there"
         return None
     if spec.loop.removesuffix(f"_{spec.form}" if spec.form else "") not in FUNCTIONS:
         return "this function of arrays of the host is not copied to a device; pass arrays that are there"
@@ -89,6 +92,36 @@ def _map(spec: KernelSpec) -> Callable[..., tuple[Any, ...]]:
     return run
 
 
+@cache
+def fused_kind(op: Op, kind: str, dtype: str) -> Callable[..., list[Any]]:
+    """A fused kind over arrays, with the arguments and the result of ``_driver.Function.run_fused``."""
+    spec = kernel_of(op, kind, dtype)
+    inputs = [a.role for a in ALL[kind].inputs]
+    nin = len(inputs) + len(op.params)
+    sums = sum(a.role != "map" for a in outputs_of(op, kind))
+
+    def run(arrays: Any, roles: str, outer: int, channel: int, inner: int, random: Any = None) -> list[Any]:
+        shape = outer, channel, inner
+        places = {"a": shape, "c": (1, channel, 1), "v": ()}
+        values: list[DeviceArray | float] = []
+        for a, role in zip(arrays[:nin], roles):
+            if role == "v":
+                values.append(float(np.asarray(a).reshape(())))
+            elif role != "r":
+                a = np.ascontiguousarray(a, launch.numpy_dtype(dtype)).reshape(places[role])
+                values.append(_up(a).broadcast_to(shape))
+        targets = [a for a, role in zip(arrays[nin:], roles[nin:]) if role != "s"]
+        outputs = [_memory(shape, dtype) for _ in targets]
+        totals = [_memory((channel,), spec.compute) for _ in range(sums)]
+        letters = "".join(role for role in roles[:nin] if role != "r")
+        fused.run(fused.Job(spec, values, letters, outputs, shape, _memory, _stream(), totals, random))
+        for target, output in zip(targets, outputs):
+            target.reshape(shape)[...] = _down(output)
+        return [_down(total) for total in totals]
+
+    return run
+
+
 def _rows(spec: KernelSpec) -> Callable[..., Any]:
     row = ROWS[spec.name.removesuffix(f"_{spec.form}" if spec.form else "")]
     spec = KernelSpec(
@@ -117,16 +150,17 @@ def _rows(spec: KernelSpec) -> Callable[..., Any]:
         causal = len(numbers) > len(row.scalars) and numbers[-1]
         if x.size:
             common = spec, sent["map"], sent["row"], sent["col"]
+            traits = ["causal"] if causal else []
+            for a, array in zip(arguments, arrays):
+                if a.name == "labels":
+                    # -1: does not count
+                    traits += [f"labels_{array.dtype}", "ignores"]
+                    scalars["ignored"] = -1.0
+            if any(scalars.get(name) for name in GENERAL):
+                traits.append("general")
             if sent["pair"]:
                 row_runs.run_with_sums(*common, sent["pair"], scalars, _stream(), _memory)
             else:
-                traits = {"causal"} if causal else set()
-                if any(scalars.get(name) for name in ("label_smoothing", "z_loss")):
-                    traits.add("general")
-                if "labels" in sent["row"]:
-                    # -1 does not count
-                    traits |= {"labels_int64", "ignores"}
-                    scalars["ignored"] = -1.0
                 queries = lead[-1] if causal else 1
                 row_runs.run(*common, scalars, _stream(), _memory, frozenset(traits), queries)
         for a, array in zip(row.outputs, arrays[len(row.inputs) :]):

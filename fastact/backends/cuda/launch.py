@@ -47,6 +47,11 @@ def planned() -> Iterator[list[Planned]]:
         _log.reset(token)
 
 
+def planning() -> bool:
+    """Whether launches are collected: what they would leave in memory must not be counted on."""
+    return _log.get() is not None
+
+
 _lock = threading.RLock()
 _made: dict[Any, Kernel] = {}
 
@@ -87,9 +92,8 @@ def run(key: Any, make: Callable[[], Kernel], where: Launch, slots: tuple[float,
 
 
 def capturing(device: int, stream: int) -> bool:
-    """Whether work on a stream is not done now: it goes into a CUDA graph, or is planned only. What it leaves in memory
-    must not be counted on."""
-    if _log.get() is not None:
+    """Whether work on a stream is not done now: it goes into a CUDA graph, or is planned only."""
+    if planning():
         return True
     if simulator.enabled():
         return False
