@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from subprocesses import python
 
 import fastact as fa
 from fastact import __version__
@@ -270,3 +271,25 @@ def test_the_parser_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_gpu_is_asked_for_where_there_is_none(capsys, monkeypatch):
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+    if fa.dispatch.reason("cuda") is None:
+        pytest.skip("there is a GPU")
+    for command in ("verify", "bench"):
+        assert "no GPU to" in refused(capsys, command, "gelu", "--device", "cuda")
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    assert "the simulator has no speed" in refused(capsys, "bench", "gelu", "--device", "cuda")
+
+
+def test_verify_on_the_simulator_of_a_gpu():
+    pytest.importorskip("numba_cuda")
+    text = python(
+        "from fastact.tools.cli import main\n"
+        "main(['verify', 'gelu', '--device', 'cuda', '--stride', '8388617', '--json'])",
+        NUMBA_ENABLE_CUDASIM="1",
+    )
+    found = json.loads(text)
+    assert found["holds"] and set(found["kinds"]) == {"forward", "backward"}
+    assert all(kind["count"] == 512 for kind in found["kinds"].values())

@@ -934,8 +934,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=positive, default=ROUNDS, help=f"how often each library is measured (default: {ROUNDS})"
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: activations on a GPU, beside a copy"
+    )
     parser.add_argument("--json", type=file, metavar="FILE", help="write every number")
     parser.add_argument("--plot", type=picture, metavar="FILE", help="draw the ratios to the fastest other library")
+
+
+def run_on_gpu(args: argparse.Namespace, ops: tuple[str, ...]) -> int:
+    """Activations on a GPU, in times of a copy."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fastact.backends import cuda
+    from fastact.tools import device
+
+    why_not = "the simulator has no speed" if cuda.simulated() else device.missing()
+    if why_not is not None:
+        args.error(f"no GPU to measure: {why_not}")
+    names = device.benchable(ops)
+    kinds = tuple(kind for kind in ("forward", "backward") if kind in args.kinds)
+    if not names or not kinds:
+        args.error("--device cuda measures activations, forward and backward; benchmarks/gpu.py measures the rest")
+    found = device.bench(names, kinds, args.sizes, args.dtype, args.rounds)
+    title = f"{cuda.device_name(0)}, {args.dtype}: microseconds of the device"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "", "elements", "µs", "GB/s", "of a copy's speed"):
+        table.add_column(column, justify="left" if not column else "right")
+    for cell in found:
+        table.add_row(
+            cell["op"], cell["kind"], size_text(cell["size"]), f"{cell['us']:.1f}", f"{cell['GB/s']:.0f}",
+            f"{cell['of a copy']:.2f}",
+        )  # fmt: skip
+    Console().print(table)
+    if args.json:
+        Path(args.json).write_text(json.dumps({"device": cuda.device_name(0), "cells": found}, indent=1) + "\n")
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -944,6 +978,8 @@ def run(args: argparse.Namespace) -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = args.threads or min(THREADS, available)
     ops = tuple(dict.fromkeys(args.ops)) or OPS
+    if args.device == "cuda":
+        return run_on_gpu(args, ops)
     total = sum(len(kinds_of(op, args.kinds)) * len(sizes_of(op, args.sizes)) for op in ops)
     if not total:
         args.error(f"nothing to measure: {', '.join(ops)} cannot run {', '.join(args.kinds)}")

@@ -371,6 +371,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--param", type=parameter, action="append", default=[], metavar="NAME=NUMBER", help="e.g. alpha=0.5"
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: compare the results of a GPU with those of the CPU, bit by bit",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(error=parser.error)
 
@@ -402,6 +408,8 @@ def jobs_of_activation(args: argparse.Namespace) -> list[Job]:
         fa.activations[op.name](np.float32(0.5), **params)
     except ValueError as error:
         args.error(str(error))
+    if args.device == "cuda":
+        return jobs_on_gpu(args, params)
     samples = args.samples or SAMPLES
     total = len(SPECIAL) + samples if sample else -(-PATTERNS[args.dtype] // args.stride)
 
@@ -413,8 +421,37 @@ def jobs_of_activation(args: argparse.Namespace) -> list[Job]:
     return [job(kind) for kind in ((args.kind,) if args.kind else KINDS)]
 
 
+def jobs_on_gpu(args: argparse.Namespace, params: Mapping[str, float]) -> list[Job]:
+    from fastact.tools import device
+
+    why_not = device.missing()
+    if why_not is not None:
+        args.error(f"no GPU to compute on: {why_not}")
+    if args.dtype == "float64":
+        args.error("results of a GPU are compared for float32, float16 and bfloat16, of which all numbers can be tried")
+    total = -(-PATTERNS[args.dtype] // args.stride)
+    # all that have no default are given
+    values = {p.name: params.get(p.name, p.default or 0.0) for p in OPS[args.name].params}
+
+    def compared(kind: str, advance: Callable[[int], object]) -> tuple[Found, list[Verdict]]:
+        check = Check(args.name, kind, args.dtype, values)
+        check.ones = np.ones(device.CHUNK, check.numpy_type)
+        patterns = device.patterns_of(check.numpy_type, PATTERNS[args.dtype], args.stride)
+        count, bad, first = device.differing(check.compute, patterns, advance)
+        verdict = Verdict("results unlike the CPU's", 0.0, float(bad))
+        if first is not None:
+            x, got, want = first
+            verdict.input, verdict.got, verdict.true = f"{x!r}", float(got), float(want)
+        return Found(count), [verdict]
+
+    return [(kind, total, partial(compared, kind)) for kind in ((args.kind,) if args.kind else KINDS)]
+
+
 def jobs_over_rows(args: argparse.Namespace) -> list[Job]:
     from fastact.tools import verify_rows as rows
+
+    if args.device == "cuda":
+        args.error(f"{args.name} has another order of additions on a GPU: only activations are compared bit by bit")
 
     if args.param:
         args.error(f"{args.name} is tried with its defaults: it takes no --param here")
