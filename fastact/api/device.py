@@ -113,6 +113,10 @@ class Operands:
         given = tuple(self.family.finish(a) if any(a is m for m in self._made) else a for a in results)
         return given[0] if len(given) == 1 else given
 
+    def written(self, what: str) -> None:
+        """Notes that an array of the call is written."""
+        self._written.append(self._families[what])
+
     def view(self, what: str, array: Any) -> DeviceArray:
         """The view of another array of the call, such as `out`."""
         family = family_of(type(array))

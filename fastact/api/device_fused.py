@@ -59,12 +59,14 @@ class DeviceCall(_Call):
         self.values = {name: self.operands.views.get(keys[name], value) for name, value in values.items()}
         self.learnt = {k: v for k, v in self.values.items() if isinstance(v, DeviceArray) and v.ndim}
         self.numbers = {k: v for k, v in self.values.items() if k not in self.learnt}
+        # views of `out`, by the identity of its arrays
+        self.targets: dict[int, DeviceArray] = {}
         self.shape = self._shape()
         self._place_axis(axis)
 
     def _target(self, what: str, a: Any) -> tuple[Any, bool, bool, Callable[[Any, Any], bool]]:
         refuse_masked(self.fused.__name__, (a,), FILLED)
-        view = self.operands.view(what, a)
+        view = self.targets[id(a)] = self.operands.view(what, a)
         return view, can_cast(self.memory, view.dtype), view.writeable, DeviceArray.may_share_memory
 
     def _wide(self, a: DeviceArray) -> DeviceArray:
@@ -113,7 +115,7 @@ class DeviceCall(_Call):
         """The results."""
         found, outputs = self.operands, self.fused.outputs
         outs = self._outs(out)
-        views = [None if a is None else found.view("out", a) for a in outs]
+        views = [None if a is None else self.targets[id(a)] for a in outs]
         values, roles = self._placed()
         read = [v for v in values if isinstance(v, DeviceArray)]
         results: list[Any] = list(outs)

@@ -335,11 +335,12 @@ class _Call:
             raise TypeError(f"{name}: out must be a tuple of {len(outputs)} arrays, not {type(out).__name__}")
         if len(given) != len(outputs):
             raise ValueError(f"{name}: out must be {len(outputs)} arrays, not {len(given)}")
-        for argument, a in zip(outputs, given):
-            if a is None:
+        targets: list[Any] = []
+        for argument, own in zip(outputs, given):
+            if own is None:
                 continue
             what = "out" if len(outputs) == 1 else f"out for {argument.name}"
-            a, castable, writeable, _ = self._target(what, a)
+            a, castable, writeable, shares = self._target(what, own)
             shape = self.shape if argument.role == "map" else self._sum_shape(argument.name)
             if a.shape != shape:
                 raise ValueError(f"{name}: {what} has shape {a.shape}, the result {shape}")
@@ -347,9 +348,9 @@ class _Call:
                 raise TypeError(f"{name}: cannot write a result of {self.memory} to {what} of {a.dtype}")
             if not writeable:
                 raise ValueError(f"{name}: {what} is read-only")
-        arrays = [self._target("out", a) for a in given if a is not None]
-        for i, (a, *_, shares) in enumerate(arrays):
-            if any(shares(a, b) for b, *_ in arrays[:i]):
+            targets.append((a, shares))
+        for i, (a, shares) in enumerate(targets):
+            if any(shares(a, b) for b, _ in targets[:i]):
                 raise ValueError(f"{name}: the arrays of out share memory")
         return given
 

@@ -355,6 +355,60 @@ def _norm_backward(r: Rows, normalised: Any, rstd: Value, centred: bool) -> None
     r.sums_of_columns({"dweight": lambda e: slope(e) * normalised(e), "dbias": slope})
 
 
+# what channels have one of each, as if they were rows
+
+
+def channel_centre(r: Rows) -> None:
+    guess, d = (_statistic(r, name) for name in ("guess", "d"))
+    r.store_row("centre", r.f["mean_from"](guess, d, r.scalar("count")))
+
+
+def channel_statistics(r: Rows) -> None:
+    """From the sums of differences from a guess of the mean and of their squares."""
+    guess, d, squares = (_statistic(r, name) for name in ("guess", "d", "squares"))
+    c, mean_square = d / r.scalar("count"), squares / r.scalar("count")
+    var = mean_square - c * c
+    var = r.trace.where(var < 0.0, 0.0, var)
+    mean, low = r.f["two_sum"](guess, c)
+    rstd = 1.0 / r.trace.call("sqrt", var + r.scalar("eps")) + (var - var)
+    for name, value in (("mean", mean), ("low", low), ("rstd", rstd), ("var", var)):
+        r.store_row(name, value)
+
+
+def channel_scale(r: Rows) -> None:
+    """1/sqrt(var + eps), NaN where the variance is not finite"""
+    var = _statistic(r, "var")
+    r.store_row("rstd", 1.0 / r.trace.call("sqrt", var + r.scalar("eps")) + (var - var))
+
+
+def channel_columns(r: Rows) -> None:
+    """What a channel is multiplied with and what is added then."""
+    scale = _statistic(r, "rstd") * _or(r, "weight", 1.0)
+    r.store_row("scale", scale)
+    r.store_row("offset", _or(r, "bias", 0.0) - _or(r, "low", 0.0) * scale)
+
+
+def channel_slopes(r: Rows) -> None:
+    """The gradient of the weight, and by what the gradient of x is linear in x."""
+    rstd, low, products, sums = (_statistic(r, name) for name in ("rstd", "low", "products", "sums"))
+    scale = rstd * _or(r, "weight", 1.0)
+    dweight = rstd * (products - low * sums)
+    slope = rstd * scale * (dweight / r.scalar("count"))
+    shift = scale * (sums / r.scalar("count")) - low * slope
+    for name, value in (("dweight", dweight), ("slope", slope), ("shift", shift)):
+        r.store_row(name, value)
+
+
+def channel_moved(r: Rows) -> None:
+    """momentum·running + (1 - momentum)·value"""
+    momentum, value = r.scalar("momentum"), _statistic(r, "value") * r.scalar("factor")
+    r.store_row("moved", momentum * _statistic(r, "running") + r.scalar("rest") * value)
+
+
+def _or(r: Rows, name: str, otherwise: float) -> Value:
+    return _statistic(r, name) if r.has(name) else r.number(otherwise)
+
+
 def total(r: Rows) -> None:
     """The sum of a row, times a number."""
     r.store_row("y", r.total(lambda e: e.x) * _factor(r))
