@@ -356,9 +356,11 @@ def test_explain_computes_nothing():
     fa.explain(fa.gelu, d, out=there)
     fa.explain("softmax", d, out=there)
     assert_same(there, out)
-    p, g = on_device(x), on_device(out)
-    _, lines = kernel_lines(fa.optim.sgd_, p, g, lr=0.1)
-    assert [line.split(",")[0] for line in lines] == ["kernel: put", "kernel: sgd_list_float32_float32"]
+    p = on_device(x)
+    head, lines = kernel_lines(fa.optim.sgd_, p, lr=0.1, momentum=0.5)
+    assert head == "SGD step, 72 elements of float32"
+    assert [line.split(",")[0] for line in lines] == ["kernel: sgd_momentum_list_float32_float32"]
+    assert kernel_lines("Adam", on_device(x[:0]))[1] == [device_explain.NOTHING]
     assert_same(p, x)
 
 
