@@ -605,7 +605,12 @@ MIXED = {
     "a residual": (lambda d, h: fa.relu.fused(d(A34), residual=h(A34)), "residual is an array of NumPy in the memory"),
     "dy": (lambda d, h: fa.swiglu.backward(h(A34[:, :2]), d(A34)), "dy is an array of NumPy in the memory of the host"),
     "out": (lambda d, h: fa.relu.biased(d(A34), d(A4), out=h(A34)), "out must be an array on that device"),
-    "out of the device": (lambda d, h: fa.relu.biased(h(A34), h(A4), out=d(A34)), "out must be an array, not"),
+    "out of the device": (lambda d, h: fa.relu.biased(h(A34), h(A4), out=d(A34)), "out is on a GPU, x is an array of"),
+    "a unit's out of the device": (lambda d, h: fa.swiglu(h(A34), out=d(A34)), "out is on a GPU, x is an array of"),
+    "a dropout's out of the device": (
+        lambda d, h: fa.dropout(h(A34), 0.5, seed=1, out=d(A34)),
+        "out is on a GPU, x is",
+    ),
     "a dropout's out": (lambda d, h: fa.dropout(d(A34), 0.5, seed=1, out=h(A34)), "out must be an array on that"),
     "rrelu": (lambda d, h: fa.rrelu.backward(h(A34), d(A34), training=True, seed=1), "dy is an array of NumPy"),
 }

@@ -16,7 +16,11 @@ from fastact.spec.optimisers import Rule
 # of a form that a key of a kernel names: what it is, and when it serves
 FORMS = {
     "vector": "contiguous arrays of one dtype, aligned to 16 bytes: accesses of 16 bytes",
-    "columns": "rows of columns: a thread stays in its columns and goes down rows",
+    "columns": "rows of columns: a thread takes a word of columns in several rows",
+    "column_sums": "rows of columns and sums over them: blocks of 64 rows",
+    "segment_sums": "rows of a channel each and sums along them: blocks of 4096 elements",
+    "fold": "adds the sums of the blocks and chains of each segment",
+    "pairwise": "the sum over channels of a parameter that they share",
     "strided": "arrays of several dtypes or strides, broadcast, masked or not aligned: one element a thread",
     "table": "16-bit results of one input: read from a table of all 65536",
     "registers": "a row fits the registers of its threads: read once",
@@ -24,10 +28,6 @@ FORMS = {
     "again": "longer rows: read anew for each sum",
     "parts": "few long rows: blocks of their own for parts of a row",
     "list": "one launch for all arrays, which a table on the device places",
-    "column_sums": "rows of columns with sums down them: a thread goes down the rows of a block and keeps its sums",
-    "segment_sums": "sums over channels that lie in segments: a block has segments of one channel",
-    "fold": "adds the sums of chains",
-    "pairwise": "adds values in a tree",
     "combine": "adds the sums of blocks in their order",
     "put": "writes the table of addresses; not while arrays stay where they are",
     "squares": "sums of squares of blocks of gradients, in the order of the CPU",

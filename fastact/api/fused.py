@@ -82,7 +82,7 @@ class Fused(_driver.FusedCallable):
             done = function.plain_fused(arrays, numbers, self.roles, self.axis if axis is None else axis, out)
             if done is not None:
                 return done
-        return self.prepared(arrays, params, axis).run(out)
+        return self.prepared(arrays, params, axis, out=out).run(out)
 
     def _placed(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
         """The arrays with those that were given by name, which leave `params`."""
@@ -99,10 +99,12 @@ class Fused(_driver.FusedCallable):
                 raise TypeError(f"{self.__name__}: {name} must be given{how}")
         return (*arrays, *(params.pop(name) for name in rest))
 
-    def prepared(self, arrays: tuple[Any, ...], params: dict[str, Any], axis: int | None, random: Any = None) -> _Call:
+    def prepared(
+        self, arrays: tuple[Any, ...], params: dict[str, Any], axis: int | None, random: Any = None, out: Any = None
+    ) -> _Call:
         """A call whose arguments are checked; of arrays on a GPU, if one of them is."""
         op, given, values = self._arguments(arrays, params)
-        if any_on_device((*given, *values.values())):
+        if any_on_device((*given, *values.values(), out)):
             from fastact.api.device_fused import DeviceCall
 
             return DeviceCall(self, op, given, values, axis, random)
