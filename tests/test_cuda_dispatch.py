@@ -371,6 +371,40 @@ def test_explain_leaves_no_table_that_was_never_filled(monkeypatch):
     assert not tables._tables
 
 
+@pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
+def test_explain_launches_nothing_of_plain_calls(monkeypatch):
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM")
+    run_with_stand_in(
+        """
+import cuda_arrays as A
+import fastact as fa
+from fastact.backends.cuda import cache
+
+cache.handle = lambda key, make, device, shared=0: kernel("nothing", len(make().slots))
+A.torch.empty_like = lambda x: A.Tensor(tuple(x.shape), x.dtype.name, x.get_device())
+A.Tensor.is_contiguous = lambda self: True
+A.Tensor.numel = lambda self: __import__("math").prod(self.shape)
+x = A.Tensor((16,), "float32")
+for _ in range(2):
+    fa.gelu(x)
+    fa.mish.value_and_grad(x)
+assert len(launches()) == 4
+text = fa.explain(fa.gelu, x) + fa.explain("mish.value_and_grad", x)
+assert "gelu_forward_float32_vector" in text and "mish_value_and_grad_float32_vector" in text, text
+assert "a PyTorch tensor on cuda:0" in text and "compute capability" in text, text
+assert not launches()
+""",
+        devices=1,
+    )
+
+
+def test_explain_of_a_loss():
+    d = on_device(some((4, 5)))
+    head, lines = kernel_lines(fa.mse_loss.value_and_grad, d, d)
+    assert head == "mse_loss.value_and_grad, 20 elements of float32"
+    assert len(lines) > 1
+
+
 def test_explain_of_an_optimiser():
     head, lines = kernel_lines(fa.optim.AdamW([on_device(some(5000)), on_device(some(3))]))
     assert head == "AdamW step, 5003 elements of float32 in 2 arrays"

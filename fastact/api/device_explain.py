@@ -39,6 +39,7 @@ NOTHING = "kernel: none, there is nothing to compute"
 
 def explain(function: Any, arrays: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
     """Which kernels a call would launch, in which form, grid and block, and why."""
+    from fastact.api.activation import Method
     from fastact.api.optimisers import Optimiser, Update
 
     if isinstance(function, Optimiser):
@@ -49,12 +50,16 @@ def explain(function: Any, arrays: tuple[Any, ...], keywords: Mapping[str, Any])
         (spec,) = function._plan(arrays, keywords).specs
         assert spec.rule is not None
         return _of_step(function.row.name, spec.rule, False, [arrays[0]])
+    if isinstance(function, Method):
+        # a call with a keyword is none of those that go straight to a launch (device_plain.py)
+        keywords = {"out": None, **keywords}
     with launch.planned() as log:
         function(*arrays, **keywords)
     given = [a for a in _flat((*arrays, *keywords.values())) if is_on_device(a)]
     views = list(map(view_of, given))
     largest = max(views, key=lambda v: v.size)
-    name = getattr(function, "__name__", repr(function))
+    owner = getattr(function, "__self__", None)
+    name = function.__name__ if owner is None else f"{owner.name}.{function.__name__}"
     head = f"{name}, {_count(largest.size)} of {largest.dtype}"
     return "\n".join([head, *_place(given[0]), *_launches(log)])
 
