@@ -21,6 +21,7 @@ from fastact.backends.cuda import cache, compile, launch, tables
 from fastact.backends.cuda.launch import planned
 from fastact.spec.kernel import kernel_of
 from fastact.spec.table import OPS
+from fastact.tools.cli import main
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 SIMULATOR = "Numba's simulator"
@@ -298,9 +299,13 @@ def test_explain_says_that_arrays_are_copied():
     ]
 
 
-def test_warmup_has_nothing_to_compile_ahead():
-    with fa.use_backend("cuda"), pytest.raises(RuntimeError, match="depend on how arrays lie"):
-        fa.warmup("relu", "forward")
+def test_warmup_has_nothing_to_compile_ahead(capsys):
+    with fa.use_backend("cuda"):
+        with pytest.raises(RuntimeError, match="depend on how arrays lie"):
+            fa.warmup("relu", "forward")
+        with pytest.raises(SystemExit, match="2"):
+            main(["warmup", "relu"])
+    assert "depend on how" in capsys.readouterr().err
 
 
 # ---- explain
