@@ -509,8 +509,22 @@ names.clear()
 fa.optim.clip_grad_norm_(tensors(SHAPES, "float16"), 1.0)
 assert names == ["put", "squares_float16", "norm", "scaled_list_float16_none_clipped"], names
 """,
+        """
+# gradients of other libraries, on the legacy default stream; what cannot be written is no parameter
+A.CURRENT[0] = 0
+for kind in (A.CuPyArray, A.Interface, A.Exporter, A.ArrayImpl):
+    norm = optimiser.step([kind(shape, "float32") for shape in SHAPES], max_norm=1.0)
+    assert type(norm) is A.Tensor
+    assert not [line for line in log() if line.split()[0] in WAITS]
+for kind in (A.Exporter, A.ArrayImpl):
+    with pytest.raises(ValueError, match=r"SGD: params\\[0\\] is read-only"):
+        fa.optim.SGD([kind((3,), "float32")])
+params = [A.Interface(shape, "float32") for shape in SHAPES]
+norm = fa.optim.Lion(params).step([A.Interface(shape, "float32") for shape in SHAPES], max_norm=1.0)
+assert type(norm).__name__ == "DeviceMemory"
+""",
     ],
-    ids=["launches", "capture", "errors", "dtypes"],
+    ids=["launches", "capture", "errors", "dtypes", "libraries"],
 )
 def test_tensors_of_pytorch(code, monkeypatch):
     monkeypatch.delenv("NUMBA_ENABLE_CUDASIM")
