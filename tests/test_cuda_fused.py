@@ -535,6 +535,18 @@ def test_numbers_are_those_published():
         assert (-got.ravel() == random_oracle.numbers(seed, offset, 25)).all()
 
 
+def test_plain_activations_of_numbers_and_to_other_dtypes():
+    """Results in 16 bits are rounded to them before they are written elsewhere; NumPy's numbers have a dtype."""
+    for dtype in (F16, BFLOAT16, F32):
+        x = numbers((5, 7), dtype)
+        check(fa.elu, x, alpha=0.7)
+        check(fa.relu.backward, 1.1, x)
+        check(fa.relu.backward, np.float64(1.1), x)
+        for other in (F32, F64):
+            written(fa.gelu, [x], [np.full((5, 7), np.nan, other)])
+            written(lambda x, m, out: fa.gelu(x, out=out, where=m), [x, x > 0], [np.full((5, 7), 0.1, other)])
+
+
 # ---- mistakes
 
 A34, A4, A3, A36 = numbers((3, 4), F32), numbers(4, F32), numbers(3, F32), numbers((3, 6), F32)

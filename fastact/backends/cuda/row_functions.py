@@ -135,29 +135,30 @@ def cross_entropy(r: Rows) -> None:
     weighted = r.has("weights")
     weight = r.number(1.0)
     valid = r.is_class(label)
-    m = r.greatest(lambda e: e.x)
+    chosen = r.at_class("x", label)
+    # the sum of the other shares has all its digits where the label's is nearly the whole
+    r.take_out("x", label)
+    m = trace.call("fmax", r.greatest(lambda e: e.x), chosen)
     share = Shares(r, m)
-    sums = [
-        lambda e: r.at_label(e, label, r.number(0.0), share(e.x)),
-        # a sum of one element and zeros: the label's logit
-        lambda e: r.at_label(e, label, e.x, r.number(0.0)),
-    ]
+    sums = [lambda e: share(e.x)]
     if weighted:
-        sums.append(lambda e: r.at_label(e, label, e.weights, r.number(0.0)))
+        weight = r.at_class("weights", label)
     if general:
-        sums.append(lambda e: f["distance"](e.x, e.weights, m, None) if weighted else f["gap"](e.x, None, m, None))
+
+        def gap(e: Element) -> Value:
+            x = r.at_label(e, label, chosen, e.x)
+            return f["distance"](x, e.weights, m, None) if weighted else f["gap"](x, None, m, None)  # type: ignore[no-any-return]
+
+        sums.append(gap)
         if weighted:
             sums.append(lambda e: e.weights)
     found = [r.whole(*pair) for pair in r.totals(*sums)]
-    rest, chosen = found[:2]
-    if weighted:
-        weight = found[2]
-    own_share = share(chosen)
+    rest, own_share = found[0], share(chosen)
     s = f["log_total"](chosen, m, rest, own_share, share.top)
     lost = (m - chosen) + s
     every = r.number(0.0)
     if general:
-        far, whole = found[2 + weighted], found[4] if weighted else r.length
+        far, whole = found[1], found[2] if weighted else r.length
         # without smoothing an infinite gap has no say
         far = trace.where(smoothing == 0.0, 0.0, far)
         each = smoothing / r.length
@@ -179,14 +180,17 @@ def cross_entropy(r: Rows) -> None:
     def slope(e: Element) -> Value:
         p = share(e.x)
         if not general:
-            g = f["scaled"](p, None, inverse, nothing, None, None)
-        elif weighted:
-            g = f["less_weights"](p, e.weights, inverse, every, None, None)
-        else:
-            g = f["less_each"](p, None, inverse, every, None, None)
-        return r.chosen(valid, r.at_label(e, label, here, g), outside)
+            return p * inverse
+        if weighted:
+            return f["less_weights"](p, e.weights, inverse, every, None, None)  # type: ignore[no-any-return]
+        return f["less_each"](p, None, inverse, every, None, None)  # type: ignore[no-any-return]
 
-    r.write("dx", slope)
+    if r.has("dx"):
+        with trace.block(f"if {valid}:"):
+            r.write("dx", slope)
+            r.put("dx", label, here)
+        with trace.block("else:"):
+            r.write("dx", lambda e: outside)
 
 
 def cross_entropy_of_shares(r: Rows) -> None:
