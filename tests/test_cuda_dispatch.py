@@ -21,6 +21,7 @@ from fastact.backends.cuda import cache, compile, launch, tables
 from fastact.backends.cuda.launch import planned
 from fastact.spec.kernel import kernel_of
 from fastact.spec.table import OPS
+from fastact.tools.cli import main
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 SIMULATOR = "Numba's simulator"
@@ -298,9 +299,13 @@ def test_explain_says_that_arrays_are_copied():
     ]
 
 
-def test_warmup_has_nothing_to_compile_ahead():
-    with fa.use_backend("cuda"), pytest.raises(RuntimeError, match="depend on how arrays lie"):
-        fa.warmup("relu", "forward")
+def test_warmup_has_nothing_to_compile_ahead(capsys):
+    with fa.use_backend("cuda"):
+        with pytest.raises(RuntimeError, match="depend on how arrays lie"):
+            fa.warmup("relu", "forward")
+        with pytest.raises(SystemExit, match="2"):
+            main(["warmup", "relu"])
+    assert "depend on how" in capsys.readouterr().err
 
 
 # ---- explain
@@ -356,9 +361,11 @@ def test_explain_computes_nothing():
     fa.explain(fa.gelu, d, out=there)
     fa.explain("softmax", d, out=there)
     assert_same(there, out)
-    p, g = on_device(x), on_device(out)
-    _, lines = kernel_lines(fa.optim.sgd_, p, g, lr=0.1)
-    assert [line.split(",")[0] for line in lines] == ["kernel: put", "kernel: sgd_list_float32_float32"]
+    p = on_device(x)
+    head, lines = kernel_lines(fa.optim.sgd_, p, lr=0.1, momentum=0.5)
+    assert head == "SGD step, 72 elements of float32"
+    assert [line.split(",")[0] for line in lines] == ["kernel: sgd_momentum_list_float32_float32"]
+    assert kernel_lines("Adam", on_device(x[:0]))[1] == [device_explain.NOTHING]
     assert_same(p, x)
 
 
@@ -367,6 +374,40 @@ def test_explain_leaves_no_table_that_was_never_filled(monkeypatch):
     d = on_device(np.zeros(1 << 22, np.float16))
     fa.explain(fa.mish, d)
     assert not tables._tables
+
+
+@pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
+def test_explain_launches_nothing_of_plain_calls(monkeypatch):
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM")
+    run_with_stand_in(
+        """
+import cuda_arrays as A
+import fastact as fa
+from fastact.backends.cuda import cache
+
+cache.handle = lambda key, make, device, shared=0: kernel("nothing", len(make().slots))
+A.torch.empty_like = lambda x: A.Tensor(tuple(x.shape), x.dtype.name, x.get_device())
+A.Tensor.is_contiguous = lambda self: True
+A.Tensor.numel = lambda self: __import__("math").prod(self.shape)
+x = A.Tensor((16,), "float32")
+for _ in range(2):
+    fa.gelu(x)
+    fa.mish.value_and_grad(x)
+assert len(launches()) == 4
+text = fa.explain(fa.gelu, x) + fa.explain("mish.value_and_grad", x)
+assert "gelu_forward_float32_vector" in text and "mish_value_and_grad_float32_vector" in text, text
+assert "a PyTorch tensor on cuda:0" in text and "compute capability" in text, text
+assert not launches()
+""",
+        devices=1,
+    )
+
+
+def test_explain_of_a_loss():
+    d = on_device(some((4, 5)))
+    head, lines = kernel_lines(fa.mse_loss.value_and_grad, d, d)
+    assert head == "mse_loss.value_and_grad, 20 elements of float32"
+    assert len(lines) > 1
 
 
 def test_explain_of_an_optimiser():

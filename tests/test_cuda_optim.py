@@ -10,6 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cuda_calls import assert_same, error_of, host, on_device, placed, simulated  # noqa: F401
+from cuda_stand_in import run as run_with_stand_in
+from cuda_stand_in import skip_reason
 
 import fastact as fa
 from fastact.backends.cuda import launch, lists
@@ -409,3 +411,121 @@ def test_arrays_of_more_than_two_to_the_31_elements_are_placed_right():
     found = lists.Lists(ROWS["SGD"].rules[0], "float32", [views], None, lambda shape, dtype: views[1])
     assert found.pieces == -(-many // PIECE) + 1
     assert found.blocks == -(-many // lists.NORM_BLOCK) + 1
+
+
+# ---- down to the launch, with the stand-in for the driver and for PyTorch
+
+STAND_IN = """
+import cuda_arrays as A
+import fastact as fa
+from fastact.backends.cuda import cache
+
+names = []
+
+
+def handle(key, make, device, shared=0):
+    made = make()
+    names.append(made.name)
+    return kernel("nothing", len(made.slots))
+
+
+cache.handle = handle
+WAITS = "cuStreamSynchronize", "cuCtxSynchronize", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyHtoD_v2"
+
+
+def tensors(shapes, dtype="float32", device=0):
+    return [A.Tensor(s, dtype, device) for s in shapes]
+
+
+SHAPES = [(3, 700), (5,)]
+A.torch.grad = False
+A.CURRENT[0] = 0x77
+params, grads = tensors(SHAPES), tensors(SHAPES)
+optimiser = fa.optim.AdamW(params, lr=0.1)
+assert all(type(a) is A.Tensor for own in optimiser.state.values() for a in own)
+names.clear()
+log()
+"""
+
+
+@pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
+@pytest.mark.parametrize(
+    "code",
+    [
+        """
+# a step is launches on the caller's stream and nothing that waits
+versions = [p.version for p in params]
+norm = optimiser.step(grads, max_norm=1.0, scale=2.0)
+assert type(norm) is A.Tensor and norm.shape == () and norm.dtype.name == "float64"
+assert names == ["put", "squares_float32", "norm", "adamw_list_float32_float32_clipped"], names
+lines = log()
+assert not [line for line in lines if line.split()[0] in WAITS], lines
+run = [line for line in lines if line.split()[0] == "cuLaunchKernel"]
+assert len(run) == 4 and all("0x77" in line or "119" in line for line in run), run
+assert [p.version for p in params] == [v + 1 for v in versions]
+names.clear()
+optimiser.step(grads)
+assert names == ["adamw_list_float32_float32"], names
+""",
+        """
+# while a graph is captured all addresses are written, and from then on those of gradients in each step
+optimiser.step(grads)
+names.clear()
+fake.fake_capture(0x77)
+optimiser.step(grads)
+assert names == ["put", "adamw_list_float32_float32"], names
+fake.fake_capture(-1)
+names.clear()
+optimiser.step(grads)
+assert names == ["put", "adamw_list_float32_float32"], names
+""",
+        """
+# devices and autograd
+with pytest.raises(ValueError, match="they must be on one device"):
+    optimiser.step(tensors(SHAPES, device=1))
+with pytest.raises(ValueError, match="they must be on one device"):
+    fa.optim.AdamW([*tensors(SHAPES), *tensors(SHAPES, device=1)])
+with pytest.raises(TypeError, match="must be an array, not NoneType"):
+    optimiser.step([None, grads[1]])
+with pytest.raises(TypeError, match="is of float64"):
+    optimiser.step(tensors(SHAPES, "float64"))
+A.torch.grad = True
+params[0].requires_grad = True
+with pytest.raises(TypeError, match="pass x.detach"):
+    optimiser.step(grads)
+assert optimiser.steps == 0 and not [n for n in names if "list" in n]
+""",
+        """
+# gradients of the computing dtype, master copies
+params = tensors(SHAPES, "bfloat16")
+optimiser = fa.optim.Adam(params, master=True)
+names.clear()
+optimiser.step(tensors(SHAPES))
+optimiser.step(tensors(SHAPES, "bfloat16"), max_norm=1.0)
+assert [n for n in names if "list" in n] == [
+    "adam_list_bfloat16_float32_master", "adam_list_bfloat16_bfloat16_master_clipped"
+], names
+names.clear()
+fa.optim.clip_grad_norm_(tensors(SHAPES, "float16"), 1.0)
+assert names == ["put", "squares_float16", "norm", "scaled_list_float16_none_clipped"], names
+""",
+        """
+# gradients of other libraries, on the legacy default stream; what cannot be written is no parameter
+A.CURRENT[0] = 0
+for kind in (A.CuPyArray, A.Interface, A.Exporter, A.ArrayImpl):
+    norm = optimiser.step([kind(shape, "float32") for shape in SHAPES], max_norm=1.0)
+    assert type(norm) is A.Tensor
+    assert not [line for line in log() if line.split()[0] in WAITS]
+for kind in (A.Exporter, A.ArrayImpl):
+    with pytest.raises(ValueError, match=r"SGD: params\\[0\\] is read-only"):
+        fa.optim.SGD([kind((3,), "float32")])
+params = [A.Interface(shape, "float32") for shape in SHAPES]
+norm = fa.optim.Lion(params).step([A.Interface(shape, "float32") for shape in SHAPES], max_norm=1.0)
+assert type(norm).__name__ == "DeviceMemory"
+""",
+    ],
+    ids=["launches", "capture", "errors", "dtypes", "libraries"],
+)
+def test_tensors_of_pytorch(code, monkeypatch):
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM")
+    run_with_stand_in(STAND_IN + code, devices=2)

@@ -10,6 +10,8 @@ from fastact.api.device import is_on_device
 from fastact.api.device_optim import view_of
 from fastact.backends import cuda
 from fastact.backends.cuda import families, launch, lists
+from fastact.spec.kernel import compute_dtype
+from fastact.spec.optimisers import Rule
 
 # of a form that a key of a kernel names: what it is, and when it serves
 FORMS = {
@@ -32,31 +34,46 @@ FORMS = {
     "norm": "the norm and the factor, on the device",
 }
 
+NOTHING = "kernel: none, there is nothing to compute"
+
 
 def explain(function: Any, arrays: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
     """Which kernels a call would launch, in which form, grid and block, and why."""
-    from fastact.api.optimisers import Optimiser
+    from fastact.api.activation import Method
+    from fastact.api.optimisers import Optimiser, Update
 
     if isinstance(function, Optimiser):
-        return _of_optimiser(function)
+        step = function._lists.lists
+        return _of_step(type(function).__name__, step.rule, step.master, function.params)
+    if isinstance(function, Update):
+        # its gradient and state need not be given
+        (spec,) = function._plan(arrays, keywords).specs
+        assert spec.rule is not None
+        return _of_step(function.row.name, spec.rule, False, [arrays[0]])
+    if isinstance(function, Method):
+        # a call with a keyword is none of those that go straight to a launch (device_plain.py)
+        keywords = {"out": None, **keywords}
     with launch.planned() as log:
         function(*arrays, **keywords)
     given = [a for a in _flat((*arrays, *keywords.values())) if is_on_device(a)]
     views = list(map(view_of, given))
     largest = max(views, key=lambda v: v.size)
-    name = getattr(function, "__name__", repr(function))
+    owner = getattr(function, "__self__", None)
+    name = function.__name__ if owner is None else f"{owner.name}.{function.__name__}"
     head = f"{name}, {_count(largest.size)} of {largest.dtype}"
     return "\n".join([head, *_place(given[0]), *_launches(log)])
 
 
-def _of_optimiser(optimiser: Any) -> str:
-    views = list(map(view_of, optimiser.params))
-    several = f" in {len(views)} arrays" if len(views) > 1 else ""
-    head = f"{type(optimiser).__name__} step, {_count(sum(v.size for v in views))} of {views[0].dtype}{several}"
-    found = optimiser._lists.lists
-    kernel = lists.step(found.rule, found.dtype, found.dtype, found.master, False)
-    lines = [_line("list", kernel.name, (found.pieces, 1), lists.BLOCK, 0)]
-    return "\n".join([head, *_place(optimiser.params[0]), *lines])
+def _of_step(name: str, rule: Rule, master: bool, params: list[Any]) -> str:
+    views = list(map(view_of, params))
+    dtype, several = views[0].dtype, f" in {len(views)} arrays" if len(views) > 1 else ""
+    head = f"{name} step, {_count(sum(v.size for v in views))} of {dtype}{several}"
+    piece = lists.piece_of(compute_dtype(dtype))
+    pieces = sum(-(-v.size // piece) for v in views)
+    # gradients of the dtype of parameters, without clipping
+    kernel = lists.step(rule, dtype, dtype, master, False)
+    line = _line("list", kernel.name, (pieces, 1), lists.BLOCK, 0)
+    return "\n".join([head, *_place(params[0]), line if pieces else NOTHING])
 
 
 def _count(n: int) -> str:
@@ -81,7 +98,7 @@ def _launches(log: Iterable[launch.Planned]) -> list[str]:
     for line in dict.fromkeys(lines):
         times = lines.count(line)
         found.append(line if times == 1 else f"{line}; {times} times")
-    return found or ["kernel: none, there is nothing to compute"]
+    return found or [NOTHING]
 
 
 def _form(key: Any) -> str:

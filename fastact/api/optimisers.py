@@ -411,7 +411,8 @@ class Optimiser(metaclass=_Documented):
         Returns
         -------
         float or None
-            With `max_norm` the norm of the un-scaled gradients before clipping.
+            With `max_norm` the norm of the un-scaled gradients before clipping; of arrays on a GPU an array of their
+            kind without dimensions, for which nobody waits.
 
         Raises
         ------
@@ -426,6 +427,11 @@ class Optimiser(metaclass=_Documented):
         The norm is a compensated sum in float64, in an order that depends on lengths alone. Where it is infinite or
         NaN, gradients become 0 or NaN, as in PyTorch: to leave such a step out, look at `clip_grad_norm_(grads, inf)`
         before.
+
+        On a GPU a step is one launch for all arrays, with `max_norm` two more for the norm, whose order of additions is
+        that of the CPU. A CUDA graph that captures a step repeats it with the same numbers: the learning rate, and the
+        number of the step where it depends on that, so that such an optimiser has to be captured for each step anew.
+        The optimiser must live as long as the graph.
 
         Examples
         --------
@@ -451,7 +457,7 @@ class Optimiser(metaclass=_Documented):
         return norm  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Array]:
-        """Everything that a step depends on beside parameters and gradients, as copies.
+        """Everything that a step depends on beside parameters and gradients, as copies, in the host's memory.
 
         Returns
         -------
@@ -655,7 +661,7 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     Returns
     -------
     float
-        The norm before.
+        The norm before; of arrays on a GPU an array of their kind without dimensions, for which nobody waits.
 
     Raises
     ------

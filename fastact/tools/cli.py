@@ -157,7 +157,10 @@ def run_plot(args: argparse.Namespace) -> int:
 
 def run_warmup(args: argparse.Namespace) -> int:
     start = time.perf_counter()
-    ready = dispatch.warmup(args.names or None, args.kinds, args.dtypes)
+    try:
+        ready = dispatch.warmup(args.names or None, args.kinds, args.dtypes)
+    except (ValueError, RuntimeError) as error:  # of the backend that is asked for
+        args.error(str(error))
     seconds = time.perf_counter() - start
     found = dispatch.info()
     if args.json:
