@@ -73,7 +73,8 @@ def handle(key: tuple[Any, ...], make: Callable[[], compile.Kernel], device: int
                 found = _handles[key, cc] = _loaded(key, make, cc)
     # what is above 48 KiB must be asked for
     if shared > 48 * 1024 and (found, device) not in _shared:
-        _launch.allow_shared(found, device, _launch.device(device).shared_bytes)
+        own = _launch.attributes(found, device).shared_bytes
+        _launch.allow_shared(found, device, _launch.device(device).shared_bytes - own)
         _shared.add((found, device))
     return found
 

@@ -91,6 +91,19 @@ def run(key: Any, make: Callable[[], Kernel], where: Launch, slots: tuple[float,
     _launch.launch(handle, where.device, where.stream, *where.grid, where.block, where.shared, slots)
 
 
+# of a block of an H100, which the simulator stands for
+SHARED_OF_H100 = 227 * 1024
+
+
+def shared_bytes(device: int) -> int:
+    """The most shared memory that a block can have."""
+    if simulator.enabled():
+        return SHARED_OF_H100
+    from fastact.backends.cuda import _launch
+
+    return _launch.device(device).shared_bytes
+
+
 def capturing(device: int, stream: int) -> bool:
     """Whether work on a stream is not done now: it goes into a CUDA graph, or is planned only."""
     if planning():

@@ -51,12 +51,9 @@ def _memory(dtype: str, device: int, stream: int) -> DeviceArray:
 
 
 def can_make(device: int, stream: int) -> bool:
-    """Whether a table can be made now: while a stream is captured, memory is not to be had."""
-    if simulator.enabled():
-        return True
-    from fastact.backends.cuda import _launch
-
-    return not _launch.capturing(device, stream)
+    """Whether a table fits, and can be made now: while a stream is captured, memory is not to be had."""
+    fits = launch.shared_bytes(device) >= elementwise.TABLE_BYTES
+    return fits and (launch.planning() or not launch.capturing(device, stream))
 
 
 def run(spec: KernelSpec, params: tuple[float, ...], x: DeviceArray, y: DeviceArray, stream: int) -> None:
