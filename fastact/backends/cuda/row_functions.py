@@ -319,6 +319,18 @@ def _scaled(r: Rows, e: Element, h: Value) -> Value:
     return h * e.weight if r.has("weight") else h  # type: ignore[no-any-return]
 
 
+def layer_norm_apply(r: Rows) -> None:
+    """The norm again, from the statistics that it left."""
+    rstd, mean = _statistic(r, "rstd"), _statistic(r, "mean")
+    shift = r.f["negative_product"](_statistic(r, "low"), rstd)
+    r.write("y", lambda e: _affine(r, e, r.f["normalised"](e.x, mean, rstd, shift)))
+
+
+def rms_norm_apply(r: Rows) -> None:
+    rstd = _statistic(r, "rstd")
+    r.write("y", lambda e: _scaled(r, e, e.x * rstd))
+
+
 def layer_norm_backward(r: Rows) -> None:
     rstd, mean = _statistic(r, "rstd"), _statistic(r, "mean")
     shift = r.f["negative_product"](_statistic(r, "low"), rstd)
