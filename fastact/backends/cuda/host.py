@@ -14,7 +14,7 @@ import numpy as np
 
 from fastact.backends.cuda import fused, launch, maps, row_runs, simulator
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.row_functions import FUNCTIONS
+from fastact.backends.cuda.row_functions import FUNCTIONS, GENERAL
 from fastact.spec.kernel import KernelSpec, kernel_of
 from fastact.spec.kinds import ALL, outputs_of
 from fastact.spec.rows import ROWS
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # where arrays of the host go
 DEVICE = 0
-# numbers of a loss that only some calls have: others need fewer sums (fastact/api/device_losses.py)
-GENERAL = ("label_smoothing", "z_loss")
 
 
 def _stream() -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from inspect import isfunction
 from typing import Any
 
 from fastact.backends.cuda.rows import Element, Rows
 from fastact.backends.cuda.trace import Value
 
+# numbers of a loss that only some calls have, which need more sums (the trait ``general``)
+GENERAL = ("label_smoothing", "z_loss")
 LOG2_E = 1.4426950408889634
 
 
@@ -430,4 +433,4 @@ def total(r: Rows) -> None:
     r.store_row("y", r.total(lambda e: e.x) * _factor(r))
 
 
-FUNCTIONS = {name: function for name, function in list(globals().items()) if not name.startswith("_")}
+FUNCTIONS = {name: f for name, f in list(globals().items()) if isfunction(f) and not name.startswith("_")}
