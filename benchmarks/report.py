@@ -1,12 +1,12 @@
-"""From the JSON of ``fastact bench`` to docs/performance.md and the README's table.
+"""From the JSON of ``fastact bench`` to docs/performance.md and what the README says of speed.
 
     python -m benchmarks.report benchmarks/results/NAME.json [--fused benchmarks/results/FUSED.json]
         [--steps benchmarks/results/STEPS.json] [--out docs/performance.md] [--readme README.md]
 
 The section 'Fused' comes from a run of its own, of fused functions alone; 'Whole training steps' from one of
 ``python -m benchmarks.training_steps``.
-Every statement, a missed target included, is computed from the numbers. The README's table goes between the lines
-``<!-- speed -->`` and ``<!-- /speed -->``.
+Every statement, a missed target included, is computed from the numbers. The README's picture, drawn by
+``python -m benchmarks.chart``, and the words below it go between the lines ``<!-- speed -->`` and ``<!-- /speed -->``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from fastact.tools.bench import SMALL, STREAM_SIZE, cell_name, geometric_mean, s
 GEOMETRIC_MEAN, WORST, STREAM_SHARE, SMALL_SECONDS = 2.0, 1.0, 0.9, 0.6e-6
 CACHED_SIZE = 2**16  # elements that stay in the second-level caches: what they take is arithmetic
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
-README_SIZES = (2**10, 2**20, 2**24)
 
 
 def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
@@ -71,9 +70,9 @@ def misses(result: dict[str, Any]) -> list[str]:
 
 
 def slower(rows: list[dict[str, Any]]) -> list[str]:
-    """A sentence for each cell in which another library is faster."""
+    """A sentence for each function, kind and size for which another library is faster."""
     return [
-        f"{cell_name(r)}: {r['ratio']:.2f} of the best peer's speed ({r['best_peer']}, "
+        f"{cell_name(r)}: {r['ratio']:.2f} of the speed of the fastest other library ({r['best_peer']}, "
         f"{time_text(r['libraries'][r['best_peer']]['seconds'])} µs against {time_text(r['fastact'])} µs)."
         for r in sorted(rows, key=lambda r: r["ratio"])
         if r["ratio"] < WORST
@@ -91,7 +90,7 @@ def targets(result: dict[str, Any]) -> str:
     lines = [
         ["geometric mean of the ratios", f">= {GEOMETRIC_MEAN:g}", f"{mean:.2f}", met[mean >= GEOMETRIC_MEAN]],
         [
-            "worst cell",
+            "slowest against the fastest other library",
             f">= {WORST:g}",
             f"{worst['ratio']:.2f} ({cell_name(worst)}, {worst['best_peer']})",
             met[worst["ratio"] >= WORST],
@@ -100,7 +99,7 @@ def targets(result: dict[str, Any]) -> str:
     if streamed:
         low = min(streamed, key=lambda r: r["stream_share"])
         enough = sum(r["stream_share"] >= STREAM_SHARE for r in streamed)
-        text = f"{low['stream_share']:.0%} ({cell_name(low)}); {enough} of {len(streamed)} cells reach it"
+        text = f"{low['stream_share']:.0%} ({cell_name(low)}); {enough} of {len(streamed)} reach it"
         lines.append(
             ["share of a streaming copy or triad", f">= {STREAM_SHARE:.0%}", text, met[enough == len(streamed)]]
         )
@@ -148,8 +147,9 @@ def fused(result: dict[str, Any], source: str) -> str:
             f"From `{source}`; {result['settings']['row']} columns.",
             "\n".join(machine_lines(result)),
             "'step' is the value and then every gradient. Every library runs in its fastest form: its own fused "
-            "function, compiled, or its kernels in turn into existing memory; gradients by its autograd or its "
-            "kernels. 'composed' is fastact without fused functions, with NumPy for the arithmetic, and no peer. "
+            "function, compiled, or its kernels one after the other into existing memory; gradients by its autograd or "
+            "its kernels. 'composed' is fastact without fused functions, with NumPy for the arithmetic; it counts for "
+            "no ratio. "
             "'floor' is the time of a streaming copy, measured in the same rounds, for each two arrays that must be "
             "read or written, and 'of floor' our speed over that.",
             table(["", "", "elements", *columns, "ratio", "floor", "of floor"], rows, left=2),
@@ -273,27 +273,22 @@ def stream_text(result: dict[str, Any], size: int) -> str:
 
 
 def readme(result: dict[str, Any]) -> str:
-    """Activation by size: our forward and backward time and the ratio to the best peer."""
-    cells = {(r["op"], r["kind"], r["size"]): r for r in result["cells"]}
-    sizes = [n for n in README_SIZES if any(key[2] == n for key in cells)]
-    header = ["", *(f"{kind} {size_text(n)}" for kind in ("forward", "backward") for n in sizes)]
-    rows = []
-    for op in dict.fromkeys(r["op"] for r in result["cells"]):
-        row = [op]
-        for kind in ("forward", "backward"):
-            for n in sizes:
-                r = cells.get((op, kind, n))
-                row.append(
-                    "" if r is None or r["ratio"] is None else f"{time_text(r['fastact'])} µs, **{r['ratio']:.1f}×**"
-                )
-        rows.append(row)
-    ratios = [r["ratio"] for r in cells.values() if r["ratio"] is not None]
-    versions = ", ".join(f"{n} {v}" for n, v in result["versions"].items() if n not in ("fastact", "stream"))
+    """The picture, and what was measured."""
+    rows = [r for r in result["cells"] if r["ratio"] is not None]
+    others = ", ".join(f"{n} {v}" for n, v in result["versions"].items() if n not in ("fastact", "stream"))
+    sizes = sorted({r["size"] for r in rows})
+    low = min(rows, key=lambda r: r["ratio"])
     return (
-        f"{table(header, rows)}\n\nMicroseconds, and how many times faster than the fastest of {versions}; "
-        f"geometric mean over {len(ratios)} cells {geometric_mean(ratios):.1f}×. {result['machine']['cpu']}, "
+        "<picture>\n"
+        '  <source media="(prefers-color-scheme: dark)" srcset="docs/images/speed-dark.svg">\n'
+        '  <img alt="How many times faster than the fastest other library each function is" '
+        'src="docs/images/speed-light.svg">\n'
+        "</picture>\n\n"
+        f"{len(rows)} measurements on arrays of {size_text(sizes[0])} to {size_text(sizes[-1])} elements; their "
+        f"geometric mean is {geometric_mean(r['ratio'] for r in rows):.1f}×, the least {low['ratio']:.2f}× "
+        f"({cell_name(low)}). The other libraries are {others}. {result['machine']['cpu']}, "
         f"{result['settings']['threads']} threads, {result['settings']['dtype']}, {result['machine']['date']}. "
-        "All cells and how they are measured: [docs/performance.md](docs/performance.md)."
+        "Every number and how it was measured: [docs/performance.md](docs/performance.md)."
     )
 
 
@@ -303,7 +298,7 @@ def main() -> None:
     parser.add_argument("--fused", type=Path, metavar="JSON", help="a run of fused functions, for a section of its own")
     parser.add_argument("--steps", type=Path, metavar="JSON", help="a run of whole training steps, likewise")
     parser.add_argument("--out", type=Path, default=Path("docs/performance.md"))
-    parser.add_argument("--readme", type=Path, help="replace the table in this file")
+    parser.add_argument("--readme", type=Path, help="replace what this file says of speed")
     args = parser.parse_args()
     result = json.loads(args.json.read_text())
     runs = [(json.loads(path.read_text()), path.as_posix()) for path in (args.fused, args.steps) if path]

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 FUSED_STEPS = ("fused", "fused_backward")
 # softmax with a scale, a bias or a causal mask, and its gradient
 SCALED = ("scaled", "scaled_backward")
-# not a kernel backend of this release, but a name that users may ask for
-CUDA_REASON = "the CUDA backend is not part of this release; arrays on a GPU are not taken"
 
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
@@ -44,8 +42,6 @@ _asked = "auto"
 
 def reason(name: str) -> str | None:
     """None where a backend is available, else the reason why it is not. Imports no other backend."""
-    if name == "cuda":
-        return CUDA_REASON
     try:
         return backends.get(name).available()
     except ImportError as error:
@@ -54,13 +50,13 @@ def reason(name: str) -> str | None:
 
 def reasons() -> dict[str, str | None]:
     """`reason` of every backend."""
-    return {name: reason(name) for name in (*backends.ORDER, "cuda")}
+    return {name: reason(name) for name in backends.MODULES}
 
 
 def _checked(name: str) -> str:
     if name == "auto":
         return name
-    known = (*backends.ORDER, "cuda")
+    known = backends.MODULES
     if name not in known:
         raise ValueError(f"unknown backend {name!r}; there are {', '.join(map(repr, [*known, 'auto']))}")
     why_not = reason(name)
@@ -96,7 +92,9 @@ class use_backend:
     Parameters
     ----------
     name : {"auto", "numba", "cython", "reference", "cuda"}
-        ``"auto"`` takes the first one available, in the order numba, cython, reference.
+        ``"auto"`` takes the first one available, in the order numba, cython, reference. ``"cuda"`` copies arrays of
+        NumPy to a GPU for each call, and the results back. Arrays that are on a GPU are computed there whatever the
+        backend is.
 
     Raises
     ------
@@ -330,6 +328,8 @@ def make_fused(op: Op, kind: str) -> _driver.Function:
         backend = _having(name, spec)
         if name == "reference":
             return None, backend.fused(op, kind, dtype), *limits(spec)
+        if name == "cuda":
+            return None, backend.fused_over_arrays(op, kind, dtype), *limits(spec)
         if name == "cython":
             address = {s.what: backend.kernel(kernel_of(op, s.what, compute)) for s in program.kernels}
             stages = [(address.get(s.what) or _driver.ARITHMETIC[s.what, compute], s.places) for s in program.stages]
@@ -429,6 +429,11 @@ def warmup(
     kinds = list(KINDS) if kinds is None else _some(kinds, [*KINDS, *FUSED, *FUSED_STEPS, *SCALED], "kind")
     dtypes = _some(dtypes, _driver.DTYPES, "dtype")
     name = backend()
+    if name == "cuda":
+        raise RuntimeError(
+            "kernels of the backend 'cuda' depend on how arrays lie: they are compiled when a call first needs them, "
+            "and kept on disk"
+        )
     specs = {spec: None for f in functions for k in kinds for d in dtypes for spec in f.kernels(k, d)}
     with _lock:
         for spec in specs:
@@ -489,7 +494,7 @@ def info() -> dict[str, Any]:
         "backend": chosen,
         "asked for": _asked,
         "backends": known,
-        "isa": {name: backends.get(name).isa() for name in backends.ORDER if known[name] is None},
+        "isa": {name: backends.get(name).isa() for name in backends.MODULES if known[name] is None},
         "threads": status["threads_now"],
         "threads from": _threads_source,
         "threading": status["threading"],
@@ -505,6 +510,7 @@ def info() -> dict[str, Any]:
         found["cache problems"] = dict(folder.problems)
         found["kernels compiled"] = cache.statistics["compiled"]
         found["kernels from disk"] = cache.statistics["loaded"]
+    found["cuda"] = backends.get("cuda").info()
     return found
 
 
@@ -558,6 +564,16 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     >>> print(fa.explain("softmax", np.zeros((3, 4))).splitlines()[0])
     softmax forward, 12 elements of float64 in 3 rows
     """
+    if isinstance(function, str):
+        function = _named(function)
+    _owner(function)
+    from fastact.api.device import any_on_device
+
+    kept = getattr(function, "params", ())  # of an optimiser
+    if any_on_device((*arrays, *kwargs.values(), *(kept if isinstance(kept, list) else ()))):
+        from fastact.api import device_explain
+
+        return device_explain.explain(function, arrays, kwargs)
     plan = _plan(function, arrays, kwargs)
     if plan.specs:
         chosen, why = serving(*plan.specs)
@@ -573,6 +589,9 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     lines = [f"{plan.call}, {plan.size}", f"backend: {chosen} ({why})", f"isa: {isa}"]
     if chosen == "reference":
         lines.append("threads: 1 (the reference runs in the calling thread)")
+        return "\n".join(lines)
+    if chosen == "cuda":
+        lines.append("copies: arrays of NumPy to device 0 and results back, in each call, which waits for them")
         return "\n".join(lines)
     if plan.stages and chosen == "cython":
         lines.append(f"stages: {', '.join(plan.stages)}")
@@ -595,24 +614,33 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
     return "\n".join(lines)
 
 
+def _named(text: str) -> Any:
+    """The function of a name, or its method."""
+    name, _, method = text.partition(".")
+    function = _function(name)
+    if method:
+        known = [k for k in (*ALL, *FUSED_STEPS) if hasattr(function, k)]
+        if method not in known:
+            raise ValueError(f"{name} has no method {method!r}; it has {', '.join(known) or 'none'}")
+        function = getattr(function, method)
+    return function
+
+
 def _plan(function: Any, arrays: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
-    if isinstance(function, str):
-        name, _, method = function.partition(".")
-        function = _function(name)
-        if method:
-            known = [k for k in (*ALL, *FUSED_STEPS) if hasattr(function, k)]
-            if method not in known:
-                raise ValueError(f"{name} has no method {method!r}; it has {', '.join(known) or 'none'}")
-            function = getattr(function, method)
-    # those of a loss and of a norm are plain methods
+    owner = _owner(function)
+    return owner._plan(arrays, kwargs) if owner is function else owner._plan(arrays, kwargs, function.__name__)
+
+
+def _owner(function: Any) -> Any:
+    """What tells the plan of a function: itself, or the loss or norm whose plain method it is."""
     owner = getattr(function, "__self__", None)
     if owner is not None and hasattr(owner, "_plan") and function.__name__ in ("value_and_grad", "forward", "backward"):
-        return owner._plan(arrays, kwargs, function.__name__)
+        return owner
     if not hasattr(function, "_plan"):
         raise TypeError(
             f"explain takes an activation, a row function, one of their methods or an optimiser, not {function!r}"
         )
-    return function._plan(arrays, kwargs)
+    return function
 
 
 def _start() -> None:

@@ -1,154 +1,117 @@
-"""Calls with arrays on a GPU, by default that of the simulator (fastact/backends/cuda/simulator.py).
+"""Calls on arrays of the simulator of kernels (fastact/backends/cuda/simulator.py), against those on the host.
 
-In a process of tests numba.cuda is the simulator's: numba-cuda decides that when it is imported. With
-FASTACT_TEST_GPU=1 it is the machine's GPU instead, and the same tests run there.
+In a process that imports this, ``numba.cuda`` is numba-cuda's simulator.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import math
+import ctypes
 import os
 
 import numpy as np
 import pytest
-from cases import same
-from ulp import BFLOAT16
 
-ON_GPU = os.environ.get("FASTACT_TEST_GPU", "0") not in ("", "0")
-SWITCH = "NUMBA_ENABLE_CUDASIM"
+_before = os.environ.get("NUMBA_ENABLE_CUDASIM")
+os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+try:
+    cuda = pytest.importorskip("numba.cuda", reason="numba-cuda is not installed", exc_type=ImportError)
+finally:
+    if _before is None:
+        del os.environ["NUMBA_ENABLE_CUDASIM"]
+    else:
+        os.environ["NUMBA_ENABLE_CUDASIM"] = _before
 
+from cases import difference, same  # noqa: E402
+from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray  # noqa: E402
 
-def _cuda():
-    if importlib.util.find_spec("numba_cuda") is None:
-        return None
-    if ON_GPU:
-        from numba import cuda
-
-        return cuda
-    before = os.environ.get(SWITCH)
-    os.environ[SWITCH] = "1"
-    try:
-        from numba import cuda
-
-        cuda.to_device(np.zeros(1))
-        return cuda
-    finally:
-        # processes that other tests start are to have the real one
-        if before is None:
-            del os.environ[SWITCH]
-
-
-cuda = _cuda()
-needs_cuda = pytest.mark.skipif(cuda is None, reason="numba-cuda is not installed")
+GUARD = 64
 
 
 @pytest.fixture(autouse=True)
-def simulator(monkeypatch):
-    """Kernels run in the simulator. Test files import this fixture."""
-    if not ON_GPU:
-        monkeypatch.setenv(SWITCH, "1")
-
-
-same_bits = same
+def simulated(monkeypatch):
+    """Kernels run in the simulator."""
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
 
 
 class Guarded:
-    """Memory on the device with bytes before and after it, which stay as they are.
+    """Poisoned memory for an array of a shape, between guards; `offset` elements past a multiple of 64 bytes."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-    dtype : dtype
-    offset : int
-        Bytes from an address aligned to 256.
-    strides : tuple of int, optional
-    """
-
-    # NaN in every dtype, and what no result is
-    FILL = 0xFF
-    MARGIN = 256
-
-    def __init__(self, shape, dtype, offset=0, strides=None):
+    def __init__(self, shape, dtype, offset=0):
         dtype = np.dtype(dtype)
-        if strides is None:
-            strides = tuple(np.empty(shape, np.uint8).strides[i] * dtype.itemsize for i in range(len(shape)))
-        steps = [(n - 1) * s for n, s in zip(shape, strides)] if math.prod(shape) else [0]
-        low, high = sum(min(s, 0) for s in steps), sum(max(s, 0) for s in steps)
-        start = self.MARGIN + offset - low
-        raw = np.full(start + high + dtype.itemsize + 2 * self.MARGIN, self.FILL, np.uint8)
-        self._skip = 0
-        if not ON_GPU:
-            self._skip = -raw.ctypes.data % 256
-            self._raw = raw[self._skip :]
-        else:
-            self._raw = cuda.to_device(raw)
-        self._at, self._shape, self._strides, self._dtype = start, shape, strides, dtype
-        self.array = self._view()
-
-    def _view(self):
-        if not ON_GPU:
-            from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
-
-            return FakeCUDAArray(self._seen(self._raw))
-        if self._dtype == BFLOAT16:
-            pytest.skip("numba-cuda has no arrays of bfloat16")
-        from numba.cuda.cudadrv.devicearray import DeviceNDArray
-
-        pointer = self._raw.gpu_data.view(self._at)
-        return DeviceNDArray(self._shape, self._strides, self._dtype, gpu_data=pointer)
-
-    def _seen(self, raw):
-        return np.ndarray(self._shape, self._dtype, raw, self._at, self._strides)
-
-    def _bytes(self):
-        return self._raw if not ON_GPU else self._raw.copy_to_host()
-
-    def fill(self, values):
-        """Writes elements."""
-        raw = self._bytes()
-        self._seen(raw)[...] = values
-        if ON_GPU:
-            self._raw.copy_to_device(raw)
-        return self
+        size = int(np.prod(shape)) * dtype.itemsize
+        self.raw = np.full(size + 3 * GUARD + offset * dtype.itemsize, 0xA5, np.uint8)
+        self.start = GUARD - self.raw.ctypes.data % GUARD + offset * dtype.itemsize
+        self.start += GUARD if self.start < GUARD else 0
+        self.stop = self.start + size
+        self.raw[self.start : self.stop] = 0xFF  # NaN
+        self.array = self.raw[self.start : self.stop].view(dtype).reshape(shape)
 
     @property
-    def values(self):
-        """The elements, on the host."""
-        return self._seen(self._bytes()).copy()
-
-    def check(self):
-        """That no byte beside the elements was written."""
-        raw = self._bytes().copy()
-        self._seen(raw.view())[...] = np.full(1, self.FILL, np.uint8).repeat(self._dtype.itemsize).view(self._dtype)[0]
-        wrong = np.flatnonzero(raw != self.FILL)
-        assert not wrong.size, f"byte {wrong[0] - self._at} of an array of {self._shape} {self._dtype} was written"
+    def whole(self):
+        """Whether nobody wrote beside it."""
+        return bool((self.raw[: self.start] == 0xA5).all() and (self.raw[self.stop :] == 0xA5).all())
 
 
-def device(x, offset=None):
-    """A copy of an array on the device, of the same shape and strides, `offset` bytes after a border of 256."""
-    x = np.asarray(x)
-    offset = x.ctypes.data % 16 if offset is None and x.size else offset or 0
-    if x.flags.c_contiguous and not offset and not ON_GPU:
-        return cuda.to_device(x)
-    return Guarded(x.shape, x.dtype, offset, x.strides).fill(x).array
+def placed(array, offset=0):
+    """A copy of an array `offset` elements past a multiple of 64 bytes."""
+    found = Guarded(array.shape, array.dtype, offset).array
+    found[...] = array
+    return found
 
 
-def host(d):
-    """An array of the device on the host; of a tuple all of them."""
-    if isinstance(d, tuple):
-        return tuple(host(a) for a in d)
-    return np.asarray(d.copy_to_host()) if hasattr(d, "copy_to_host") else d
+def twin(a):
+    """A copy of an array in memory of its own, with the same strides and as far past a multiple of 64 bytes."""
+    low, high = np.lib.array_utils.byte_bounds(a)
+    raw = np.zeros(high - low + 128, np.uint8)
+    start = (low - raw.ctypes.data) % 64
+    raw[start : start + high - low] = np.frombuffer((ctypes.c_byte * (high - low)).from_address(low), np.uint8)
+    return np.ndarray(a.shape, a.dtype, raw, start + a.ctypes.data - low, a.strides)
 
 
-def outcome(function):
-    """What a call gives, or its exception's type and message."""
+def on_device(a):
+    """Arrays of the host as arrays of a device, with their strides and alignment."""
+    if isinstance(a, tuple):
+        return tuple(map(on_device, a))
+    return FakeCUDAArray(twin(a)) if isinstance(a, np.ndarray) else a
+
+
+def host(a):
+    """What lies on the device."""
+    if isinstance(a, tuple):
+        return tuple(map(host, a))
+    return a.copy_to_host() if hasattr(a, "copy_to_host") else a
+
+
+def flat(results):
+    return results if isinstance(results, tuple) else (results,)
+
+
+def assert_same(got, want):
+    """Equal bit by bit."""
+    got, want = flat(host(got)), flat(want)
+    assert len(got) == len(want)
+    for i, (a, b) in enumerate(zip(got, want)):
+        if b is None:
+            assert a is None
+            continue
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert same(a, b), f"result {i}{difference(a, b)}"
+
+
+def check(function, *arrays, **keywords):
+    """Call a function with arrays on the host and on the device; results must have the same bits."""
+    want = function(*arrays, **keywords)
+    got = function(*map(on_device, arrays), **{k: on_device(v) for k, v in keywords.items()})
+    assert_same(got, want)
+    return want
+
+
+def error_of(function, *arrays, **keywords):
+    """The type and the words of the error that a call ends with."""
     try:
-        return host(function())
-    except Exception as error:
-        return type(error).__name__, str(error)
-
-
-def on_device(keywords):
-    """Keywords with arrays on the device."""
-    return {k: device(v) if isinstance(v, np.ndarray) and v.ndim else v for k, v in keywords.items()}
+        function(*arrays, **keywords)
+    except Exception as e:
+        return type(e), str(e)
+    raise AssertionError("no error")

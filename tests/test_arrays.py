@@ -409,7 +409,7 @@ def test_dask():
     assert same(fa.mish.backward(dy, lazy).compute(), fa.mish.backward(np.ones_like(x), x))
     assert same(fa.elu.backward_from_output(dy, lazy).compute(), fa.elu.backward_from_output(np.ones_like(x), x))
     with pytest.raises(TypeError, match="__array_ufunc__"):
-        fa.mish.value_and_grad(lazy)  # Dask's limit: docs/embedding.md
+        fa.mish.value_and_grad(lazy)  # Dask's limit: docs/integrations.md
 
 
 def test_memory_map(tmp_path, backend):

@@ -140,13 +140,18 @@ def test_verify_prints_a_table(capsys):
     ("argv", "message"),
     [
         (["nonsense"], "nonsense"),
-        (["softmax"], "softmax"),
         (["relu", "--param", "alpha=1"], "no parameter alpha"),
         (["elu", "--param", "alpha"], "NAME=NUMBER"),
         (["prelu"], "weight"),
         (["softplus", "--param", "beta=-1"], "beta"),
         (["relu", "--stride", "0"], "positive"),
         (["relu", "--dtype", "int8"], "int8"),
+        (["relu", "--samples", "9"], "float64"),
+        (["relu", "--samples", "9", "--dtype", "float64", "--stride", "3"], "--stride"),
+        (["softmax", "--dtype", "float16"], "float32 and float64"),
+        (["softmax", "--stride", "3"], "--samples"),
+        (["huber_loss", "--param", "delta=2"], "--param"),
+        (["logsumexp", "--kind", "backward"], "no backward"),
     ],
 )
 def test_verify_refuses(argv, message, capsys):
@@ -232,7 +237,7 @@ def test_the_picture_has_every_cell_and_can_be_read(result):
     figure.draw_without_rendering()
     texts = [text for axis in figure.axes for text in axis.texts]
     assert len(texts) == len(changed["cells"])
-    assert "no peer" in [text.get_text() for text in texts]
+    assert "no other" in [text.get_text() for text in texts]
     colours = {text.get_text(): text.get_color() for text in texts}
     assert (colours["8.00"], colours["0.12"], colours["1.00"]) == ("white", "white", "black")
     for row in changed["cells"]:
@@ -271,6 +276,7 @@ def test_a_wrong_peer_does_not_count(monkeypatch):
         (["--threads", "100000"], "CPUs"),
         (["--json", "/no/such/folder/x.json"], "no folder"),
         (["--dtype", "int8"], "int8"),
+        (["mse_loss", "--layout", "strided"], "activations and softmax"),
     ],
 )
 def test_bench_refuses(argv, message, capsys):
@@ -464,7 +470,12 @@ def test_peers_of_what_surrounds_activations_are_right(name, op):
     for cell in bench.cells([op], bench.ALL_KINDS, [4096, 2**16 + 2**10], np.dtype("float32")):
         forms = bench.forms_of(loaded[0], cell)
         # ONNX Runtime has no gradients and no statistics of a batch, and Numba's loops are of norms of rows
-        without = {"onnxruntime": cell.kind != "forward" or op in channels.OPS, "numba": op not in norms.OPS}
+        of_elements = op in losses.ELEMENTWISE
+        without = {
+            "onnxruntime": cell.kind != "forward" or op in channels.OPS or of_elements,
+            "tensorflow": of_elements,
+            "numba": op not in norms.OPS,
+        }
         assert forms or without.get(name)
         for form, call in forms.items():
             for memory in cell.results:
@@ -521,7 +532,7 @@ def test_report_of_fused_functions(result, fused_result):
     assert page.startswith(report.performance(result, "run.json"))
     section = page.partition("## Fused")[2]
     assert "`fused.json`" in section
-    assert f"{bench.cell_name(row)}: 0.50 of the best peer's speed" in section
+    assert f"{bench.cell_name(row)}: 0.50 of the speed of the fastest other library" in section
     assert "| silu.gated | step | 2^12 |" in section
 
 
@@ -532,6 +543,17 @@ def test_performance_page_is_up_to_date(request):
     sources = [part for part in text.split("`") if part.endswith(".json")]
     runs = [(json.loads((request.config.rootpath / source).read_text()), source) for source in sources]
     assert report.page(*(part for run in runs for part in run)) == text
+
+
+def test_picture_and_words_of_the_readme_are_up_to_date(request):
+    report, chart = of_checkout("report"), of_checkout("chart")
+    root = request.config.rootpath
+    source = (root / "docs" / "performance.md").read_text().split("`")[3]
+    run = json.loads((root / source).read_text())
+    assert report.readme(run) in (root / "README.md").read_text(), "run python -m benchmarks.report with --readme"
+    for theme in chart.THEMES:
+        drawn = (root / "docs" / "images" / f"speed-{theme}.svg").read_text()
+        assert chart.chart(run, theme) == drawn, "run python -m benchmarks.chart"
 
 
 def test_steps_of_an_optimiser():

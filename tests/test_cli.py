@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from subprocesses import python
 
+import fastact as fa
 from fastact import __version__
 from fastact.spec.table import OPS
-from fastact.tools import bench, cli
+from fastact.tools import bench, cli, curves
 from fastact.tools.peers import PEERS
 
 
@@ -158,6 +160,10 @@ def test_info(capsys):
     assert run("info", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["version"] == __version__ and found["backends"]["reference"] is None and found["threads"] >= 1
+    # which backend serves, for how many activations, and why
+    assert found["serves by default"] and set(found["serves by default"]) <= set(found["backends"])
+    with fa.use_backend("reference"):
+        assert cli.served() == {"reference": f"{len(OPS)} of {len(OPS)} activations (asked for)"}
 
 
 def test_demo(capsys):
@@ -199,7 +205,7 @@ def test_plot(capsys, tmp_path, name):
 def test_what_a_plot_says():
     pytest.importorskip("matplotlib")
     for name in ("gelu", "elu", "hard_tanh"):
-        figure = cli.draw(OPS[name], {}, -6.0, 6.0)
+        figure = curves.figure_of([(OPS[name], {})], -6.0, 6.0)
         figure.draw_without_rendering()
         (axis,), (legend,) = figure.axes, figure.legends
         texts = [text.get_text() for text in legend.get_texts()]
@@ -215,6 +221,25 @@ def test_plot_by_alias_into_the_current_folder(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "silu.png").exists()
 
 
+def test_plot_of_several(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert run("plot", "elu", "celu", "gelu", "--param", "alpha=0.5") == 0
+    assert capsys.readouterr().out == "elu-celu-gelu.png\n"
+    assert (tmp_path / "elu-celu-gelu.png").read_bytes().startswith(b"\x89PNG")
+    figure = curves.figure_of([(OPS[name], {}) for name in ("elu", "gelu", "relu")], -3.0, 3.0)
+    figure.draw_without_rendering()
+    values, derivatives = figure.axes
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["elu  (alpha = 1)", "gelu", "relu"]
+    colours = [[line.get_color() for line in axis.lines[2:]] for axis in (values, derivatives)]
+    assert colours[0] == colours[1] and len(set(colours[0])) == 3
+    assert legend.get_window_extent().y1 <= values.get_window_extent().y0
+    assert "no parameter 'beta' in elu, relu; there is alpha" in refused(
+        capsys, "plot", "elu", "relu", "--param", "beta=1"
+    )
+
+
 def test_warmup(capsys):
     assert run("warmup", "relu", "elu", "--kinds", "forward,backward") == 0
     assert "4 kernels ready" in capsys.readouterr().out
@@ -224,9 +249,8 @@ def test_warmup(capsys):
     assert "8 kernels ready" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["plot", "verify"])
-def test_what_is_not_elementwise(capsys, command):
-    assert "over an axis" in refused(capsys, command, "softmax")
+def test_what_is_not_elementwise(capsys):
+    assert "over an axis" in refused(capsys, "plot", "softmax")
 
 
 @pytest.mark.parametrize("command", ["info", "demo", "bench", "verify", "plot", "warmup"])
@@ -247,3 +271,25 @@ def test_the_parser_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_gpu_is_asked_for_where_there_is_none(capsys, monkeypatch):
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+    if fa.dispatch.reason("cuda") is None:
+        pytest.skip("there is a GPU")
+    for command in ("verify", "bench"):
+        assert "no GPU to" in refused(capsys, command, "gelu", "--device", "cuda")
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    assert "the simulator has no speed" in refused(capsys, "bench", "gelu", "--device", "cuda")
+
+
+def test_verify_on_the_simulator_of_a_gpu():
+    pytest.importorskip("numba_cuda")
+    text = python(
+        "from fastact.tools.cli import main\n"
+        "main(['verify', 'gelu', '--device', 'cuda', '--stride', '8388617', '--json'])",
+        NUMBA_ENABLE_CUDASIM="1",
+    )
+    found = json.loads(text)
+    assert found["holds"] and set(found["kinds"]) == {"forward", "backward"}
+    assert all(kind["count"] == 512 for kind in found["kinds"].values())

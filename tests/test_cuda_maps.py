@@ -2,18 +2,18 @@
 
 import itertools
 
-import cuda_calls
+import cuda_memory
 import numpy as np
 import oracle
 import pytest
 from cases import DTYPES, FROM_OUTPUT, NAMES, difference, same
-from cuda_calls import Guarded, device, host, on_device, outcome, simulator  # noqa: F401
+from cuda_memory import Guarded, device, host, on_device, outcome, simulator  # noqa: F401
 from ulp import BFLOAT16
 
 import fastact as fa
 from fastact.backends.cuda import elementwise, maps
 
-pytestmark = cuda_calls.needs_cuda
+pytestmark = cuda_memory.needs_cuda
 
 # of the forms: accesses of 4, 2, 8 and 8 elements
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
@@ -235,7 +235,7 @@ def test_memory_that_overlaps():
     # 16 bits into the memory of 32 bits that they are computed from
     x = ordinary(64, np.dtype(np.float32))
     space = Guarded((64,), np.float32).fill(x)
-    if not cuda_calls.ON_GPU:
+    if not cuda_memory.ON_GPU:
         half = type(space.array)(space.array._ary.view(np.float16)[:64])
         fa.relu(space.array, out=half)
         check((host(half),), fa.relu(x).astype(np.float16))

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-import cuda_calls
+import cuda_memory
 import cuda_ptx
 import pytest
 from cases import FROM_OUTPUT, NAMES
@@ -15,7 +15,7 @@ from fastact.backends.cuda import elementwise
 from fastact.spec.table import OPS
 
 pytestmark = [
-    cuda_calls.needs_cuda,
+    cuda_memory.needs_cuda,
     pytest.mark.skipif(cuda_compile.ptxas() is None, reason="there is no ptxas (nvidia-cuda-nvcc)"),
 ]
 
@@ -106,7 +106,7 @@ LABELS = ["labels_int64"]
 ROWS = {
     "softmax": (),
     "scaled_softmax": ("causal",),
-    "biased_softmax": ("mask",),
+    "biased_softmax": ("mask", "bias"),
     "softmax_backward": (),
     "scaled_softmax_backward": ("causal",),
     "log_softmax": (),

@@ -3,7 +3,7 @@
 import itertools
 from functools import cache
 
-import cuda_calls
+import cuda_memory
 import norms_oracle
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import test_norms
 import test_rows
 import ulp
 from cases import DTYPES, difference, same
-from cuda_calls import Guarded, device, host, on_device, outcome, simulator  # noqa: F401
+from cuda_memory import Guarded, device, host, on_device, outcome, simulator  # noqa: F401
 from test_rows_losses import OPTIONS, OPTIONS_OF_PROBABILITIES, close, shares
 from test_rows_losses import given as options_as_arrays
 from ulp import BFLOAT16
@@ -20,7 +20,7 @@ from ulp import BFLOAT16
 import fastact as fa
 from fastact.backends.cuda import row_runs
 
-pytestmark = cuda_calls.needs_cuda
+pytestmark = cuda_memory.needs_cuda
 
 F32, F64, F16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
 NAMES = ("softmax", "log_softmax", "softmin", "sparsemax")
@@ -442,7 +442,7 @@ def test_memory_that_overlaps():
         want = fa.softmax_cross_entropy.value_and_grad(w, labels, weight=w[row])
         near(got[0], want[0], F32)
         near(got[1], want[1], F32)
-    if not cuda_calls.ON_GPU:
+    if not cuda_memory.ON_GPU:
         labels = rng.integers(0, 20, 20)
         space = Guarded((20, 20), F32, strides=(80, 4))
         inside = space.array._ary.view(np.int32)[3]

@@ -1,6 +1,5 @@
 """The demo: its data, its network, both sets of functions, and what it promises about accuracy."""
 
-import doctest
 import json
 import os
 import subprocess
@@ -294,8 +293,3 @@ def test_example_runs(path):
         assert last > 0.95
     if path.stem == "training_loop":
         assert last < 0.01
-
-
-def test_text_about_activations():
-    failed, tried = doctest.testfile(str(DOCS / "activations.md"), module_relative=False)
-    assert tried > 0 and failed == 0

@@ -187,13 +187,17 @@ def test_a_level_that_the_compiler_does_not_know_is_left_out(compiler_without, m
 def test_source_distribution(setup_py, tmp_path):
     """All that a build needs, and nothing that it makes, also from a tree where everything was built."""
     tree = tmp_path / "tree"
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info"))
+    made_before = (".*", "build", "dist", "generated", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*made_before))
     package = tree / "fastact"
     made = ["__init__.pxd", "include/fastact.h", "runtime/_driver.c", "runtime/_driver.cpython-311.so"]
     made += [f"backends/cython_aot/{name}" for name in ("_embed.pxd", "_aot_stamp.json")]
     for name in made:
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).touch()
+    for folder in ("build", "generated"):  # of the documentation site
+        (tree / "docs" / folder).mkdir()
+        (tree / "docs" / folder / "page.md").touch()
     command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path / "dist")]
     run = subprocess.run(
         command, cwd=tree, env=os.environ | {"FASTACT_NO_AOT": "1"}, capture_output=True, text=True, timeout=200
@@ -207,8 +211,9 @@ def test_source_distribution(setup_py, tmp_path):
         for folder in ("fastact", "tests", "docs", "tools", "benchmarks")
         for path in (tree / folder).rglob("*")
         if path.is_file() and path.suffix not in (".so", ".pyd", *([".c"] if folder == "fastact" else []))
-    } - {f"fastact/{name}" for name in made}
+    } - {*(f"fastact/{name}" for name in made), "docs/build/page.md", "docs/generated/page.md"}
     wanted |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "CONTRIBUTING.md"}
+    wanted |= {"CITATION.cff", "SECURITY.md"}
     assert {name for name in packed if "egg-info" not in name} - {"PKG-INFO", "setup.cfg"} == wanted
 
 

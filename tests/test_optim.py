@@ -828,11 +828,3 @@ def test_a_class_of_ones_own():
     assert p.tolist() == [0.5] * 3
     assert Mine.__doc__ == "Twice as fast."
     assert fa.optim.Optimiser.__doc__.startswith("What the optimisers have in common")
-
-
-def test_the_docs_run():
-    import doctest
-
-    failed, tried = doctest.testfile(str(ROOT / "docs" / "optimisers.md"), module_relative=False, encoding="utf-8")
-    assert failed == 0
-    assert tried > 5

@@ -17,7 +17,10 @@ from fastact import backends
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(fa.__file__).parent
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
-DOCS = ("README.md", *(f"docs/{name}.md" for name in ("activations", "embedding", "norms", "optimisers")))
+DOCS = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("activations", "embedding", "index", "norms", "optimisers", "using")),
+)
 
 HEAD = """\
 from typing import Any

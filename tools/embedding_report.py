@@ -1,7 +1,7 @@
 """The tables of docs/embedding.md from the tests: `python tools/embedding_report.py` rewrites them.
 
-A row is a situation of tests/embedding_programs.py on one layer, in the words of its docstring; tests/test_threads.py
-checks what it says. tests/test_embedding_docs.py checks that the file is up to date.
+A row is a situation of tests/embedding_programs.py, in the words of its docstring; tests/test_threads.py checks what it
+says, on each layer named. tests/test_embedding_docs.py checks that the file is up to date.
 """
 
 from __future__ import annotations
@@ -13,27 +13,21 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs" / "embedding.md"
 BEGIN, END = "<!-- made by tools/embedding_report.py -->\n", "<!-- end -->\n"
-NAMES = {
-    "omp": "Numba, OpenMP layer",
-    "tbb": "Numba, TBB layer",
-    "workqueue": "Numba, workqueue layer",
-    "cython": "ahead of time (Cython)",
-}
+NAMES = {"omp": "OpenMP", "tbb": "TBB", "workqueue": "workqueue", "cython": "ahead of time"}
 
 
 def table() -> str:
-    """Layer × situation × what happens × test."""
+    """Situation × what happens × where it is tested."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import embedding_programs
     import test_threads
 
-    lines = ["| layer | situation | what happens | test |", "|---|---|---|---|"]
+    lines = ["| situation | what happens | tested with |", "|---|---|---|"]
     for situation in embedding_programs.SITUATIONS:
         title, _, rest = inspect.getdoc(situation).partition("\n\n")
-        for layer in test_threads.LAYERS:
-            if situation.__name__ in test_threads.situations(layer):
-                test = f"`test_situation[{layer}-{situation.__name__}]`"
-                lines.append(f"| {NAMES[layer]} | {title} | {rest} | {test} |")
+        layers = [layer for layer in test_threads.LAYERS if situation.__name__ in test_threads.situations(layer)]
+        where = "all four" if len(layers) == len(NAMES) else ", ".join(NAMES[layer] for layer in layers)
+        lines.append(f"| {title} | {rest} | {where} |")
     return "\n".join(lines) + "\n"
 
 

@@ -169,6 +169,12 @@ class BatchNorm:
         eps: float = 1e-3, activation: Any = None, out: Any = None,
     ) -> Any:  # fmt: skip
         given = {"mean": mean, "var": var, "weight": weight, "bias": bias}
+        if _driver.elsewhere((x, *given.values(), out)):
+            for what in ("mean", "var"):
+                if given[what] is None:
+                    raise TypeError(f"{self.name}: {what} must be an array")
+            on_device = self._on_device(self.name, {"x": x}, given, channel_axis, activation)
+            return on_device.inference(positive_eps(self.name, eps, on_device.compute), out)
         call = _Call(self.name, {"x": x}, given, channel_axis, activation, out)
         for what in ("mean", "var"):
             if what not in call.columns:
@@ -237,6 +243,18 @@ class BatchNorm:
             if done is not None:
                 return done
         arrays, columns = {"x": x, "residual": residual}, {"weight": weight, "bias": bias}
+        if _driver.elsewhere((x, residual, weight, bias, out, *running)):
+            if residual is None:
+                del arrays["residual"]
+            moved = dict(zip(("running_mean", "running_var"), running))
+            if all(a is None for a in running):
+                moved = {}
+            for what, a in moved.items():
+                if a is None:
+                    raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
+            on_device = self._on_device(name, arrays, columns, channel_axis, then, running=moved)
+            eps = positive_eps(name, eps, on_device.compute)
+            return on_device.forward(eps, momentum, unbiased, residual is not None, out)  # type: ignore[no-any-return]
         call = _Call(name, arrays, columns, channel_axis, then, out)
         channels = call.channels
         eps = positive_eps(name, eps, channels.compute)
@@ -309,8 +327,21 @@ class BatchNorm:
             )
             if done is not None:
                 return done
-        call = _Call(name, {"dy": dy, "x": x}, {"weight": weight, "bias": bias}, channel_axis, then, out)
+        columns = {"weight": weight, "bias": bias}
+        if _driver.elsewhere((dy, x, stats, weight, bias, out)):
+            on_device = self._on_device(name, {"dy": dy, "x": x}, columns, channel_axis, then, stats=stats)
+            return on_device.backward(out)  # type: ignore[no-any-return]
+        call = _Call(name, {"dy": dy, "x": x}, columns, channel_axis, then, out)
         return call.gradients(stats)
+
+    def _on_device(
+        self, name: str, arrays: dict[str, Any], columns: dict[str, Any], channel_axis: Any, activation: Any,
+        **more: Any,
+    ) -> Any:  # fmt: skip
+        """The call for arrays on a GPU."""
+        from fastact.api.device_batch_norm import Call
+
+        return Call(name, arrays, columns, channel_axis, activation_of(name, activation), **more)
 
     def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str = "") -> dispatch.Plan:
         method: Any = getattr(self, kind) if kind else self

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fastact.backends.cuda import maps
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import SIZES, can_cast, common, shown
 from fastact.backends.cuda.families import Family, begin, end, family_of
@@ -114,6 +113,10 @@ class Operands:
         given = tuple(self.family.finish(a) if any(a is m for m in self._made) else a for a in results)
         return given[0] if len(given) == 1 else given
 
+    def written(self, what: str) -> None:
+        """Notes that an array of the call is written."""
+        self._written.append(self._families[what])
+
     def view(self, what: str, array: Any) -> DeviceArray:
         """The view of another array of the call, such as `out`."""
         family = family_of(type(array))
@@ -159,6 +162,8 @@ class Operands:
     def laid(self, view: DeviceArray, dtype: str, flat: bool = False) -> DeviceArray:
         """An array contiguous, at an address aligned to 16 bytes, of a dtype: itself, or a copy; `flat` in C order."""
         if not (view.is_contiguous and view.dtype == dtype and view.address % 16 == 0):
+            from fastact.backends.cuda import maps  # 6 ms of `import fastact`, and of no use without a GPU
+
             copy = self.scratch(view.shape, dtype)
             maps.copy(view, copy, self.stream)
             view = copy

@@ -6,7 +6,7 @@ Parameters that are arrays on a GPU are not looked at for their domain: the host
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,12 +59,15 @@ class DeviceCall(_Call):
         self.values = {name: self.operands.views.get(keys[name], value) for name, value in values.items()}
         self.learnt = {k: v for k, v in self.values.items() if isinstance(v, DeviceArray) and v.ndim}
         self.numbers = {k: v for k, v in self.values.items() if k not in self.learnt}
+        # views of `out`, by the identity of its arrays
+        self.targets: dict[int, DeviceArray] = {}
         self.shape = self._shape()
         self._place_axis(axis)
 
     def _target(self, what: str, a: Any) -> tuple[Any, bool, bool, Callable[[Any, Any], bool]]:
         refuse_masked(self.fused.__name__, (a,), FILLED)
-        view = self.operands.view(what, a)
+        view = self.targets[id(a)] = self.operands.view(what, a)
+        self.operands.written(what)
         return view, can_cast(self.memory, view.dtype), view.writeable, DeviceArray.may_share_memory
 
     def _wide(self, a: DeviceArray) -> DeviceArray:
@@ -111,9 +114,12 @@ class DeviceCall(_Call):
 
     def run(self, out: Any) -> Any:
         """The results."""
+        return self.operands.done(*self.computed(self._outs(out)))
+
+    def computed(self, outs: Sequence[Any]) -> list[Any]:
+        """The results, in the arrays of `out`, which are checked, or in new ones."""
         found, outputs = self.operands, self.fused.outputs
-        outs = self._outs(out)
-        views = [None if a is None else found.view("out", a) for a in outs]
+        views = [None if a is None else self.targets[id(a)] for a in outs]
         values, roles = self._placed()
         read = [v for v in values if isinstance(v, DeviceArray)]
         results: list[Any] = list(outs)
@@ -148,7 +154,7 @@ class DeviceCall(_Call):
         fused.run(Job(spec, values, roles, written, shape3, found.scratch, found.stream, sums, self.random))
         for finish in after:
             finish()
-        return results[0] if len(results) == 1 else tuple(results)
+        return results
 
 
 def _later(function: Callable[..., None], *arguments: Any) -> Callable[[], None]:
@@ -181,13 +187,16 @@ def reordered(call: DeviceCall, activation: Activation, random: Random, out: Any
     spec = dropout.device_kernel(compute)
     maps.run(spec, [_broadcast(call.maps["dy"], call.shape)], [], [dy], found.stream, random=random)
     maps.copy(call.maps["x"], copied, found.stream)  # type: ignore[arg-type]
+    backward: Any = activation.backward
+    inner = DeviceCall(backward, call.op, (dropped, x), call.given, None, None)
+    inner.operands = found
     delivered = []
-    for own, result in zip(outs, activation.backward(dropped, x, **call.given)):
-        view = found.view("out", result)
-        own, target = found.result("out", own, view.shape, call.memory)
+    for own, result in zip(outs, inner.computed([None] * len(outs))):
+        view = found.view("the gradient", result)
+        own, target = found.empty(view.shape, call.memory) if own is None else (own, call.targets[id(own)])
         maps.copy(view, target, found.stream)
         delivered.append(own)
-    return tuple(delivered)
+    return found.done(*delivered)
 
 
 def _broadcast(a: Given, shape: tuple[int, ...]) -> Given:
@@ -229,7 +238,7 @@ class DevicePacked(_Packed):
         fused.run(Job(spec, values, roles, outputs, (self.rows, self.n, 1), found.scratch, found.stream))
         if target is not view:
             maps.copy(target, view, found.stream)
-        return result
+        return found.done(result)
 
 
 def random_function(function: RandomFunction, given: Mapping[str, Any], random: Random, out: Any) -> Any:
@@ -246,11 +255,13 @@ def random_function(function: RandomFunction, given: Mapping[str, Any], random: 
             raise ValueError(f"{name}: {what} has shape {shape_of(a)}, x {shape}")
     out = single_out(name, out)
     refuse_masked(name, (out,), FILLED)
-    result, view = found.result("out", out, shape, dtype)
     if function.function_takes_numbers and random[1] == 0:
         # all slopes are one
+        if out is not None:
+            found.check_out("out", found.view("out", out), shape, dtype)
         of_activation, slope = function.on_one_slope(random[0])
-        return of_activation(*given.values(), **slope, out=result)
+        return of_activation(*given.values(), **slope, out=out)
+    result, view = found.result("out", out, shape, dtype)
     arrays = [a for a in values if isinstance(a, DeviceArray)]
     target = view if view.dtype == dtype and safe_to_write(view, arrays) else found.scratch(shape, dtype)
     shape3 = (math.prod(shape[:-1]), shape[-1], 1) if shape else (1, 1, 1)
@@ -258,4 +269,4 @@ def random_function(function: RandomFunction, given: Mapping[str, Any], random: 
     fused.run(Job(spec, values, "a" * len(values), [target], shape3, found.scratch, found.stream, random=random))
     if target is not view:
         maps.copy(target, view, found.stream)
-    return result
+    return found.done(result)

@@ -16,6 +16,7 @@ from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import common, is_integer
 from fastact.backends.cuda.families import family_of
+from fastact.backends.cuda.row_functions import GENERAL
 from fastact.spec.kernel import KernelSpec, row_kernel_of
 from fastact.spec.kinds import Argument
 
@@ -86,7 +87,7 @@ def by_label(
     spec = OWN[kernel][dtype] if kernel in OWN else row_kernel_of(kernel, dtype)
     result = _Reduced(found, reduction, dtype, rows_shape)
     loss = found.scratch(layout.lead, spec.compute)
-    traits = {"general"} if any(scalars.get(s) for s in ("label_smoothing", "z_loss")) else set()
+    traits = {"general"} if any(scalars.get(s) for s in GENERAL) else set()
     given: dict[str, DeviceArray] = {"x": x}
     rows: dict[str, DeviceArray] = {"loss": loss}
     results = {"dx": target} if target is not None else {}

@@ -12,8 +12,8 @@ from fastact.api.arguments import single_out
 from fastact.api.device import Operands, broadcast_shape, safe_to_write
 from fastact.backends.cuda import maps
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import FLOATS, SIZES, rounded
-from fastact.spec.kernel import kernel_of
+from fastact.backends.cuda.dtypes import FLOATS, SIZES, common, rounded
+from fastact.spec.kernel import compute_dtype, kernel_of
 from fastact.spec.kinds import ALL, Argument
 from fastact.spec.messages import no_loop_names, unsupported_names
 from fastact.spec.table import Op
@@ -47,7 +47,7 @@ def call(
     for keyword in keywords:
         if keyword not in KEYWORDS:
             raise TypeError(f"{name}: {keyword} is not taken with arrays on a GPU")
-    dtype = _dtype(found, keywords.get("dtype"))
+    dtype = _dtype(found, arrays, keywords.get("dtype"))
     mask = found.mask(keywords.get("where", True))
     outs = _outs(name, keywords.get("out"), outputs)
     given = {what: found.view(what, out) for what, out in outs if out is not None}
@@ -62,16 +62,18 @@ def call(
     inputs = [values[a.name] for a in ALL[kind].inputs]
     mask = None if mask is None else mask.broadcast_to(shape)
     held = [*read.values(), *([] if mask is None else [mask])]
+    # what is computed in 16 bits is rounded to them first, whatever `out` is
+    narrow = dtype != compute_dtype(dtype)
     targets = [
-        w if safe_to_write(w, [*held, *written[:i]]) else found.scratch(shape, dtype) for i, w in enumerate(written)
+        w
+        if safe_to_write(w, [*held, *written[:i]]) and (w.dtype == dtype or not narrow)
+        else found.scratch(shape, dtype)
+        for i, w in enumerate(written)
     ]
-    if mask is not None:
-        # what the mask leaves out stays
-        for target, view in zip(targets, written):
-            maps.copy(view, target, found.stream)
     maps.run(kernel_of(op, kind, dtype), inputs, [values[p.name] for p in op.params], targets, found.stream, mask)
     for target, view in zip(targets, written):
-        maps.copy(target, view, found.stream)
+        # what the mask leaves out stays
+        maps.copy(target, view, found.stream, mask)
     if found.family.name == "PyTorch":
         device_plain.register(type(arrays[0]))
     return found.done(*(array for array, _ in results))
@@ -90,12 +92,15 @@ def _outs(name: str, out: Any, outputs: tuple[Argument, ...]) -> list[tuple[str,
     return [(f"out for {a.name}", given) for a, given in zip(outputs, out)]
 
 
-def _dtype(found: Operands, asked: Any) -> str:
-    """The dtype that is computed in: that of the arrays, or the one asked for."""
-    dtypes = [view.dtype for view in found.views.values()]
-    if any(d not in SIZES for d in dtypes):
-        raise TypeError(unsupported_names(f"ufunc {found.name!r}", dtypes))
-    own = found.dtype()
+def _dtype(found: Operands, arrays: tuple[Any, ...], asked: Any) -> str:
+    """The dtype that is computed in: that of the arrays, or the one asked for; NumPy's numbers have one, too."""
+    names = [
+        *(view.dtype for view in found.views.values()),
+        *(a.dtype.name for a in arrays if isinstance(a, (np.generic, np.ndarray))),
+    ]
+    if any(name not in SIZES for name in names):
+        raise TypeError(unsupported_names(f"ufunc {found.name!r}", names))
+    own = common(names)
     if asked is None:
         return own
     name = getattr(asked, "name", None) or np.dtype(asked).name

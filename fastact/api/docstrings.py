@@ -60,9 +60,10 @@ def of_fused(fused: Fused) -> str:
     """The docstring of a fused kind of an activation."""
     names, outputs = _arrays(fused.kind), outputs_of(fused.op, fused.kind)
     axis = ["axis=-1"] if fused.along else ["axis=None"] if fused.takes_axis else []
-    head = ", ".join([*names, "*", *axis, "out=None", *_named(fused.activation)])
+    shown = _by_position(names, fused.op)
+    head = ", ".join([*shown, "*", *axis, "out=None", *_named(fused.activation)])
     lines = [f"{fused.__name__}({head})", "", FUSED[fused.kind], "", f"f(x) = {fused.op.formula}", ""]
-    parameters = _described(names)
+    parameters = _described(shown)
     if fused.along:
         parameters += ["axis : int", "    The axis of the bias."]
     elif fused.takes_axis:
@@ -128,7 +129,12 @@ def _section(title: str, body: list[str]) -> list[str]:
 
 
 def _described(names: tuple[str, ...]) -> list[str]:
-    return [line for name in names for line in (f"{name} : array_like", f"    {MEANING[name]}")]
+    return [line for n in names for line in (f"{n} : array_like", f"    {MEANING[n.removesuffix('_')]}")]
+
+
+def _by_position(names: tuple[str, ...], op: Op) -> tuple[str, ...]:
+    """Arrays as a signature has them: one that has the name of a parameter is given by position alone."""
+    return tuple(name + "_" * any(name == p.name for p in op.params) for name in names)
 
 
 def _parameters(activation: Method) -> list[str]:
@@ -136,7 +142,8 @@ def _parameters(activation: Method) -> list[str]:
     for p in activation.op.params:
         default = "" if p.default is None else f", default {p.default:g}"
         text = p.domain.text
-        lines += [f"{p.name} : float or array_like{default}", f"    {text[0].upper()}{text[1:]}; broadcasts."]
+        text = f"    {text[0].upper()}{text[1:]}; broadcasts. Values of an array on a GPU are not checked."
+        lines += [f"{p.name} : float or array_like{default}", text]
     if activation.variants is not None:
         choices = ", ".join(f'"{v}"' for v in activation.variants[1])
         lines += [f'{activation.variants[0]} : {{{choices}}}, default "none"', "    Which form of the function."]
@@ -245,12 +252,13 @@ STEP = {
 def of_step(step: FusedStep) -> str:
     """The docstring of ``fused`` or ``fused_backward`` of an activation."""
     op, backward = step.op, step.method == "fused_backward"
-    head = [*step.names[:-1], "bias=None", "*", *([] if backward else ["residual=None"]), "dropout=0.0", "seed=None"]
+    (bias,) = _by_position(("bias",), op)
+    head = [*step.names[:-1], f"{bias}=None", "*", *([] if backward else ["residual=None"]), "dropout=0.0", "seed=None"]
     head += [f"{step.offset_name}=0", "axis=-1", "out=None", *_named(step.activation)]
     signature = textwrap.wrap(f"{step.__name__}({', '.join(head)})", 120, subsequent_indent="    ")
     lines = [*signature, "", STEP[step.method], "", f"f(x) = {op.formula}", ""]
     parameters = _described(step.names[:-1])
-    parameters += ["bias : array_like, optional", f"    {MEANING['bias']}"]
+    parameters += [f"{bias} : array_like, optional", f"    {MEANING['bias']}"]
     if "bias" not in step.by_name:
         parameters[-1] += " By position: the keyword is the parameter."
     if not backward:

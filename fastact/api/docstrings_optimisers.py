@@ -154,4 +154,9 @@ def _kept(row: Row) -> str:
 def _notes(row: Row) -> list[str]:
     lines = textwrap.wrap(row.source, 110)
     like = "Conventions and defaults are PyTorch's" if row.in_torch else "Conventions and defaults are the paper's"
-    return [*lines, f"{like}; computed in float64 for float64, else in float32."]
+    repeated = "its learning rate and its number: capture each step anew" if row.counts else "its learning rate"
+    return [
+        *lines,
+        f"{like}; computed in float64 for float64, else in float32.",
+        f"A CUDA graph repeats a step with {repeated}.",
+    ]

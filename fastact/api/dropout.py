@@ -84,7 +84,7 @@ class RandomFunction:
             done = self.function.plain_fused(inputs, (), self.roles, None, out, random)
             if done is not None:
                 return done
-        if any_on_device(given.values()):
+        if any_on_device((*given.values(), out)):
             from fastact.api.device_fused import random_function
 
             return random_function(self, given, random, out)

@@ -82,7 +82,7 @@ class Fused(_driver.FusedCallable):
             done = function.plain_fused(arrays, numbers, self.roles, self.axis if axis is None else axis, out)
             if done is not None:
                 return done
-        return self.prepared(arrays, params, axis).run(out)
+        return self.prepared(arrays, params, axis, out=out).run(out)
 
     def _placed(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
         """The arrays with those that were given by name, which leave `params`."""
@@ -99,10 +99,12 @@ class Fused(_driver.FusedCallable):
                 raise TypeError(f"{self.__name__}: {name} must be given{how}")
         return (*arrays, *(params.pop(name) for name in rest))
 
-    def prepared(self, arrays: tuple[Any, ...], params: dict[str, Any], axis: int | None, random: Any = None) -> _Call:
+    def prepared(
+        self, arrays: tuple[Any, ...], params: dict[str, Any], axis: int | None, random: Any = None, out: Any = None
+    ) -> _Call:
         """A call whose arguments are checked; of arrays on a GPU, if one of them is."""
         op, given, values = self._arguments(arrays, params)
-        if any_on_device((*given, *values.values())):
+        if any_on_device((*given, *values.values(), out)):
             from fastact.api.device_fused import DeviceCall
 
             return DeviceCall(self, op, given, values, axis, random)
@@ -335,11 +337,12 @@ class _Call:
             raise TypeError(f"{name}: out must be a tuple of {len(outputs)} arrays, not {type(out).__name__}")
         if len(given) != len(outputs):
             raise ValueError(f"{name}: out must be {len(outputs)} arrays, not {len(given)}")
-        for argument, a in zip(outputs, given):
-            if a is None:
+        targets: list[Any] = []
+        for argument, own in zip(outputs, given):
+            if own is None:
                 continue
             what = "out" if len(outputs) == 1 else f"out for {argument.name}"
-            a, castable, writeable, _ = self._target(what, a)
+            a, castable, writeable, shares = self._target(what, own)
             shape = self.shape if argument.role == "map" else self._sum_shape(argument.name)
             if a.shape != shape:
                 raise ValueError(f"{name}: {what} has shape {a.shape}, the result {shape}")
@@ -347,9 +350,9 @@ class _Call:
                 raise TypeError(f"{name}: cannot write a result of {self.memory} to {what} of {a.dtype}")
             if not writeable:
                 raise ValueError(f"{name}: {what} is read-only")
-        arrays = [self._target("out", a) for a in given if a is not None]
-        for i, (a, *_, shares) in enumerate(arrays):
-            if any(shares(a, b) for b, *_ in arrays[:i]):
+            targets.append((a, shares))
+        for i, (a, shares) in enumerate(targets):
+            if any(shares(a, b) for b, _ in targets[:i]):
                 raise ValueError(f"{name}: the arrays of out share memory")
         return given
 

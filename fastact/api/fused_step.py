@@ -118,7 +118,7 @@ class FusedStep:
             done = function.plain_fused(arrays, numbers, fused.roles, fused.axis if axis is None else axis, out, random)
             if done is not None:
                 return done
-        call = self._call(kind, given, params, axis, random)
+        call = self._call(kind, given, params, axis, random, out)
         if random is not None and call.order is not None:
             return self._reordered(call, given, random, out)
         return call.run(out)
@@ -140,10 +140,11 @@ class FusedStep:
         return tuple(call._delivered(given, result) for given, result in zip(outs, found))
 
     def _call(
-        self, kind: str, given: tuple[Any, ...], params: dict[str, Any], axis: int | None, random: Random | None
-    ) -> _Call:
+        self, kind: str, given: tuple[Any, ...], params: dict[str, Any], axis: int | None, random: Random | None,
+        out: Any,
+    ) -> _Call:  # fmt: skip
         fused = self.of_kind(kind)
-        call = fused.prepared(given, params, axis, random)
+        call = fused.prepared(given, params, axis, random, out)
         x = shape_of(call.maps["x"])
         if call.shape != x:
             what = next(name for name, a in call.maps.items() if np.broadcast_shapes(shape_of(a), x) != x)

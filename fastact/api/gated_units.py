@@ -157,11 +157,11 @@ class GatedMethod:
             done = function.plain_packed(dy, x, gate_first, axis, numbers, out)
             if done is not None:
                 return done
-        return self._prepared(dy, x, axis, halves).run(out)
+        return self._prepared(dy, x, axis, halves, out).run(out)
 
-    def _prepared(self, dy: Any, x: Any, axis: Any, halves: str | None) -> _Packed:
+    def _prepared(self, dy: Any, x: Any, axis: Any, halves: str | None, out: Any = None) -> _Packed:
         """A call with one array, checked; of arrays on a GPU, if one of them is."""
-        if any_on_device((dy, x)):
+        if any_on_device((dy, x, out)):
             from fastact.api.device_fused import DevicePacked
 
             return DevicePacked(self, dy, x, axis, halves)

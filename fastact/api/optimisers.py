@@ -6,6 +6,7 @@ Everything is checked before anything is written. A step is one call of the driv
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from fastact import dispatch
 from fastact.api.arguments import FILLED, integer, refuse_masked, unexpected
+from fastact.api.device import any_on_device, is_on_device
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, rule_kernel_of
@@ -90,8 +92,9 @@ def _fit(name: str, values: Mapping[str, Any]) -> None:
 # ---- arrays
 
 
-def _list(what: str, arrays: Any) -> list[Any]:
-    if isinstance(arrays, (np.ndarray, str, bytes, Mapping)) or not isinstance(arrays, Iterable):
+def listed(what: str, arrays: Any) -> list[Any]:
+    unfit = (np.ndarray, str, bytes, Mapping)
+    if isinstance(arrays, unfit) or not isinstance(arrays, Iterable) or is_on_device(arrays):
         raise TypeError(f"{what} must be a list of arrays, not {type(arrays).__name__}")
     return list(arrays)
 
@@ -99,6 +102,10 @@ def _list(what: str, arrays: Any) -> list[Any]:
 def _floating(name: str, what: str, array: Any) -> str:
     """The name of the dtype of an array that can be updated or read; `TypeError` for anything else."""
     if not isinstance(array, np.ndarray):
+        if is_on_device(array):
+            from fastact.api import device_optim
+
+            return device_optim.floating(name, what, array)
         raise TypeError(f"{name}: {what} must be an array, not {type(array).__name__}")
     refuse_masked(f"{name}: {what}", (array,), FILLED)
     dtype = None if array.dtype.kind in "iub" else _driver.computing_dtype([array.dtype])
@@ -107,7 +114,7 @@ def _floating(name: str, what: str, array: Any) -> str:
     return dtype
 
 
-def _writeable(name: str, what: str, array: Array) -> None:
+def check_writeable(name: str, what: str, array: Array) -> None:
     if not array.flags.writeable:
         raise ValueError(f"{name}: {what} is read-only")
     low, high = np.lib.array_utils.byte_bounds(array)
@@ -122,7 +129,7 @@ def _share(a: Array, b: Array) -> bool:
         return True
 
 
-def _disjoint(name: str, arrays: Sequence[tuple[str, Array]]) -> None:
+def check_disjoint(name: str, arrays: Sequence[tuple[str, Array]]) -> None:
     """`ValueError` where two arrays that are written share memory."""
     bounds = sorted((*np.lib.array_utils.byte_bounds(a), i) for i, (_, a) in enumerate(arrays) if a.size)
     before: list[tuple[int, int]] = []  # that end beyond the beginning of the one looked at
@@ -135,11 +142,25 @@ def _disjoint(name: str, arrays: Sequence[tuple[str, Array]]) -> None:
         before.append((high, i))
 
 
+def check_apart(name: str, written: Sequence[tuple[str, Array]], read: Sequence[tuple[str, Array]]) -> None:
+    """`ValueError` where an array that is read shares memory with one that is written; of those none is empty."""
+    bounds = sorted((*np.lib.array_utils.byte_bounds(a), i) for i, (_, a) in enumerate(written))
+    tops = list(accumulate((end for _, end, _ in bounds), max))
+    for label, g in read:
+        low, high = np.lib.array_utils.byte_bounds(g)
+        k = bisect_left(bounds, (high,)) - 1
+        while k >= 0 and tops[k] > low:
+            what, array = written[bounds[k][2]]
+            if _share(g, array):
+                raise ValueError(f"{name}: {label} shares memory with {what}")
+            k -= 1
+
+
 def _is_plain(array: Array) -> bool:
     return type(array) is np.ndarray and array.flags.carray and array.dtype.isnative
 
 
-class _Lists:
+class Lists:
     """Arrays that a rule updates in place: checked, and where they are not laid out for kernels, through copies.
 
     Parameters
@@ -159,8 +180,8 @@ class _Lists:
         self.name, self.columns = name, list(columns)
         labelled = [(label.format(i), a) for label, column in columns for i, a in enumerate(column)]
         for label, a in labelled:
-            _writeable(name, label, a)
-        _disjoint(name, labelled)
+            check_writeable(name, label, a)
+        check_disjoint(name, labelled)
         self.copied: list[tuple[Array, Array]] = []
         laid = [tuple(self._laid(a) for a in column) for _, column in columns]
         self.label, self.params = columns[-1 if master else 0]
@@ -185,9 +206,14 @@ class _Lists:
             for i, a in enumerate(column):
                 if not a.flags.writeable:
                     raise ValueError(f"{name}: {column_label.format(i)} is read-only")
-        grads = _list(f"{name}: {label.partition('[')[0]}", grads)
+        grads = listed(f"{name}: {label.partition('[')[0]}", grads)
         if len(grads) != len(self.params):
             raise ValueError(f"{name}: {len(grads)} gradients for {len(self.params)} parameters")
+        if any_on_device(grads):
+            from fastact.api import device_optim
+
+            places = {label.format(i): g for i, g in enumerate(grads)}
+            device_optim.placed(name, {**places, self.label.format(0): self.params[0]})
         names = []
         for i, (g, p) in enumerate(zip(grads, self.params)):
             what, own = label.format(i), _floating(name, label.format(i), g)
@@ -197,24 +223,38 @@ class _Lists:
             if g.shape != p.shape:
                 raise ValueError(f"{name}: {what} has shape {g.shape}, {self.label.format(i)} {p.shape}")
             names.append(own)
-        self._apart(label, grads)
+        written = [(lab.format(i), a) for lab, column in self.columns for i, a in enumerate(column) if a.size]
+        check_apart(name, written, [(label.format(i), g) for i, g in enumerate(grads)])
         # of one dtype: to widen is exact
         dtype = next((g.dtype for g, own in zip(grads, names) if own == compute_dtype(own)), grads[0].dtype)
         dtype = dtype.newbyteorder("=")
         return [a if _is_plain(a) and a.dtype == dtype else np.array(a, dtype, order="C", subok=False) for a in grads]
 
-    def _apart(self, label: str, grads: Sequence[Array]) -> None:
-        written = [(lab.format(i), a) for lab, column in self.columns for i, a in enumerate(column) if a.size]
-        bounds = sorted((*np.lib.array_utils.byte_bounds(a), i) for i, (_, a) in enumerate(written))
-        tops = list(accumulate((end for _, end, _ in bounds), max))
-        for i, g in enumerate(grads):
-            low, high = np.lib.array_utils.byte_bounds(g)
-            k = bisect_left(bounds, (high,)) - 1
-            while k >= 0 and tops[k] > low:
-                what, array = written[bounds[k][2]]
-                if _share(g, array):
-                    raise ValueError(f"{self.name}: {label.format(i)} shares memory with {what}")
-                k -= 1
+    def update(
+        self, label: str, grads: Any, numbers: tuple[float, ...], scale: float = 1.0, max_norm: float | None = None
+    ) -> float | None:
+        """A step: un-scaling, clipping, the rule with these numbers after `factor`.
+
+        Returns
+        -------
+        float or None
+            With `max_norm` the norm of the un-scaled gradients.
+        """
+        laid = self.gradients(label, grads)
+        factor, norm = 1.0 / scale, None
+        if max_norm is not None:
+            norm = self.driver.norm(laid) / scale
+            factor = min(max_norm / (norm + NORM_EPS), 1.0) / scale
+        self.run(laid, (factor, *numbers))
+        return norm
+
+    def clip(self, max_norm: float) -> float:
+        """Shrink the first column, by the rule `SCALED`; gives its norm."""
+        norm = _driver.norm_of(self.driver.columns[0])
+        factor = max_norm / (norm + NORM_EPS)
+        if not factor >= 1.0:
+            self.run(None, (factor,))
+        return float(norm)
 
     def run(self, grads: Sequence[Array] | None, numbers: tuple[float, ...]) -> None:
         """One call of the driver over all arrays."""
@@ -225,9 +265,61 @@ class _Lists:
             np.copyto(array, copy)
 
 
+def lists_of(
+    name: str, rule: Rule, dtype: str, columns: Sequence[tuple[str, list[Any]]], *, master: bool = False
+) -> Any:
+    """`Lists` where the arrays are on the host, the same of a device where they are there."""
+    if any_on_device(a for _, column in columns for a in column):
+        from fastact.api.device_optim import DeviceLists
+
+        return DeviceLists(name, rule, dtype, columns, master=master)
+    return Lists(name, rule, dtype, columns, master=master)
+
+
+def _filled(like: Any, value: float, dtype: str) -> Any:
+    """A new array of the shape of another one, where that is."""
+    if is_on_device(like):
+        from fastact.api import device_optim
+
+        return device_optim.full(like, value, dtype)
+    return np.full(like.shape, value, dtype)
+
+
+def _widened(array: Any, dtype: str) -> Any:
+    """A contiguous copy, where the array is."""
+    if is_on_device(array):
+        from fastact.api import device_optim
+
+        return device_optim.copied(array, dtype)
+    return np.array(array, dtype, order="C")
+
+
+def _on_host(array: Any) -> Array:
+    """A copy in the memory of the host."""
+    if is_on_device(array):
+        from fastact.api import device_optim
+
+        return device_optim.to_host(array)  # type: ignore[no-any-return]
+    return array.copy()  # type: ignore[no-any-return]
+
+
+def _write(array: Any, source: Array) -> None:
+    if is_on_device(array):
+        from fastact.api import device_optim
+
+        device_optim.from_host(array, source)
+    else:
+        np.copyto(array, source)
+
+
+def size_of(array: Any) -> int:
+    """How many elements an array has, on the host or on a device."""
+    return math.prod(array.shape)
+
+
 def _params(name: str, params: Any) -> tuple[list[Array], str]:
     """Parameters, and the name of their dtype."""
-    params = _list(f"{name}: params", params)
+    params = listed(f"{name}: params", params)
     if not params:
         raise ValueError(f"{name}: params is empty")
     dtypes = [_floating(name, f"params[{i}]", p) for i, p in enumerate(params)]
@@ -281,10 +373,10 @@ class Optimiser(metaclass=_Documented):
         self._values, self._rule, self._count = values, row.rule(values), 0
         fill = {state: values[of] for state, of in row.fill}
         self.state = {
-            name: [np.full(p.shape, fill.get(name, 0.0), compute) for p in self.params] for name in self._rule.state
+            name: [_filled(p, fill.get(name, 0.0), compute) for p in self.params] for name in self._rule.state
         }
         if master:
-            self.state["master"] = [np.array(p, compute, order="C") for p in self.params]
+            self.state["master"] = [_widened(p, compute) for p in self.params]
         self._build()
 
     def _build(self) -> None:
@@ -292,7 +384,7 @@ class Optimiser(metaclass=_Documented):
         master = self.state.get("master")
         if master is not None:
             columns = [("master[{}]", master), *columns[1:], columns[0]]
-        self._lists = _Lists(self._row.name, self._rule, self._dtype, columns, master=master is not None)
+        self._lists = lists_of(self._row.name, self._rule, self._dtype, columns, master=master is not None)
 
     @property
     def steps(self) -> int:
@@ -319,7 +411,8 @@ class Optimiser(metaclass=_Documented):
         Returns
         -------
         float or None
-            With `max_norm` the norm of the un-scaled gradients before clipping.
+            With `max_norm` the norm of the un-scaled gradients before clipping; of arrays on a GPU an array of their
+            kind without dimensions, for which nobody waits.
 
         Raises
         ------
@@ -335,6 +428,11 @@ class Optimiser(metaclass=_Documented):
         NaN, gradients become 0 or NaN, as in PyTorch: to leave such a step out, look at `clip_grad_norm_(grads, inf)`
         before.
 
+        On a GPU a step is one launch for all arrays, with `max_norm` two more for the norm, whose order of additions is
+        that of the CPU. A CUDA graph that captures a step repeats it with the same numbers: the learning rate, and the
+        number of the step where it depends on that, so that such an optimiser has to be captured for each step anew.
+        The optimiser must live as long as the graph.
+
         Examples
         --------
         >>> import numpy as np, fastact as fa
@@ -349,23 +447,17 @@ class Optimiser(metaclass=_Documented):
         values, name = self._values, self._row.name
         if lr is not None:
             values = {**values, "lr": _value(name, self._row.hypers[0], lr)}
-        factor, norm = 1.0, None
         if scale != 1.0:
             scale = _number(f"{name}: scale", scale, STEP_DOMAINS["scale"])
-            factor = 1.0 / scale
         if max_norm is not None:
             max_norm = _number(f"{name}: max_norm", max_norm, STEP_DOMAINS["max_norm"])
-        laid = self._lists.gradients("grads[{}]", grads)
-        if max_norm is not None:
-            norm = self._lists.driver.norm(laid) / scale
-            factor = min(max_norm / (norm + NORM_EPS), 1.0) / scale
         count = self._count + 1
-        self._lists.run(laid, (factor, *self._rule.numbers(values, count)))
+        norm = self._lists.update("grads[{}]", grads, self._rule.numbers(values, count), scale, max_norm)
         self._count = count
-        return norm
+        return norm  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Array]:
-        """Everything that a step depends on beside parameters and gradients, as copies.
+        """Everything that a step depends on beside parameters and gradients, as copies, in the host's memory.
 
         Returns
         -------
@@ -381,7 +473,7 @@ class Optimiser(metaclass=_Documented):
         """
         found = {h.name: np.array(self._values[h.name]) for h in self._row.hypers}
         found["step"] = np.array(self._count)
-        return found | {f"{name}.{i}": a.copy() for name, arrays in self.state.items() for i, a in enumerate(arrays)}
+        return found | {f"{name}.{i}": _on_host(a) for name, arrays in self.state.items() for i, a in enumerate(arrays)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where another optimiser of this kind was; parameters stay as they are.
@@ -420,12 +512,12 @@ class Optimiser(metaclass=_Documented):
         if count < 0:
             raise ValueError(f"{name}: step must not be negative, and is {count}")
         for key, a in arrays.items():
-            if state[key].dtype != a.dtype:
-                raise TypeError(f"{name}: {key} is of {state[key].dtype}, not {a.dtype}")
-            if state[key].shape != a.shape:
-                raise ValueError(f"{name}: {key} has shape {state[key].shape}, not {a.shape}")
+            if state[key].dtype != compute_dtype(self._dtype):
+                raise TypeError(f"{name}: {key} is of {state[key].dtype}, not {compute_dtype(self._dtype)}")
+            if state[key].shape != tuple(a.shape):
+                raise ValueError(f"{name}: {key} has shape {state[key].shape}, not {tuple(a.shape)}")
         for key, a in arrays.items():
-            np.copyto(a, state[key])
+            _write(a, state[key])
         self._values, self._count = values, count
 
     def __getstate__(self) -> dict[str, Any]:
@@ -447,7 +539,7 @@ class Optimiser(metaclass=_Documented):
         self._values = values
 
     def _plan(self, arrays: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dispatch.Plan:
-        n = sum(p.size for p in self.params)
+        n = sum(map(size_of, self.params))
         several = f" in {len(self.params)} arrays" if len(self.params) > 1 else ""
         return _plan(f"{self._row.name} step", self._rule, self._dtype, n, several)
 
@@ -520,12 +612,11 @@ class Update:
             own = _floating(name, state, a)
             if own != compute:
                 raise TypeError(f"{name}: {state} is of {own}, not {compute}")
-            if a.shape != p.shape:
-                raise ValueError(f"{name}: {state} has shape {a.shape}, p {p.shape}")
+            if tuple(a.shape) != tuple(p.shape):
+                raise ValueError(f"{name}: {state} has shape {tuple(a.shape)}, p {tuple(p.shape)}")
             columns.append((state, [a]))
-        lists = _Lists(name, rule, dtype, columns, master=False)
-        lists.run(lists.gradients("g", [g]), (1.0, *rule.numbers(values, count)))
-        return p
+        lists_of(name, rule, dtype, columns).update("g", [g], rule.numbers(values, count))
+        return p  # type: ignore[no-any-return]
 
     def kernels(self, kind: str, dtype: str) -> list[KernelSpec]:
         """The kernels behind a kind: all belong to 'forward'."""
@@ -535,7 +626,7 @@ class Update:
         values = _checked(self.row, {k: v for k, v in kwargs.items() if k in self._hypers})
         dtype, n = "float32", 0
         if arrays:
-            dtype, n = _floating(self.__name__, "p", arrays[0]), arrays[0].size
+            dtype, n = _floating(self.__name__, "p", arrays[0]), size_of(arrays[0])
         return _plan(f"{self.row.name} step", self.row.rule(values), dtype, n)
 
     @property
@@ -570,7 +661,7 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     Returns
     -------
     float
-        The norm before.
+        The norm before; of arrays on a GPU an array of their kind without dimensions, for which nobody waits.
 
     Raises
     ------
@@ -596,19 +687,14 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     """
     name = "clip_grad_norm_"
     max_norm = _number(f"{name}: max_norm", max_norm, STEP_DOMAINS["max_norm"])
-    arrays = [grads] if isinstance(grads, np.ndarray) else _list(f"{name}: grads", grads)
+    arrays = [grads] if isinstance(grads, np.ndarray) or is_on_device(grads) else listed(f"{name}: grads", grads)
     dtypes = [_floating(name, f"grads[{i}]", g) for i, g in enumerate(arrays)]
     for i, dtype in enumerate(dtypes):
         if dtype != dtypes[0]:
             raise TypeError(f"{name}: grads[{i}] is of {dtype}, grads[0] of {dtypes[0]}")
     if not arrays:
         return 0.0
-    lists = _Lists(name, SCALED, dtypes[0], [("grads[{}]", arrays)], master=False)
-    norm = _driver.norm_of(lists.driver.columns[0])
-    factor = max_norm / (norm + NORM_EPS)
-    if not factor >= 1.0:
-        lists.run(None, (factor,))
-    return norm
+    return lists_of(name, SCALED, dtypes[0], [("grads[{}]", arrays)]).clip(max_norm)  # type: ignore[no-any-return]
 
 
 # ---- from the table

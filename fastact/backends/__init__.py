@@ -40,6 +40,8 @@ MODULES = {
     "reference": "fastact.backends.reference",
 }
 ORDER = tuple(MODULES)
+# those that are asked for by name, and never the first one available: where the data lies decides on a GPU
+MODULES["cuda"] = "fastact.backends.cuda"
 
 
 def get(name: str) -> ModuleType:

@@ -105,10 +105,12 @@ static void fastact_run_list(fastact_list *list, char *filled)
 /* ---- the sum of squares, in float64
  *
  * Each array is cut into blocks of NORM_BLOCK elements. In a block, element i belongs to chain i mod NORM_CHAINS; four rows of
- * chains are added plainly, these sums with two-sum, as in sums.h, and at the end the chains are folded. The pairs of blocks
- * are added in their order. Squares of float32 are exact in float64, and none overflows. */
+ * chains are added plainly, these sums with two-sum, as in sums.h, and at the end the chains are folded. The pair of block i
+ * belongs to chain i mod NORM_LANES, and these are folded: a warp of a GPU does the same (backends/cuda/lists.py). Squares of
+ * float32 are exact in float64, and none overflows. */
 #define NORM_BLOCK 16384
 #define NORM_CHAINS 16
+#define NORM_LANES 32
 #define NORM_QUAD (FASTACT_QUAD * NORM_CHAINS)
 
 typedef struct {
@@ -188,11 +190,12 @@ static void fastact_norm_task(void *context, ptrdiff_t index)
 static double fastact_run_norm(fastact_norm *norm, ptrdiff_t elements, ptrdiff_t parallel_min)
 {
     const ptrdiff_t blocks = norm->block[norm->arrays];
-    double sum = 0, error = 0, total;
+    double sum[NORM_LANES] = {0}, error[NORM_LANES] = {0}, total;
     fastact_parallel_for(fastact_norm_task, norm, blocks, fastact_threads_for(elements, parallel_min));
     for (ptrdiff_t i = 0; i < blocks; i++)
-        fastact_add_pair_f64(&sum, &error, &norm->pairs[2 * i], &norm->pairs[2 * i + 1], 1);
-    fastact_total_f64(&total, &sum, &error, 1);
+        fastact_add_pair_f64(&sum[i % NORM_LANES], &error[i % NORM_LANES], &norm->pairs[2 * i], &norm->pairs[2 * i + 1], 1);
+    fastact_fold(8, sum, error, NORM_LANES);
+    fastact_total_f64(&total, sum, error, 1);
     return sqrt(total);
 }
 

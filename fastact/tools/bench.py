@@ -19,6 +19,8 @@ How it is measured, and why so:
   What memory bounds them to is the time of a copy by the number of arrays that must be read or written, over two. So
   for a step of an optimiser, kind ``update``.
 - Every form's result is compared with the textbook value before it is timed.
+- ``--layout strided`` takes every second element of longer arrays, ``broadcast`` one row for all rows of x. A library
+  that cannot take arrays as they lie is left out, for it would be timed on a copy that nobody counts.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ from fastact.tools.fused import FUSIONS
 from fastact.tools.losses import LossCell, loss_cell
 from fastact.tools.norms import NormCell, norm_cell
 from fastact.tools.optimisers import UpdateCell, update_cell
-from fastact.tools.peers import DROPPED, PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn
+from fastact.tools.peers import DROPPED, PEERS, Cell, Form, FusedCell, Peer, Torch, in_turn, normal
 from fastact.tools.truth import TRUTH
 
 OPS = (
@@ -80,7 +82,8 @@ ALL_KINDS = ("forward", "backward", "step", "update")
 SIZES = (2**10, 2**16, 2**20, 2**24)
 # torch.compile takes a second or more for each cell: only when asked for
 AGAINST = tuple(name for name in PEERS if name != "torch.compile")
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", "float16")
+LAYOUTS = ("contiguous", "strided", "broadcast")
 THREADS = 2
 ROW = 1024  # softmax and fused functions work on rows of this length, or one shorter row
 ARRAYS = 8  # of a cell, about
@@ -121,6 +124,7 @@ def sizes_of(op: str, sizes: Sequence[int]) -> Sequence[int]:
 class FastAct(Peer):
     name = "fastact"
     needs = ()
+    takes_strides = True
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -315,14 +319,23 @@ def truth(op: str, kind: str, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     return TRUTH[op].value(x, **params) if kind == "forward" else dy * TRUTH[op].derivative(x, **params)
 
 
-def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype: np.dtype) -> Iterator[Cell]:
+def takes_layouts(op: str) -> bool:
+    """Whether it is measured on other layouts than contiguous: activations, softmax and its relative."""
+    return not is_fused(op) and op not in (DROPOUT, *optimisers.OPS, *STEPPED, *attention.OPS)
+
+
+def cells(
+    ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype: np.dtype, layout: str = "contiguous"
+) -> Iterator[Cell]:
     for n in dict.fromkeys(n for op in ops for n in sizes_of(op, sizes)):
         many = any(is_fused(op) or op in STEPPED for op in ops)
-        flat = [aligned((n,), dtype, i) for i in range(8 if many else 5)]
+        apart = 2 if layout == "strided" else 1
+        flat = [aligned((apart * n,), dtype, i)[::apart] for i in range(8 if many else 5)]
+        flat[4] = aligned((n,), dtype, 4)  # scratch memory is a library's own
         rng = np.random.default_rng(0)
         # both tails and the middle, as before normalisation
-        flat[0][:] = 2 * rng.standard_normal(n, dtype=dtype)
-        flat[1][:] = rng.standard_normal(n, dtype=dtype)
+        flat[0][:] = 2 * normal(rng, n, dtype)
+        flat[1][:] = normal(rng, n, dtype)
         for op in (op for op in ops if n in sizes_of(op, sizes)):
             if op in attention.OPS:
                 for kind in kinds_of(op, kinds):
@@ -339,7 +352,10 @@ def cells(ops: Sequence[str], kinds: Sequence[str], sizes: Sequence[int], dtype:
                 for kind in kinds_of(op, kinds):
                     yield fused_cell(op, kind, [a.reshape(-1, min(n, ROW)) for a in flat], rng)
                 continue
-            x, dy, y, out, scratch = (a.reshape(-1, min(n, ROW)) if op in ROWS else a for a in flat[:5])
+            by_rows = op in ROWS or layout == "broadcast"
+            x, dy, y, out, scratch = (a.reshape(-1, min(n, ROW)) if by_rows else a for a in flat[:5])
+            if layout == "broadcast":
+                x = np.broadcast_to(x[:1], x.shape)
             step = max(1, 2**20 * len(x) // n)
             for i in range(0, len(x), step):
                 y[i : i + step] = truth(op, "forward", x[i : i + step], dy[i : i + step])
@@ -357,7 +373,7 @@ def fused_cell(op: str, kind: str, arrays: list[np.ndarray], rng: np.random.Gene
         packed[:, : x.shape[1]] = x
         x, second = np.split(packed, 2, 1)
         dx, dsecond = np.split(dpacked, 2, 1)
-    second[...] = rng.standard_normal(second.shape, dtype=x.dtype)
+    second[...] = normal(rng, second.shape, x.dtype)
     cell = FusedCell(op, kind, x, dy, y, out, scratch, second, dx, dsecond, packed, dpacked)
     return replace(cell, expected=fused_truth(cell))
 
@@ -439,7 +455,7 @@ class Stream(Peer):
         self.pool = ThreadPoolExecutor(threads)
 
     def forms(self, cell: Cell) -> dict[str, Form]:
-        if cell.x.size < STREAM_SIZE:
+        if cell.x.size < STREAM_SIZE or not cell.x.flags.c_contiguous:
             return {}
         x, dy, out = cell.x, cell.dy, cell.out
         tensors = [self.torch.from_numpy(a) for a in (x, dy, out)] if self.torch else []
@@ -596,6 +612,7 @@ def measure(
     threads: int = THREADS,
     rounds: int = ROUNDS,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
+    layout: str = "contiguous",
 ) -> dict[str, Any]:
     """Measure all cells and return what ``--json`` writes. `report` gets each finished row.
 
@@ -611,15 +628,21 @@ def measure(
         "settings": {"threads": threads, "dtype": dtype, "rounds": rounds, "row": ROW, "scheduler": scheduler()},
         "load_before": os.getloadavg()[0],
     }
+    if layout != "contiguous":
+        result["settings"]["layout"] = layout
     with confined(threads), np.errstate(all="ignore"):
         peers, result["missing"] = load_peers(against, threads)
+        if layout != "contiguous":
+            result["missing"] |= {p.name: "takes contiguous arrays only" for p in peers if not p.takes_strides}
+            peers = [p for p in peers if p.takes_strides]
         libraries = [FastAct(threads), *peers]
         result["versions"] = {library.name: library.version() for library in libraries}
         elementwise = [op for op in ops if not is_fused(op) and op not in (*optimisers.OPS, *STEPPED, *attention.OPS)]
-        result["small_calls"] = small_calls(libraries, kind_of) if elementwise else {}
+        small = elementwise and layout == "contiguous"
+        result["small_calls"] = small_calls(libraries, kind_of) if small else {}
         libraries += [Composed(threads), Stream(threads, peers)]
         result["cells"] = []
-        for cell in cells(ops, kinds, sizes, kind_of):
+        for cell in cells(ops, kinds, sizes, kind_of, layout):
             row = measure_cell(cell, libraries, rounds)
             result["cells"].append(row)
             report(row)
@@ -633,14 +656,27 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
     timed: dict[tuple[str, str], Timed] = {}
     rejected: dict[str, str] = {}
     for library in libraries:
-        for name, call in forms_of(library, cell).items():
+        try:
+            forms = forms_of(library, cell)
+        except Exception as error:  # a type, say, for which it has no kernel
+            if library.name == "fastact":
+                raise
+            library.refused["all"] = said(error)
+            continue
+        for name, call in forms.items():
             for memory in cell.results:
                 memory[...] = np.nan
             if isinstance(cell, UpdateCell):
                 cell.reset()
             mode = partial(library.mode, name)
-            with mode():
-                got = call()
+            try:
+                with mode():
+                    got = call()
+            except Exception as error:
+                if library.name == "fastact":
+                    raise
+                library.refused[name] = said(error)
+                continue
             problem = None if library.name == "stream" else wrong(got, cell)
             if problem is None:
                 timed[library.name, name] = Timed(call, mode)
@@ -677,6 +713,11 @@ def measure_cell(cell: Cell, libraries: Sequence[Peer], rounds: int) -> dict[str
         "libraries": found,
         "rejected": rejected,
     }
+
+
+def said(error: Exception) -> str:
+    """The first line of an error."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def summarise(result: dict[str, Any]) -> dict[str, Any]:
@@ -726,9 +767,13 @@ def cell_table(result: dict[str, Any], width: int) -> Any:
     peers = [name for name in result["versions"] if name != "fastact"]
     if width < 64 + sum(len(name) + 3 for name in peers):
         peers = []
-    table = Table(title="microseconds, median", title_justify="left")
-    for name in ("activation", "kind", "size", "fastact", *peers, "best peer", "ratio", "stream"):
-        table.add_column(name, justify="left" if name in ("activation", "kind", "best peer") else "right", no_wrap=True)
+    settings = result["settings"]
+    layout = f", {settings['layout']}" if "layout" in settings else ""
+    table = Table(title=f"microseconds, median ({settings['dtype']}{layout})", title_justify="left")
+    for name in ("activation", "kind", "size", "fastact", *peers, "best other", "ratio", "stream"):
+        table.add_column(
+            name, justify="left" if name in ("activation", "kind", "best other") else "right", no_wrap=True
+        )
     for row in result["cells"]:
         times = {name: mine["seconds"] for name, mine in row["libraries"].items()}
         texts = [time_text(times.get(name)) for name in ("fastact", *peers)]
@@ -769,7 +814,8 @@ def show(result: dict[str, Any]) -> None:
     if summary["cells"]:
         worst = summary["worst"]
         console.print(
-            f"ratio to the best peer over {summary['cells']} cells: geometric mean {summary['geometric_mean']:.2f}, "
+            f"ratio to the fastest other library, {summary['cells']} measurements: "
+            f"geometric mean {summary['geometric_mean']:.2f}, "
             f"worst {worst['ratio']:.2f} ({cell_name(worst)}, {worst['best_peer']})"
         )
     for row in result["cells"]:
@@ -803,8 +849,8 @@ def picture_of(result: dict[str, Any]) -> Any:
                     dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
                     axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
                 elif (kind, ops[i], sizes[j]) in ratios:
-                    axis.text(j, i, "no peer", ha="center", va="center", color="0.3", size="small")
-    figure.suptitle("how many times faster than the best peer")
+                    axis.text(j, i, "no other", ha="center", va="center", color="0.3", size="small")
+    figure.suptitle("how many times faster than the fastest other library")
     return figure
 
 
@@ -877,13 +923,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=_list_of(_size), default=SIZES, help="default: 2^10,2^16,2^20,2^24")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
     parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="of activations and softmax: every second element of longer arrays, or one row of x for all rows",
+    )
+    parser.add_argument(
         "--threads", type=_threads, help=f"for every library (default: {THREADS}, if there are as many CPUs)"
     )
     parser.add_argument(
-        "--rounds", type=positive, default=ROUNDS, help=f"turns of each library in each cell (default: {ROUNDS})"
+        "--rounds", type=positive, default=ROUNDS, help=f"how often each library is measured (default: {ROUNDS})"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: activations on a GPU, beside a copy"
     )
     parser.add_argument("--json", type=file, metavar="FILE", help="write every number")
-    parser.add_argument("--plot", type=picture, metavar="FILE", help="draw the ratios to the best peer")
+    parser.add_argument("--plot", type=picture, metavar="FILE", help="draw the ratios to the fastest other library")
+
+
+def run_on_gpu(args: argparse.Namespace, ops: tuple[str, ...]) -> int:
+    """Activations on a GPU, in times of a copy."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fastact.backends import cuda
+    from fastact.tools import device
+
+    why_not = "the simulator has no speed" if cuda.simulated() else device.missing()
+    if why_not is not None:
+        args.error(f"no GPU to measure: {why_not}")
+    names = device.benchable(ops)
+    kinds = tuple(kind for kind in ("forward", "backward") if kind in args.kinds)
+    if not names or not kinds:
+        args.error("--device cuda measures activations, forward and backward; benchmarks/gpu.py measures the rest")
+    found = device.bench(names, kinds, args.sizes, args.dtype, args.rounds)
+    title = f"{cuda.device_name(0)}, {args.dtype}: microseconds of the device"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "", "elements", "µs", "GB/s", "of a copy's speed"):
+        table.add_column(column, justify="left" if not column else "right")
+    for cell in found:
+        table.add_row(
+            cell["op"], cell["kind"], size_text(cell["size"]), f"{cell['us']:.1f}", f"{cell['GB/s']:.0f}",
+            f"{cell['of a copy']:.2f}",
+        )  # fmt: skip
+    Console().print(table)
+    if args.json:
+        Path(args.json).write_text(json.dumps({"device": cuda.device_name(0), "cells": found}, indent=1) + "\n")
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -892,12 +978,18 @@ def run(args: argparse.Namespace) -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = args.threads or min(THREADS, available)
     ops = tuple(dict.fromkeys(args.ops)) or OPS
+    if args.device == "cuda":
+        return run_on_gpu(args, ops)
     total = sum(len(kinds_of(op, args.kinds)) * len(sizes_of(op, args.sizes)) for op in ops)
     if not total:
         args.error(f"nothing to measure: {', '.join(ops)} cannot run {', '.join(args.kinds)}")
+    fixed = [op for op in ops if not takes_layouts(op)]
+    if args.layout != LAYOUTS[0] and fixed:
+        args.error(f"{', '.join(fixed)}: --layout {args.layout} is for activations and softmax")
     # before minutes of measuring, not after
     largest = max(n for op in ops for n in sizes_of(op, args.sizes))
-    needed, there = ARRAYS * largest * np.dtype(args.dtype).itemsize, memory_of_machine()
+    arrays = 2 * ARRAYS if args.layout == "strided" else ARRAYS
+    needed, there = arrays * largest * np.dtype(args.dtype).itemsize, memory_of_machine()
     if there is not None and needed > there:
         args.error(
             f"{size_text(largest)} elements are too many: the arrays of a cell need about {needed / 2**30:,.0f} GiB, "
@@ -916,7 +1008,9 @@ def run(args: argparse.Namespace) -> int:
             def report(row: dict[str, Any]) -> None:
                 progress.update(task, advance=1, description=cell_name(row))
 
-            result = measure(ops, args.kinds, args.against, args.sizes, args.dtype, threads, args.rounds, report)
+            result = measure(
+                ops, args.kinds, args.against, args.sizes, args.dtype, threads, args.rounds, report, args.layout
+            )
     finally:
         fa.set_num_threads(before)
     show(result)

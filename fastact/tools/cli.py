@@ -13,21 +13,20 @@ import shutil
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import fastact as fa
 from fastact import dispatch
 from fastact.api.functions import FUNCTIONS
 from fastact.api.optimisers import UPDATES
 from fastact.runtime._driver import DTYPES
+from fastact.spec.kernel import kernel_of
 from fastact.spec.kinds import KINDS
 from fastact.spec.table import OPS, Op, resolve
-from fastact.tools import bench, demo, verify
+from fastact.tools import bench, curves, demo, verify
 from fastact.tools.arguments import natural, parameter, picture, positive, without_required
-
-# the least step of a curve that a plot shows as a jump
-JUMP = 1e-3
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,8 +82,24 @@ def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     return words
 
 
+def served() -> dict[str, str]:
+    """Which backend would serve the activations of float32 now, and why: backends with a count and a reason."""
+    answers = Counter(dispatch.serving(kernel_of(op, "forward", "float32")) for op in OPS.values())
+    found: dict[str, list[str]] = {}
+    for (name, why), count in answers.most_common():
+        found.setdefault(name, []).append(f"{count} of {len(OPS)} activations ({why})")
+    return {name: "; ".join(reasons) for name, reasons in found.items()}
+
+
 def run_info(args: argparse.Namespace) -> int:
     found = dispatch.info()
+    # beside the backend that is chosen
+    items = list(found.items())
+    at = [key for key, _ in items].index("asked for") + 1
+    try:
+        found = dict([*items[:at], ("serves by default", served()), *items[at:]])
+    except (ValueError, RuntimeError):
+        pass  # the backend that is asked for is not available, which `backend` says
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -116,86 +131,36 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def run_plot(args: argparse.Namespace) -> int:
-    op, given = args.activation, dict(args.param)
-    known = [p.name for p in op.params]
+    ops, given = args.activations, dict(args.param)
+    known = dict.fromkeys(p.name for op in ops for p in op.params)
     for name in given:
         if name not in known:
-            args.error(f"{op.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
-    missing = [p.name for p in op.params if p.default is None and p.name not in given]
-    if missing:
-        args.error(f"{op.name} needs {', '.join(f'--param {name}=NUMBER' for name in missing)}")
+            args.error(
+                f"no parameter {name!r} in {', '.join(op.name for op in ops)}; there is {', '.join(known) or 'none'}"
+            )
+    for op in ops:
+        missing = [p.name for p in op.params if p.default is None and p.name not in given]
+        if missing:
+            args.error(f"{op.name} needs {', '.join(f'--param {name}=NUMBER' for name in missing)}")
     low, high = args.range
     if not low < high:
         args.error(f"the range must go from a smaller to a larger number, not from {low:g} to {high:g}")
+    choices = [(op, {p.name: given[p.name] for p in op.params if p.name in given}) for op in ops]
     try:
-        path = args.out or picture(f"{op.name}.png")
-        draw(op, given, low, high).savefig(path, dpi=150)
+        path = args.out or picture(f"{'-'.join(op.name for op in ops)}.png")
+        curves.figure_of(choices, low, high).savefig(path, dpi=150)
     except (argparse.ArgumentTypeError, ValueError) as error:  # no place for the file; a parameter outside its domain
         args.error(str(error))
     print(path)
     return 0
 
 
-def draw(op: Op, given: dict[str, float], low: float, high: float) -> Any:
-    """f and f' over [low, high], with the limits of f and the kinks, where f' jumps, as a figure of matplotlib."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    f = fa.get(op.name)
-
-    def derivative(x: Any) -> Any:
-        return f.value_and_grad(x, **given)[1]
-
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axis = figure.subplots()
-    named = ", ".join(f"{name} = {value:g}" for name, value in {**f.params, **given}.items())
-    axis.set_title(f"{op.name}{f'  ({named})' if named else ''}")
-    axis.axhline(0, color="0.8", lw=0.8)
-    axis.axvline(0, color="0.8", lw=0.8)
-
-    x = np.linspace(low, high, 2001)
-    for curve, style, label in ((lambda x: f(x, **given), "C0-", f.formula), (derivative, "C1--", "derivative")):
-        y = curve(x)
-        at = jumps(curve, x)
-        for jump in at:
-            y[np.abs(x - jump) < 1e-9] = np.nan
-        where = np.searchsorted(x, at)
-        axis.plot(np.insert(x, where, at), np.insert(y, where, np.nan), style, label=label)
-    for kink in at:
-        value = float(derivative(kink))
-        axis.plot(kink, value, "C1o", label=f"kink at {kink:g}, derivative there {value:g}")
-    for end, name in ((-np.inf, "-∞"), (np.inf, "∞")):
-        limit = float(f(end, **given)) + 0.0  # a limit of -0 is 0
-        if np.isfinite(limit):
-            axis.axhline(limit, color="C0", lw=0.8, ls=":", label=f"limit at {name}: {limit:g}")
-    axis.set_xlabel("x")
-    axis.set_xlim(low, high)
-    figure.legend(loc="outside lower center", ncols=2)  # below the curves, not over them
-    return figure
-
-
-def jumps(function: Callable[[Any], Any], x: Any) -> list[float]:
-    """Where a function is discontinuous between neighbours in `x`: found from its values, so for any parameters."""
-    y = function(x)
-    found = []
-    for i in range(len(x) - 1):
-        if not abs(y[i + 1] - y[i]) > JUMP:
-            continue
-        a, b = x[i : i + 2]
-        while b - a > 1e-12:
-            middle = (a + b) / 2
-            value = function(middle)
-            a, b = (a, middle) if abs(value - function(a)) > abs(function(b) - value) else (middle, b)
-            if not abs(function(b) - function(a)) > JUMP:
-                break
-        else:
-            found.append(round(float(b), 9) + 0.0)
-    return found
-
-
 def run_warmup(args: argparse.Namespace) -> int:
     start = time.perf_counter()
-    ready = dispatch.warmup(args.names or None, args.kinds, args.dtypes)
+    try:
+        ready = dispatch.warmup(args.names or None, args.kinds, args.dtypes)
+    except (ValueError, RuntimeError) as error:  # of the backend that is asked for
+        args.error(str(error))
     seconds = time.perf_counter() - start
     found = dispatch.info()
     if args.json:
@@ -244,14 +209,23 @@ def build_parser() -> Parser:
 
     p = command("bench", bench.run, "measure against NumPy, PyTorch, ONNX Runtime, JAX, TensorFlow, SciPy")
     bench.add_arguments(p)
-    p = command("verify", verify.run, "measure the error of an activation over every float32")
+    p = command(
+        "verify",
+        verify.run,
+        "measure the error of an activation over every float32, of softmax and losses over random rows",
+    )
     verify.add_arguments(p)
 
-    p = command("plot", run_plot, "draw an activation and its derivative")
-    p.add_argument("activation", type=activation, metavar="NAME")
-    p.add_argument("--out", type=picture, metavar="FILE", help="default: NAME.png")
+    p = command("plot", run_plot, "draw activations and their derivatives")
+    p.add_argument("activations", type=activation, nargs="+", metavar="NAME", help="several are drawn side by side")
+    p.add_argument("--out", type=picture, metavar="FILE", help="default: NAME.png, of several NAME-NAME.png")
     p.add_argument(
-        "--param", type=parameter, action="append", default=[], metavar="NAME=NUMBER", help="a parameter of f"
+        "--param",
+        type=parameter,
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="a parameter of every named activation that has it",
     )
     p.add_argument("--range", type=float, nargs=2, default=(-6.0, 6.0), metavar=("LOW", "HIGH"), help="default: -6 6")
 

@@ -1,7 +1,8 @@
 """Losses for ``fastact bench``: how each library computes them and their gradient, in its best form.
 
-``cross_entropy`` is the mean softmax cross-entropy of rows with a label each, with label smoothing. Kind "step" is the
-loss and its gradient by the logits.
+``cross_entropy`` is the mean softmax cross-entropy of rows with a label each, with label smoothing; those of
+ELEMENTWISE are the mean over all elements, with a target each. Kind "step" is the loss and its gradient by the first
+array.
 """
 
 from __future__ import annotations
@@ -16,14 +17,93 @@ import numpy as np
 import fastact as fa
 from fastact.tools import norms
 from fastact.tools.peers import BLOCK, Cell, Form, Peer, in_turn
+from fastact.tools.verify_rows import CASES
 
-OPS = ("cross_entropy",)
 SMOOTHING = 0.1
+
+
+def np_mse(x: np.ndarray, t: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
+    np.subtract(x, t, out=out)
+    np.multiply(out, out, out=scratch)
+    out *= 2
+
+
+def np_l1(x: np.ndarray, t: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
+    np.subtract(x, t, out=out)
+    np.abs(out, out=scratch)
+    np.sign(out, out=out)
+
+
+def np_huber(x: np.ndarray, t: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
+    # c·(d - c/2) with c = d, cut off at -1 and 1: d²/2 within, |d| - 1/2 beyond
+    np.subtract(x, t, out=scratch)
+    np.clip(scratch, -1, 1, out=out)
+    scratch -= 0.5 * out
+    scratch *= out
+
+
+def np_kl(x: np.ndarray, t: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
+    np.log(t, out=scratch)
+    scratch -= x
+    scratch *= t
+    np.negative(t, out=out)
+
+
+def np_sigmoid_cross_entropy(x: np.ndarray, t: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
+    # log(1 + e^-|x|) + max(x, 0) - t·x, and (1 + tanh(x/2))/2 - t
+    np.abs(x, out=scratch)
+    np.negative(scratch, out=scratch)
+    np.exp(scratch, out=scratch)
+    np.log1p(scratch, out=scratch)
+    scratch += np.maximum(x, 0, out=out)
+    scratch -= np.multiply(t, x, out=out)
+    np.multiply(x, 0.5, out=out)
+    np.tanh(out, out=out)
+    out *= 0.5
+    out += 0.5
+    out -= t
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """How others compute a loss of elements.
+
+    Attributes
+    ----------
+    steps : callable
+        NumPy's: of x, targets, memory for the gradient of the sum, and for the losses.
+    torch : str
+        PyTorch's function.
+    define : callable
+        The loss of an element, of a namespace such as jax.numpy, x and the target.
+    """
+
+    steps: Callable[..., None]
+    torch: str
+    define: Callable[[Any, Any, Any], Any]
+
+
+ELEMENTWISE: dict[str, Elementwise] = {
+    "mse_loss": Elementwise(np_mse, "mse_loss", lambda m, x, t: m.square(x - t)),
+    "l1_loss": Elementwise(np_l1, "l1_loss", lambda m, x, t: m.abs(x - t)),
+    "huber_loss": Elementwise(
+        np_huber,
+        "huber_loss",
+        lambda m, x, t: m.where(m.abs(x - t) <= 1, m.square(x - t) / 2, m.abs(x - t) - 0.5),
+    ),
+    "kl_div": Elementwise(np_kl, "kl_div", lambda m, x, t: t * (m.log(t) - x)),
+    "sigmoid_cross_entropy": Elementwise(
+        np_sigmoid_cross_entropy,
+        "binary_cross_entropy_with_logits",
+        lambda m, x, t: m.maximum(x, 0) - t * x + m.log1p(m.exp(-m.abs(x))),
+    ),
+}
+OPS = ("cross_entropy", *ELEMENTWISE)
 
 
 @dataclass
 class LossCell(Cell):
-    """The loss of the rows of x, in `value`; its gradient goes to `out`."""
+    """The loss of the rows of x, in `value`; its gradient goes to `out`. Labels, or targets of the shape of x."""
 
     labels: np.ndarray
     value: np.ndarray
@@ -36,14 +116,33 @@ class LossCell(Cell):
     @property
     def streams(self) -> int:
         """How many arrays of the size of x must be read or written."""
-        return 1 if self.kind == "forward" else 2
+        return (1 if self.kind == "forward" else 2) + (self.labels.size == self.x.size)
 
 
 def loss_cell(op: str, kind: str, arrays: list[np.ndarray], rng: np.random.Generator) -> LossCell:
     """Of x, dy, y, out, scratch."""
     x, dy, y, out, scratch, *_ = arrays
-    cell = LossCell(op, kind, x, dy, y, out, scratch, rng.integers(0, x.shape[1], len(x)), np.empty((), x.dtype))
-    return replace(cell, expected=textbook(cell))
+    labels = rng.integers(0, x.shape[1], len(x))
+    if op in ELEMENTWISE:
+        labels = y
+        # within (0, 1): kl_div takes their logarithm
+        np.clip(rng.random(x.shape), 2**-10, 1 - 2**-10, out=labels, casting="unsafe")
+    cell = LossCell(op, kind, x, dy, y, out, scratch, labels, np.empty((), x.dtype))
+    return replace(cell, expected=(textbook_of_elements if op in ELEMENTWISE else textbook)(cell))
+
+
+def textbook_of_elements(cell: LossCell) -> tuple[np.ndarray, ...]:
+    """In float64: the loss, and the first rows of the gradient."""
+    rows = max(1, BLOCK // cell.x.shape[1])
+    total, first = 0.0, None
+    for start in range(0, len(cell.x), rows):
+        x, t = (a[start : start + rows].astype(np.float64) for a in (cell.x, cell.labels))
+        found = CASES[cell.op].truth(x, t, x, 0.0)
+        total += float(found["forward"][0].sum())
+        if first is None:
+            first = found["backward"][0] / cell.x.size
+    loss = np.array(total / cell.x.size)
+    return (loss,) if cell.kind == "forward" else (loss, first)  # type: ignore[return-value]
 
 
 def textbook(cell: LossCell) -> tuple[np.ndarray, ...]:
@@ -64,13 +163,47 @@ def textbook(cell: LossCell) -> tuple[np.ndarray, ...]:
 
 
 def fastact(library: Peer, cell: LossCell) -> dict[str, Form]:
+    if cell.op in ELEMENTWISE:
+        of = getattr(fa, cell.op)
+        if cell.kind == "forward":
+            return {"call": partial(of, cell.x, cell.labels)}
+        return {"out=": partial(of.value_and_grad, cell.x, cell.labels, out=cell.out)}
     f = fa.softmax_cross_entropy
     if cell.kind == "forward":
         return {"call": partial(f, cell.x, cell.labels, label_smoothing=SMOOTHING)}
     return {"out=": partial(f.value_and_grad, cell.x, cell.labels, label_smoothing=SMOOTHING, out=cell.out)}
 
 
+def numpy_of_elements(cell: LossCell) -> dict[str, Form]:
+    steps, size = ELEMENTWISE[cell.op].steps, cell.x.size
+
+    def over(rows: int) -> Form:
+        cuts = [slice(i, i + rows) for i in range(0, len(cell.x), rows)]
+        # a block's losses stay in the cache, and its gradient is written once
+        scratch = cell.scratch[:rows]
+
+        def call() -> tuple[np.ndarray, ...]:
+            total = 0.0
+            for cut in cuts:
+                x, t, out = (a[cut] for a in (cell.x, cell.labels, cell.out))
+                losses = scratch[: len(x)]
+                steps(x, t, out, losses)
+                if cell.kind == "step":
+                    out /= size
+                total += float(losses.sum())
+            cell.value[...] = total / size
+            return cell.results
+
+        return call
+
+    rows = max(1, BLOCK // cell.x.shape[1])
+    found = {"ufuncs": over(len(cell.x))}
+    return found | ({"ufuncs, in blocks": over(rows)} if rows < len(cell.x) else {})
+
+
 def numpy(library: Peer, cell: LossCell) -> dict[str, Form]:
+    if cell.op in ELEMENTWISE:
+        return numpy_of_elements(cell)
     # -log p = log(sum) - x + max; what is spread over all classes needs the mean of x alone
     classes, count = cell.x.shape[1], len(cell.x)
     losses = np.empty(count, cell.x.dtype)
@@ -103,7 +236,16 @@ def numpy(library: Peer, cell: LossCell) -> dict[str, Form]:
 def torch(library: Any, cell: LossCell, compiled: Callable[[Callable], Callable] = lambda f: f) -> dict[str, Form]:
     t = library.torch
     x, labels = t.from_numpy(cell.x), t.from_numpy(cell.labels)
-    f = compiled(partial(t.nn.functional.cross_entropy, label_smoothing=SMOOTHING))
+    if cell.op in ELEMENTWISE:
+        function = getattr(t.nn.functional, ELEMENTWISE[cell.op].torch)
+
+        def of_batch(x: Any, targets: Any) -> Any:
+            # what kl_div's "mean" divides by will change
+            return function(x, targets, reduction="sum") / x.numel()
+
+        f = compiled(of_batch if cell.op == "kl_div" else partial(function, reduction="mean"))
+    else:
+        f = compiled(partial(t.nn.functional.cross_entropy, label_smoothing=SMOOTHING))
     if cell.kind == "forward":
         return {"functional": partial(f, x, labels)}
     leaf = x.clone().requires_grad_()
@@ -129,11 +271,17 @@ def jax(library: Any, cell: LossCell) -> dict[str, Form]:
         total = jax.nn.logsumexp(x, axis=-1)
         return (total - (1 - SMOOTHING) * of_label - SMOOTHING * x.mean(-1)).mean()
 
-    f = forward if cell.kind == "forward" else jax.value_and_grad(forward)
+    def of_elements(x: Any, t: Any) -> Any:
+        return ELEMENTWISE[cell.op].define(jnp, x, t).mean()
+
+    loss = of_elements if cell.op in ELEMENTWISE else forward
+    f = loss if cell.kind == "forward" else jax.value_and_grad(loss)
     return dict(library.jitted("jit", f, tuple(map(jax.device_put, (cell.x, cell.labels))), cell.results))
 
 
 def tensorflow(library: Any, cell: LossCell) -> dict[str, Form]:
+    if cell.op in ELEMENTWISE:
+        return {}
     tf = library.tf
     classes = cell.x.shape[1]
 
@@ -166,7 +314,7 @@ def tensorflow(library: Any, cell: LossCell) -> dict[str, Form]:
 
 
 def onnxruntime(library: Any, cell: LossCell) -> dict[str, Form]:
-    if cell.kind != "forward":
+    if cell.kind != "forward" or cell.op in ELEMENTWISE:
         return {}
     constant = {"value_float": SMOOTHING}, {"value_float": 1 - SMOOTHING}
     nodes: list[tuple] = [

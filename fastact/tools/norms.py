@@ -14,7 +14,7 @@ import numpy as np
 
 import fastact as fa
 from fastact.tools import optimisers
-from fastact.tools.peers import BLOCK, Cell, Form, Peer
+from fastact.tools.peers import BLOCK, Cell, Form, Peer, normal
 
 OPS = ("layer_norm", "rms_norm")
 EPS = 1e-5
@@ -54,7 +54,7 @@ class NormCell(Cell):
 def norm_cell(op: str, kind: str, arrays: list[np.ndarray], rng: np.random.Generator) -> NormCell:
     """Of x, dy, y, out, scratch, dx."""
     n, dtype = arrays[0].shape[1], arrays[0].dtype
-    weight, bias = (rng.standard_normal(n, dtype=dtype) for _ in range(2))
+    weight, bias = (normal(rng, n, dtype) for _ in range(2))
     x, dy, y, out, scratch, dx, *_ = arrays
     cell = NormCell(op, kind, x, dy, y, out, scratch, weight, bias, dx, np.empty(n, dtype), np.empty(n, dtype))
     return replace(cell, expected=textbook(cell))

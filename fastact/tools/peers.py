@@ -108,6 +108,12 @@ class FusedCell(Cell):
         )
 
 
+def normal(rng: np.random.Generator, shape: Any, dtype: np.dtype) -> np.ndarray:
+    """Normally distributed numbers of a type, of which NumPy makes float32 and float64 alone."""
+    made = np.float32 if dtype.itemsize == 2 else dtype
+    return rng.standard_normal(shape, dtype=made).astype(dtype, copy=False)
+
+
 def in_turn(calls: list[Form], results: tuple[Any, ...]) -> Form:
     def call():
         for each in calls:
@@ -122,6 +128,7 @@ class Peer:
 
     name: str
     needs: tuple[str, ...]
+    takes_strides = False  # arrays as they lie; others would be timed on a copy that is made before
 
     @classmethod
     def missing(cls) -> str | None:
@@ -152,7 +159,7 @@ class Peer:
 # In blocks of BLOCK elements the steps stay in the L2 cache, which a careful user would do by hand.
 
 BLOCK = 1 << 15
-ZERO = {np.dtype(t).itemsize: np.zeros((), t) for t in (np.float32, np.float64)}
+ZERO = {np.dtype(t).itemsize: np.zeros((), t) for t in (np.float16, np.float32, np.float64)}
 
 
 def np_relu(x, out, t):
@@ -496,6 +503,7 @@ GENERATOR = np.random.Generator(np.random.SFC64(0))
 class NumPy(Peer):
     name = "numpy"
     needs = ("numpy",)
+    takes_strides = True
 
     def steps(self, op: str, kind: str) -> list[Callable]:
         return HOW.get(op, {}).get(f"{self.name} {kind}", [])
@@ -578,6 +586,7 @@ class Torch(Peer):
 
     name = "torch"
     needs = ("torch",)
+    takes_strides = True
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fastact.backends.cuda import _launch, compile
+from fastact.backends.cuda import _launch, compile, no_compiler
 from fastact.backends.cuda.launch import made
 from fastact.backends.folder import folder, read, write
 from fastact.maths import grammar as formulas
@@ -73,7 +73,8 @@ def handle(key: tuple[Any, ...], make: Callable[[], compile.Kernel], device: int
                 found = _handles[key, cc] = _loaded(key, make, cc)
     # what is above 48 KiB must be asked for
     if shared > 48 * 1024 and (found, device) not in _shared:
-        _launch.allow_shared(found, device, _launch.device(device).shared_bytes)
+        own = _launch.attributes(found, device).shared_bytes
+        _launch.allow_shared(found, device, _launch.device(device).shared_bytes - own)
         _shared.add((found, device))
     return found
 
@@ -82,6 +83,9 @@ def _loaded(key: tuple[Any, ...], make: Callable[[], compile.Kernel], cc: tuple[
     path = entry(key, cc)
     image = read(path)
     if image is None:
+        why_not = no_compiler()
+        if why_not is not None:
+            raise compile.CompilationError(why_not)
         text = compile.ptx(made(key, make), cc)
         # the name of the kernel goes in front of its code
         code, _ = compile.assemble(text, cc)

@@ -52,9 +52,15 @@ def rounded(value: float, name: str) -> float:
     return float(np.uint32(bits).view(np.float32))
 
 
-# what may be written to what, by casting="same_kind"
 def can_cast(source: str, to: str) -> bool:
-    """Whether a result of one dtype can be written to memory of another one: among floats, as with NumPy."""
+    """Whether a result of one dtype can be written to memory of another one, by NumPy's rule of the same kind.
+
+    Examples
+    --------
+    >>> can_cast("float64", "float16"), can_cast("float32", "int64"), can_cast("bfloat16", "float16")
+    (True, False, False)
+    """
+    # of ml_dtypes
     return to in FLOATS and (source, to) != ("bfloat16", "float16")
 
 

@@ -333,7 +333,7 @@ class _DLPack(Family):
 
     def after(self, array: Any, device: int, stream: int) -> None:
         # a capsule, not the array: with it outside, the library neither frees the memory nor gives it away
-        _launch.hold(device, stream, array.__dlpack__(stream=stream))
+        _launch.hold(device, stream, array.__dlpack__(stream=stream or LEGACY_STREAM))
 
     def device_of(self, array: Any) -> str:
         return f"cuda:{array.__dlpack_device__()[1]}"

@@ -279,7 +279,7 @@ def _combined(job: Job, work: int, low: int, between: int, blocks: int, step: in
         return
     dtypes = () if pairs else tuple(y.dtype for y in job.sums)
     to = [work] if pairs else [y.address for y in job.sums]
-    where = _launch(job, -(-n // sums.COMBINE_BLOCK), sums.COMBINE_BLOCK, len(job.sums))
+    where = _launch(job, -(-n // sums.COMBINE_COLUMNS), sums.COMBINE_BLOCK, len(job.sums))
     key = "combine", job.spec.compute, dtypes
     launch.run(key, lambda: sums.combine(key[1], dtypes), where, (work, low, between, blocks, step, n, *to))
 

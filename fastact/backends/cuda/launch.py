@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastact.backends.cuda import simulator
+from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.compile import Kernel
 
 
@@ -18,6 +23,33 @@ class Launch(NamedTuple):
     grid: tuple[int, int]
     block: int
     shared: int = 0
+
+
+class Planned(NamedTuple):
+    """A launch that was not made."""
+
+    key: Any
+    kernel: Kernel
+    where: Launch
+
+
+_log: ContextVar[list[Planned] | None] = ContextVar("log", default=None)
+
+
+@contextmanager
+def planned() -> Iterator[list[Planned]]:
+    """Collects the launches of calls in this context instead of making them: nothing is computed or written."""
+    log: list[Planned] = []
+    token = _log.set(log)
+    try:
+        yield log
+    finally:
+        _log.reset(token)
+
+
+def planning() -> bool:
+    """Whether launches are collected: what they would leave in memory must not be counted on."""
+    return _log.get() is not None
 
 
 _lock = threading.RLock()
@@ -46,6 +78,10 @@ def run(key: Any, make: Callable[[], Kernel], where: Launch, slots: tuple[float,
     slots : tuple of int and float
         Its arguments.
     """
+    log = _log.get()
+    if log is not None:
+        log.append(Planned(key, made(key, make), where))
+        return
     if simulator.enabled():
         simulator.run(made(key, make), where.grid, where.block, where.shared, slots)
         return
@@ -53,3 +89,59 @@ def run(key: Any, make: Callable[[], Kernel], where: Launch, slots: tuple[float,
 
     handle = cache.handle(key, make, where.device, where.shared)
     _launch.launch(handle, where.device, where.stream, *where.grid, where.block, where.shared, slots)
+
+
+# of a block of an H100, which the simulator stands for
+SHARED_OF_H100 = 227 * 1024
+
+
+def shared_bytes(device: int) -> int:
+    """The most shared memory that a block can have."""
+    if simulator.enabled():
+        return SHARED_OF_H100
+    from fastact.backends.cuda import _launch
+
+    return _launch.device(device).shared_bytes
+
+
+def capturing(device: int, stream: int) -> bool:
+    """Whether work on a stream is not done now: it goes into a CUDA graph, or is planned only."""
+    if planning():
+        return True
+    if simulator.enabled():
+        return False
+    from fastact.backends.cuda import _launch
+
+    return bool(_launch.capturing(device, stream))
+
+
+def to_host(array: DeviceArray, stream: int) -> Any:
+    """The elements of a contiguous array as an array of NumPy; the stream has done its work then."""
+    found = np.empty(array.shape, numpy_dtype(array.dtype))
+    if simulator.enabled():
+        simulator.copy(found.ctypes.data, array.address, found.nbytes)
+        return found
+    from fastact.backends.cuda import _launch
+
+    _launch.to_host(array.address, found.reshape(-1).view(np.uint8), stream, array.device)
+    return found
+
+
+def to_device(source: Any, array: DeviceArray, stream: int) -> None:
+    """Copy an array of NumPy to a contiguous array of its shape and dtype; the stream has done its work then."""
+    source = np.ascontiguousarray(source, numpy_dtype(array.dtype))
+    if simulator.enabled():
+        simulator.copy(array.address, source.ctypes.data, source.nbytes)
+        return
+    from fastact.backends.cuda import _launch
+
+    _launch.to_device(array.address, source.reshape(-1).view(np.uint8), stream, array.device)
+
+
+def numpy_dtype(name: str) -> Any:
+    """The dtype of NumPy of a name."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)

@@ -122,9 +122,9 @@ def fill(target: DeviceArray, value: float, stream: int) -> None:
     run(kernel_of(OPS["identity"], "forward", target.dtype), [value], [], [target], stream)
 
 
-def copy(source: DeviceArray, target: DeviceArray, stream: int) -> None:
-    """Copy elements, rounded to the dtype of the target; nothing where both are the same memory."""
+def copy(source: DeviceArray, target: DeviceArray, stream: int, mask: DeviceArray | None = None) -> None:
+    """Copy elements, of a mask those where it holds, rounded to the dtype of the target; nothing to the same memory."""
     if target.same_elements(source) and target.dtype == source.dtype:
         return
     dtype = common([source.dtype, target.dtype])
-    run(kernel_of(OPS["identity"], "forward", dtype), [source.broadcast_to(target.shape)], [], [target], stream)
+    run(kernel_of(OPS["identity"], "forward", dtype), [source.broadcast_to(target.shape)], [], [target], stream, mask)

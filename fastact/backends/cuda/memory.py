@@ -3,9 +3,9 @@
 ``load_DTYPE(address)`` gives an element, ``load_DTYPE_COUNT`` so many as a tuple, from an address aligned to all of
 them; 16-bit elements come as float32. ``store_DTYPE(address, value)`` and ``store_DTYPE_COUNT(address, values...)``
 are the way back, rounded to nearest; ``store_float16_double`` rounds a float64 once. Integers and booleans come as
-float64, but ``load_word`` gives an int64 itself. ``load_words`` gives 16 bytes as they are, and ``unpack_DTYPE`` what
-elements are in them. A bfloat16 is stored by the instruction of compute capability 8.0 and later. ``exp2`` is the
-GPU's own.
+float64, but ``load_word`` gives an int64 itself, and ``store_word`` takes one. ``load_words`` gives 16 bytes as they
+are, and ``unpack_DTYPE`` what elements are in them. A bfloat16 is stored by the instruction of compute capability 8.0
+and later. ``exp2`` is the GPU's own.
 """
 
 from __future__ import annotations
@@ -156,6 +156,15 @@ def load_word(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def store_word(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(args[1], _pointer(builder, args[0], I64))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), emit
+
+
+@intrinsic
 def load_byte(typingctx, address):  # type: ignore[no-untyped-def]
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return builder.zext(builder.load(_pointer(builder, args[0], ir.IntType(8))), I64)
@@ -291,4 +300,5 @@ def functions() -> dict[str, Callable[..., Any]]:
     for name in INTEGERS:
         found[f"load_{name}"] = _integer(name)
     found |= {"store_bool": store_bool, "load_bits": load_bits, "store_bits": store_bits, "store_words": store_words}
+    found["store_word"] = store_word
     return found

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from inspect import isfunction
 from typing import Any
 
 from fastact.backends.cuda.rows import Element, Rows
 from fastact.backends.cuda.trace import Value
 
+# numbers of a loss that only some calls have, which need more sums (the trait ``general``)
+GENERAL = ("label_smoothing", "z_loss")
 LOG2_E = 1.4426950408889634
 
 
@@ -135,29 +138,30 @@ def cross_entropy(r: Rows) -> None:
     weighted = r.has("weights")
     weight = r.number(1.0)
     valid = r.is_class(label)
-    m = r.greatest(lambda e: e.x)
+    chosen = r.at_class("x", label)
+    # the sum of the other shares has all its digits where the label's is nearly the whole
+    r.take_out("x", label)
+    m = trace.call("fmax", r.greatest(lambda e: e.x), chosen)
     share = Shares(r, m)
-    sums = [
-        lambda e: r.at_label(e, label, r.number(0.0), share(e.x)),
-        # a sum of one element and zeros: the label's logit
-        lambda e: r.at_label(e, label, e.x, r.number(0.0)),
-    ]
+    sums = [lambda e: share(e.x)]
     if weighted:
-        sums.append(lambda e: r.at_label(e, label, e.weights, r.number(0.0)))
+        weight = r.at_class("weights", label)
     if general:
-        sums.append(lambda e: f["distance"](e.x, e.weights, m, None) if weighted else f["gap"](e.x, None, m, None))
+
+        def gap(e: Element) -> Value:
+            x = r.at_label(e, label, chosen, e.x)
+            return f["distance"](x, e.weights, m, None) if weighted else f["gap"](x, None, m, None)  # type: ignore[no-any-return]
+
+        sums.append(gap)
         if weighted:
             sums.append(lambda e: e.weights)
     found = [r.whole(*pair) for pair in r.totals(*sums)]
-    rest, chosen = found[:2]
-    if weighted:
-        weight = found[2]
-    own_share = share(chosen)
+    rest, own_share = found[0], share(chosen)
     s = f["log_total"](chosen, m, rest, own_share, share.top)
     lost = (m - chosen) + s
     every = r.number(0.0)
     if general:
-        far, whole = found[2 + weighted], found[4] if weighted else r.length
+        far, whole = found[1], found[2] if weighted else r.length
         # without smoothing an infinite gap has no say
         far = trace.where(smoothing == 0.0, 0.0, far)
         each = smoothing / r.length
@@ -179,14 +183,17 @@ def cross_entropy(r: Rows) -> None:
     def slope(e: Element) -> Value:
         p = share(e.x)
         if not general:
-            g = f["scaled"](p, None, inverse, nothing, None, None)
-        elif weighted:
-            g = f["less_weights"](p, e.weights, inverse, every, None, None)
-        else:
-            g = f["less_each"](p, None, inverse, every, None, None)
-        return r.chosen(valid, r.at_label(e, label, here, g), outside)
+            return p * inverse
+        if weighted:
+            return f["less_weights"](p, e.weights, inverse, every, None, None)  # type: ignore[no-any-return]
+        return f["less_each"](p, None, inverse, every, None, None)  # type: ignore[no-any-return]
 
-    r.write("dx", slope)
+    if r.has("dx"):
+        with trace.block(f"if {valid}:"):
+            r.write("dx", slope)
+            r.put("dx", label, here)
+        with trace.block("else:"):
+            r.write("dx", lambda e: outside)
 
 
 def cross_entropy_of_shares(r: Rows) -> None:
@@ -315,6 +322,18 @@ def _scaled(r: Rows, e: Element, h: Value) -> Value:
     return h * e.weight if r.has("weight") else h  # type: ignore[no-any-return]
 
 
+def layer_norm_apply(r: Rows) -> None:
+    """The norm again, from the statistics that it left."""
+    rstd, mean = _statistic(r, "rstd"), _statistic(r, "mean")
+    shift = r.f["negative_product"](_statistic(r, "low"), rstd)
+    r.write("y", lambda e: _affine(r, e, r.f["normalised"](e.x, mean, rstd, shift)))
+
+
+def rms_norm_apply(r: Rows) -> None:
+    rstd = _statistic(r, "rstd")
+    r.write("y", lambda e: _scaled(r, e, e.x * rstd))
+
+
 def layer_norm_backward(r: Rows) -> None:
     rstd, mean = _statistic(r, "rstd"), _statistic(r, "mean")
     shift = r.f["negative_product"](_statistic(r, "low"), rstd)
@@ -355,9 +374,63 @@ def _norm_backward(r: Rows, normalised: Any, rstd: Value, centred: bool) -> None
     r.sums_of_columns({"dweight": lambda e: slope(e) * normalised(e), "dbias": slope})
 
 
+# what channels have one of each, as if they were rows
+
+
+def channel_centre(r: Rows) -> None:
+    guess, d = (_statistic(r, name) for name in ("guess", "d"))
+    r.store_row("centre", r.f["mean_from"](guess, d, r.scalar("count")))
+
+
+def channel_statistics(r: Rows) -> None:
+    """From the sums of differences from a guess of the mean and of their squares."""
+    guess, d, squares = (_statistic(r, name) for name in ("guess", "d", "squares"))
+    c, mean_square = d / r.scalar("count"), squares / r.scalar("count")
+    var = mean_square - c * c
+    var = r.trace.where(var < 0.0, 0.0, var)
+    mean, low = r.f["two_sum"](guess, c)
+    rstd = 1.0 / r.trace.call("sqrt", var + r.scalar("eps")) + (var - var)
+    for name, value in (("mean", mean), ("low", low), ("rstd", rstd), ("var", var)):
+        r.store_row(name, value)
+
+
+def channel_scale(r: Rows) -> None:
+    """1/sqrt(var + eps), NaN where the variance is not finite"""
+    var = _statistic(r, "var")
+    r.store_row("rstd", 1.0 / r.trace.call("sqrt", var + r.scalar("eps")) + (var - var))
+
+
+def channel_columns(r: Rows) -> None:
+    """What a channel is multiplied with and what is added then."""
+    scale = _statistic(r, "rstd") * _or(r, "weight", 1.0)
+    r.store_row("scale", scale)
+    r.store_row("offset", _or(r, "bias", 0.0) - _or(r, "low", 0.0) * scale)
+
+
+def channel_slopes(r: Rows) -> None:
+    """The gradient of the weight, and by what the gradient of x is linear in x."""
+    rstd, low, products, sums = (_statistic(r, name) for name in ("rstd", "low", "products", "sums"))
+    scale = rstd * _or(r, "weight", 1.0)
+    dweight = rstd * (products - low * sums)
+    slope = rstd * scale * (dweight / r.scalar("count"))
+    shift = scale * (sums / r.scalar("count")) - low * slope
+    for name, value in (("dweight", dweight), ("slope", slope), ("shift", shift)):
+        r.store_row(name, value)
+
+
+def channel_moved(r: Rows) -> None:
+    """momentum·running + (1 - momentum)·value"""
+    momentum, value = r.scalar("momentum"), _statistic(r, "value") * r.scalar("factor")
+    r.store_row("moved", momentum * _statistic(r, "running") + r.scalar("rest") * value)
+
+
+def _or(r: Rows, name: str, otherwise: float) -> Value:
+    return _statistic(r, name) if r.has(name) else r.number(otherwise)
+
+
 def total(r: Rows) -> None:
     """The sum of a row, times a number."""
     r.store_row("y", r.total(lambda e: e.x) * _factor(r))
 
 
-FUNCTIONS = {name: function for name, function in list(globals().items()) if not name.startswith("_")}
+FUNCTIONS = {name: f for name, f in list(globals().items()) if isfunction(f) and not name.startswith("_")}

@@ -12,7 +12,7 @@ from fastact.backends.cuda.dtypes import SIZES
 from fastact.backends.cuda.launch import Launch
 from fastact.backends.cuda.row_functions import FUNCTIONS
 from fastact.backends.cuda.rows import BYTES, MOST_SUMS, MOST_WIDTH, WARP, Form, Rows
-from fastact.backends.cuda.sums import COMBINE_BLOCK
+from fastact.backends.cuda.sums import COMBINE_BLOCK, COMBINE_COLUMNS
 from fastact.backends.cuda.sums import combine as sums_of_pairs
 from fastact.spec.kernel import KernelSpec
 from fastact.spec.table import Op
@@ -245,7 +245,7 @@ def rows_down(count: int) -> int:
 def _combine(pairs: DeviceArray, blocks: int, n: int, outs: list[DeviceArray], compute: str, stream: int) -> None:
     """Adds the sums of blocks, in their order; `pairs` are (blocks, sums, 2, n)."""
     size, dtypes = SIZES[compute], tuple(a.dtype for a in outs)
-    where = Launch(pairs.device, stream, (-(-n // COMBINE_BLOCK), len(outs)), COMBINE_BLOCK)
+    where = Launch(pairs.device, stream, (-(-n // COMBINE_COLUMNS), len(outs)), COMBINE_BLOCK)
     row = n * size
     slots = pairs.address, row, 2 * row, blocks, 2 * len(outs) * row, n, *(a.address for a in outs)
     launch.run(("combine", compute, dtypes), lambda: sums_of_pairs(compute, dtypes), where, slots)

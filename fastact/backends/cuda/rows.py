@@ -118,6 +118,7 @@ class Rows:
         self.scalars = list(scalars)
         self._sums = 0
         self._shared = 0
+        self._taken: tuple[str, Value] | None = None
         self._kept: dict[str, tuple[Callable[..., Any], list[list[Value]]]] = {}
 
     def has(self, name: str) -> bool:
@@ -453,7 +454,14 @@ class Rows:
                         name: [trace.fresh(f"load_{self.dtype}({name} + edge * {self.size})")] for name in self.maps
                     }
                 elements = self._elements(["edge"], self._with_columns(["edge"], single))
+                self._without_taken(elements[0])
                 function(elements, lambda name, values: self._store(name, "edge", values))
+
+    def _without_taken(self, element: Element) -> None:
+        # where a row is not kept, an element that was taken out comes back with each reading
+        if self._taken is not None and self.form.memory in ("again", "parts"):
+            name, label = self._taken
+            element._values[name] = self.at_label(element, label, self.number(float("-inf")), element._values[name])
 
     def _visit_word(self, q: str, k: int, values: dict[str, list[Value]], function: Callable[..., None]) -> None:
         trace, count = self.trace, self.form.lanes
@@ -467,6 +475,7 @@ class Rows:
         elements = self._elements(columns, values)
         for element in elements:
             element._values["_word"], element._values["_column"] = k, column
+            self._without_taken(element)
         function(elements, lambda name, v: self._store(name, column, v))
 
     def _store(self, name: str, column: str, values: list[Value]) -> None:
@@ -537,6 +546,66 @@ class Rows:
             dtype = self.column_dtype if name in self.columns else self.dtype
             self.trace.line(f"{found.name} = load_{dtype}({name} + {label.name} * {SIZES[dtype]})")
         return found
+
+    def take_out(self, name: str, label: Value) -> None:
+        """From now on an array has -inf where the column is the label."""
+        trace, form = self.trace, self.form
+        self._taken = name, label
+        if form.edges and name in self._edge:
+            edge = self._edge[name]
+            taken = self.chosen(f"edge >= 0 and edge == {label.name}", self.number(float("-inf")), edge)
+            trace.line(f"{edge.name} = {taken.name}")
+        if form.memory not in ("registers", "shared"):
+            return
+        self._owner(label)
+        many = {"float64": 1, "float32": 1}.get(self.dtype, 2)  # elements of a register
+        per = self._registers // (form.lanes // many) if form.lanes > 1 else 1  # registers of an element
+        high = NEGATIVE_INFINITY[self.dtype]
+        if form.lanes > 1:
+            lane = f"(label_at % {form.lanes})"
+            trace.line(f"taken = label_word * {self._registers} + {lane} // {many} * {per} + {per - 1}")
+            if many == 2:
+                trace.line(f"keep = uint32(0xFFFF0000) if {lane} % 2 == 0 else uint32(0xFFFF)")
+                trace.line(f"put = uint32({high}) if {lane} % 2 == 0 else uint32({high << 16})")
+            else:
+                trace.line("keep = uint32(0)")
+                trace.line(f"put = uint32({high})")
+        if form.memory == "registers":
+            trace.line(f"taken = {'taken' if form.lanes > 1 else 'label_word'} if mine else int64(-2)")
+            for k, words in enumerate(self._raw[name]):
+                for i, word in enumerate(words):
+                    number = k * self._registers + i
+                    if form.lanes == 1:
+                        trace.line(f"{word} = cuda.selp(taken == {number}, {self.number(float('-inf')).name}, {word})")
+                    elif per == 2 and i % 2 == 0:
+                        trace.line(f"{word} = cuda.selp(taken == {number + 1}, uint32(0), {word})")
+                    else:
+                        trace.line(f"{word} = cuda.selp(taken == {number}, uint32(({word} & keep) | put), {word})")
+            return
+        array = self.maps.index(name)
+        step = self._registers * len(self.maps)
+        first = f"label_word * {step} + {array * self._registers}"
+        trace.line(f"place = ({first} + taken % {self._registers}) * {form.team} + t")
+        with trace.block("if mine:"):
+            trace.line("kept[place] = uint32((kept[place] & keep) | put)")
+            if per == 2:
+                trace.line(f"kept[place - {form.team}] = uint32(0)")
+
+    def _owner(self, label: Value) -> None:
+        """Whether a thread has the word of a label, which of its words that is, and where the label is in all words."""
+        trace, form = self.trace, self.form
+        trace.line(f"label_at = {label.name} - head")
+        trace.line(f"word_at = label_at // {form.lanes}")
+        trace.line(f"label_word = word_at // {form.team}")
+        inside = "label_at >= 0 and word_at >= first - t and word_at < last"
+        trace.line(f"mine = {inside} and word_at % {form.team} == t")
+
+    def put(self, name: str, label: Value, value: Value) -> None:
+        """Writes one element of an output after the others, by the thread that wrote what is there."""
+        self._owner(label)
+        edge = f" or (edge >= 0 and edge == {label.name})" if self.form.edges else ""
+        with self.trace.block(f"if mine{edge}:"):
+            self.trace.line(f"store_{self.dtype}({name} + {label.name} * {self.size}, {value.name})")
 
     # ---- what a row has one of
 
@@ -722,6 +791,8 @@ class Rows:
 IGNORED = -(1 << 62)
 # lanes of a warp that shuffle
 EVERY = "0xFFFFFFFF"
+# the bits of -inf that are not 0
+NEGATIVE_INFINITY = {"float32": 0xFF800000, "float64": 0xFFF00000, "float16": 0xFC00, "bfloat16": 0xFF80}
 # of a workspace: how many sums a row function has at most, of how many numbers each, bytes of a number
 MOST_SUMS = 6
 MOST_WIDTH = 8

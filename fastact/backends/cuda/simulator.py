@@ -30,6 +30,11 @@ def enabled() -> bool:
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
+def copy(to: int, source: int, count: int) -> None:
+    """Copy bytes."""
+    ctypes.memmove(to, source, count)
+
+
 class Divergence(RuntimeError):
     """Threads of a warp, or of a block, that wait for each other at different places."""
 
@@ -139,6 +144,7 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
     found: dict[str, Any] = {
         "ld": SimpleNamespace(**library),
         "load_word": lambda address: np.int64(ctypes.c_int64.from_address(int(address)).value),
+        "store_word": _store_word,
         "load_byte": lambda address: np.int64(ctypes.c_uint8.from_address(int(address)).value),
         "range": range,
     }
@@ -216,6 +222,11 @@ def _store_many(name: str, count: int) -> Callable[..., None]:
         _at(address, count, memory)[:] = values
 
     return store
+
+
+def _store_word(address: Any, value: Any) -> None:
+    _aligned(address, 8)
+    ctypes.c_int64.from_address(int(address)).value = int(value)
 
 
 def _load_words(address: Any) -> Any:

@@ -9,12 +9,11 @@ from fastact.backends.cuda.elementwise import stored
 from fastact.backends.cuda.trace import Trace
 from fastact.maths.rows import pair_add
 
-# threads of a block; few, because there are few columns
-COMBINE_BLOCK = 64
+# columns of a block of threads, groups of threads for each, and pairs that a thread loads at a time
+COMBINE_COLUMNS, GROUPS, EACH = 32, 8, 8
+COMBINE_BLOCK = COMBINE_COLUMNS * GROUPS
 FOLD_BLOCK = 256
 PAIRWISE_BLOCK = 256
-# pairs that are loaded before the first of them is added
-AHEAD = 32
 # elements that are added one after the other in a pairwise sum
 LEAF = 128
 
@@ -22,33 +21,51 @@ LEAF = 128
 def combine(compute: str, dtypes: tuple[str, ...]) -> Kernel:
     """Pairs to sums in these dtypes, or, without any, to pairs; column by column, in order.
 
+    Threads of a block load GROUPS·EACH pairs of COMBINE_COLUMNS columns into shared memory; the first warp adds them
+    while the next ones are on their way.
+
     Arguments: `work`; `low`, the bytes from a high part to its low part; `between`, from one sum to the next; `blocks`,
     how many pairs are added; `step`, the bytes from one to the next; `n` columns; where sums go, an address for each;
     of pairs that of the first high parts, from which the others are as far as in `work`. A grid of (columns, sums).
     """
-    t, size = Trace(compute), SIZES[compute]
-    t.line(f"i = int64(cuda.blockIdx.x) * {COMBINE_BLOCK} + int64(cuda.threadIdx.x)")
-    t.line("s = int64(cuda.blockIdx.y)")
+    t, size, wide = Trace(compute), SIZES[compute], COMBINE_COLUMNS
     results = [f"y{j}" for j in range(max(1, len(dtypes)))]
-    with t.block("if i < n:"):
-        t.line(f"at = work + s * between + i * {size}")
-        high, low = t.fresh(t.value(0.0).name), t.fresh(t.value(0.0).name)
-        t.line("b = int64(0)")
-        with t.block("while b < blocks:"):
-            pairs = []
-            # a pair of zeros changes nothing: a high part is never -0
-            for k in range(AHEAD):
-                pair = t.fresh(t.value(0.0).name), t.fresh(t.value(0.0).name)
-                with t.block(f"if b + {k} < blocks:"):
-                    t.line(f"{pair[0].name} = load_{compute}(at + {k} * step)")
-                    t.line(f"{pair[1].name} = load_{compute}(at + {k} * step + low)")
-                pairs.append(pair)
-            for other, less in pairs:
-                total, rest = pair_add(high, low, other, less)
-                t.assign(low, rest)
-                t.assign(high, total)
-            t.line(f"at += {AHEAD} * step")
-            t.line(f"b += {AHEAD}")
+    zero = t.value(0.0).name
+    shared = share(t, GROUPS * EACH * wide, GROUPS * EACH * wide)
+    t.line("thread = int64(cuda.threadIdx.x)")
+    t.line(f"lane = thread % {wide}")
+    t.line(f"group = thread // {wide}")
+    t.line(f"i = int64(cuda.blockIdx.x) * {wide} + lane")
+    t.line("s = int64(cuda.blockIdx.y)")
+    t.line(f"at = work + s * between + i * {size} + group * {EACH} * step")
+    t.line(f"b = group * {EACH}")
+    t.line(f"own = (group * {EACH}) * {wide} + lane")
+    high, low = t.fresh(zero), t.fresh(zero)
+    loaded = [(t.name(), t.name()) for _ in range(EACH)]
+    _load_pairs(t, loaded, zero)
+    t.line("done = int64(0)")
+    with t.block("while done < blocks:"):
+        for k, pair in enumerate(loaded):
+            for part, value in zip(shared, pair):
+                t.line(f"{part.at(f'own + {k * wide}')} = {value}")
+        t.line("cuda.syncthreads()")
+        t.line(f"at += {GROUPS * EACH} * step")
+        t.line(f"b += {GROUPS * EACH}")
+        _load_pairs(t, loaded, zero)
+        with t.block("if group == 0:"):
+            t.line("k = int64(0)")
+            with t.block(f"while k < {GROUPS * EACH} and done + k < blocks:"):
+                t.line(f"place = lane + k * {wide}")
+                # a pair of zeros changes nothing: a high part is never -0
+                for k in range(EACH):
+                    other, less = (t.fresh(part.at(f"place + {k * wide}")) for part in shared)
+                    total, rest = pair_add(high, low, other, less)
+                    t.assign(low, rest)
+                    t.assign(high, total)
+                t.line(f"k += {EACH}")
+        t.line("cuda.syncthreads()")
+        t.line(f"done += {GROUPS * EACH}")
+    with t.block("if group == 0 and i < n:"):
         if dtypes:
             found = t.where(t.compare("==", high - high, 0.0), high + low, high).name
             for j, (y, dtype) in enumerate(zip(results, dtypes)):
@@ -62,6 +79,20 @@ def combine(compute: str, dtypes: tuple[str, ...]) -> Kernel:
     text = "\n".join([f"def kernel({', '.join(arguments)}):", *t.lines])
     name = "_".join(["combine", compute, *(dtypes or ("pairs",))])
     return Kernel(name, compute, "q" * len(arguments), text, dict(t.constants), COMBINE_BLOCK)
+
+
+def _load_pairs(t: Trace, loaded: list[tuple[str, str]], zero: str) -> None:
+    """Lines that load the pairs of a thread, zeros where there are none."""
+    with t.block(f"if i < n and b + {EACH} <= blocks:"):
+        for k, (high, low) in enumerate(loaded):
+            t.line(f"{high} = load_{t.dtype}(at + {k} * step)")
+            t.line(f"{low} = load_{t.dtype}(at + {k} * step + low)")
+    with t.block("else:"):
+        for k, (high, low) in enumerate(loaded):
+            t.line(f"{high} = {low} = {zero}")
+            with t.block(f"if i < n and b + {k} < blocks:"):
+                t.line(f"{high} = load_{t.dtype}(at + {k} * step)")
+                t.line(f"{low} = load_{t.dtype}(at + {k} * step + low)")
 
 
 def fold_segments(compute: str) -> Kernel:

@@ -52,12 +52,9 @@ def _memory(dtype: str, device: int, stream: int) -> DeviceArray:
 
 
 def can_make(device: int, stream: int) -> bool:
-    """Whether a table can be made now: while a stream is captured, memory is not to be had."""
-    if simulator.enabled():
-        return True
-    from fastact.backends.cuda import _launch
-
-    return not _launch.capturing(device, stream)
+    """Whether a table fits, and can be made now: while a stream is captured, memory is not to be had."""
+    fits = launch.shared_bytes(device) >= elementwise.TABLE_BYTES
+    return fits and (launch.planning() or not launch.capturing(device, stream))
 
 
 def run(spec: KernelSpec, params: tuple[float, ...], x: DeviceArray, y: DeviceArray, stream: int) -> None:
@@ -65,13 +62,15 @@ def run(spec: KernelSpec, params: tuple[float, ...], x: DeviceArray, y: DeviceAr
     # by their bits: -0 and NaN have tables of their own
     key = spec, struct.pack(f"{len(params)}d", *params), x.device
     with _lock:
-        if key not in _tables:
-            _tables[key] = Table(spec, params, x.device, stream)
-        table = _tables[key]
-        table.wait(x.device, stream)
+        table = _tables.get(key)
+        if table is None and not launch.planning():
+            table = _tables[key] = Table(spec, params, x.device, stream)
+        if table is not None:
+            table.wait(x.device, stream)
     blocks = multiprocessors(x.device)
     where = Launch(x.device, stream, (blocks, 1), elementwise.TABLE_BLOCK, elementwise.TABLE_BYTES)
-    launch.run(("table",), elementwise.table, where, (x.address, table.results.address, y.address, x.size, blocks))
+    slots = x.address, table.results.address if table is not None else 0, y.address, x.size, blocks
+    launch.run(("table",), elementwise.table, where, slots)
 
 
 def multiprocessors(device: int) -> int:

@@ -27,8 +27,8 @@ def column_sums(v: Any) -> tuple[Any, Any]:
     Examples
     --------
     >>> high, low = column_sums(np.float32([[1e8], [0], [0], [0], [1]]))
-    >>> high[0], low[0]
-    (np.float32(1e+08), np.float32(1.0))
+    >>> float(high[0]), float(low[0])
+    (100000000.0, 1.0)
     """
     rows, n = v.shape
     blocks = max(1, -(-rows // (4 * BLOCK_QUADS)))
