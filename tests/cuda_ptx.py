@@ -34,10 +34,10 @@ def map_kernel(name, kind, dtype, form):
 
 def row_spec(function, dtype):
     """The spec of a row function, its scalars and the columns that it may have."""
-    if function in ROWS:
-        return row_kernel_of(function, dtype), ROWS[function].scalars
     from fastact.api import device_losses, device_norms, device_rows
 
+    if function in ROWS and function not in device_losses.OWN and (function, dtype) not in device_norms.SPECS:
+        return row_kernel_of(function, dtype), ROWS[function].scalars
     if function == "total":
         return device_rows.TOTAL[dtype], ("factor",)
     if (function, dtype) in device_norms.SPECS:

@@ -14,11 +14,12 @@ from fastact.api.device import Operands
 from fastact.api.device_rows import Layout, apart, axes_of, fits, total
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import common, is_integer
+from fastact.backends.cuda.dtypes import SIZES, common, is_integer
 from fastact.backends.cuda.families import family_of
 from fastact.backends.cuda.row_functions import GENERAL
 from fastact.spec.kernel import KernelSpec, row_kernel_of
 from fastact.spec.kinds import Argument
+from fastact.spec.messages import unsupported_names
 
 # elements of a row of losses of elements: as many as a warp has in its registers
 ROW = 512
@@ -38,7 +39,9 @@ def _dtype(found: Operands, x: str, t: str) -> str:
     names = [found.views[x].dtype]
     if not is_integer(found.views[t].dtype):
         names.append(found.views[t].dtype)
-    found.dtype()  # an error for what is not taken
+    for what in found.views:
+        if found.views[what].dtype not in SIZES:
+            raise TypeError(unsupported_names(found.name, [found.views[what].dtype]))
     return common(names)
 
 

@@ -13,9 +13,10 @@ from fastact.api.device import Operands
 from fastact.api.device_rows import TOTAL, Layout, apart
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import is_integer
+from fastact.backends.cuda.dtypes import SIZES, is_integer
 from fastact.spec.kernel import KernelSpec, compute_dtype, kernel_of
 from fastact.spec.kinds import Argument
+from fastact.spec.messages import unsupported_names
 from fastact.spec.table import OPS
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Call:
                 raise TypeError(f"{name}: {what} must be an array")
         views = found.views
         for what, view in views.items():
+            if view.dtype not in SIZES:
+                raise TypeError(unsupported_names(f"{name}: {what}", [view.dtype]))
             if what != "x" and is_integer(view.dtype):
                 raise TypeError(f"{name}: {what} must be of floats, not {view.dtype}")
         self.dtype = found.dtype([w for w in views if w != "stats"])

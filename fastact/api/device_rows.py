@@ -11,7 +11,9 @@ import numpy as np
 from fastact.api.device import Operands, broadcast_shape
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
+from fastact.backends.cuda.dtypes import SIZES
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernel_of
+from fastact.spec.messages import unsupported_names
 
 Axis = int | tuple[int, ...] | None
 
@@ -128,6 +130,9 @@ def call(
     bias : array, optional
     """
     found = Operands(name, {**arrays, "bias": bias})
+    dtypes = [view.dtype for view in found.views.values()]
+    if any(d not in SIZES for d in dtypes):
+        raise TypeError(unsupported_names(f"ufunc {name!r}", dtypes))
     dtype = found.dtype()
     views = dict(found.views)
     shape = broadcast_shape(name, {k: v for k, v in views.items() if k != "bias"})

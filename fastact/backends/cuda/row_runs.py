@@ -222,7 +222,7 @@ def run_with_sums(
         launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
     else:
         # longer rows are read twice, and the second time written, perhaps in their place
-        form = Form("registers", 128, 1, per_word, down=down, tiles=-(-words // 128))
+        form = Form("registers", 128, 1, per_word, down=down, tiles=max(2, -(-words // 128)))
         launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
         own = given - set(sums)
         form = form_of(elements, count, n, held, parts=False)
