@@ -173,8 +173,8 @@ def test_other_dtypes_forms_and_devices():
 
 
 def test_rows():
-    """Every function, and every form of some."""
-    verify(rows(lambda i, j, k: j == i % 4 and (k == i % 5 or i in (3, 18))))
+    """Every function, and every form of one."""
+    verify(rows(lambda i, j, k: j == i % 4 and (k == i % 5 or i == 18)))
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_columns_and_optimisers():
     verify(
         [
             [what, name]
-            for what, step in (("columns", 60), ("lists", 9))
+            for what, step in (("columns", 120), ("lists", 18))
             for name in [*cuda_ptx.catalogued(what)][::step]
         ]
     )
