@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import SIZES, can_cast, common, shown
+from fastact.backends.cuda.dtypes import SIZES, can_cast, common, is_integer, shown
 from fastact.backends.cuda.families import Family, begin, end, family_of
 from fastact.spec.messages import unsupported_names
 
@@ -99,6 +99,21 @@ class Operands:
                     f"{name}: {first} is {self.family.name_of(like)}, {what} is {family.name_of(a)}; they must be on "
                     "one device"
                 )
+
+    def floats(self, names: Iterable[str]) -> None:
+        """`TypeError` for a number in the place of an array, and for integers in any array but x."""
+        for what in names:
+            if what in self.numbers:
+                raise TypeError(f"{self.name}: {what} must be an array")
+        for what, view in self.views.items():
+            if what != "x" and is_integer(view.dtype):
+                raise TypeError(f"{self.name}: {what} must be of floats, not {view.dtype}")
+
+    def of_shape(self, names: Iterable[str], shape: tuple[int, ...], needed_by: str) -> None:
+        """`ValueError` for an array of another shape than what needs that."""
+        for what in names:
+            if what in self.views and self.views[what].shape != shape:
+                raise ValueError(f"{self.name}: {what} has shape {self.views[what].shape}, {needed_by}")
 
     @property
     def stream(self) -> int:

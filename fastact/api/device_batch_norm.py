@@ -17,7 +17,6 @@ from fastact.api.device import Operands, safe_to_write
 from fastact.api.device_norms import _outs
 from fastact.backends.cuda import fused, maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import is_integer
 from fastact.backends.cuda.fused import Job
 from fastact.spec.kernel import KernelSpec, compute_dtype, kernel_of
 from fastact.spec.kinds import ALL, Argument
@@ -56,25 +55,15 @@ class Call:
     ) -> None:  # fmt: skip
         self.name, self.then, self.running = name, then, dict(running or {})
         found = self.found = Operands(name, {**arrays, **columns, "stats": stats, **self.running})
-        for what in (*arrays, *columns, "stats", *self.running):
-            if what in found.numbers:
-                raise TypeError(f"{name}: {what} must be an array")
+        found.floats((*arrays, *columns, "stats", *self.running))
         views = found.views
-        for what, view in views.items():
-            if what != "x" and is_integer(view.dtype):
-                raise TypeError(f"{name}: {what} must be of floats, not {view.dtype}")
         self.dtype = found.dtype([w for w in views if w not in ("stats", "mean", "var", *self.running)])
         self.compute = compute_dtype(self.dtype)
         x = self.x = views["x"]
-        for what in arrays:
-            if what in views and views[what].shape != x.shape:
-                raise ValueError(f"{name}: {what} has shape {views[what].shape}, x {x.shape}")
+        found.of_shape(arrays, x.shape, f"x {x.shape}")
         axis = int(np.lib.array_utils.normalize_axis_index(integer(f"{name}: channel_axis", channel_axis), x.ndim))
         self.channel = x.shape[axis]
-        for what in columns:
-            if what in views and views[what].shape != (self.channel,):
-                where = f"channel_axis {axis} of {x.shape}"
-                raise ValueError(f"{name}: {what} has shape {views[what].shape}, {where} needs {(self.channel,)}")
+        found.of_shape(columns, (self.channel,), f"channel_axis {axis} of {x.shape} needs {(self.channel,)}")
         self.shape = math.prod(x.shape[:axis]), self.channel, math.prod(x.shape[axis + 1 :])
         self.count = self.shape[0] * self.shape[2]
         self.columns = {what: found.views[what] for what in columns if what in views}

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastact.api.device import Operands
 from fastact.api.device_rows import Layout, apart, axes_of, fits, total
+from fastact.api.losses import check_labels_shape
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import SIZES, common, is_integer
@@ -75,7 +76,8 @@ def by_label(
     (along,) = axes_of(name, axis, x.ndim)
     indices = is_integer(t.dtype) and t.dtype != "bool"
     rows_shape = x.shape[:along] + x.shape[along + 1 :]
-    _check_shape(name, t, rows_shape if indices else x.shape, x.shape if indices else rows_shape, indices)
+    need, other = (rows_shape, x.shape) if indices else (x.shape, rows_shape)
+    check_labels_shape(name, t, need, other, indices)
     if ignore_index is not None and not indices:
         raise ValueError(f"{name}: ignore_index needs labels that are class indices")
     classes = x.shape[along]
@@ -126,16 +128,6 @@ def by_label(
         maps.copy(source, to, found.stream)
     result.put(loss, factor, divisor)
     return found.done(result.array, array) if grad else (found.done(result.array), None)
-
-
-def _check_shape(name: str, t: DeviceArray, need: tuple[int, ...], other: tuple[int, ...], indices: bool) -> None:
-    if t.shape == need:
-        return
-    what, others = ("class indices", "probabilities are floats")
-    if not indices:
-        what, others = ("probabilities", "class indices are integers")
-    hint = f" ({others})" if t.shape == other else ""
-    raise ValueError(f"{name}: labels of {t.dtype} are {what} and need the shape {need}, not {t.shape}{hint}")
 
 
 def _laid_labels(found: Operands, labels: DeviceArray, written: Sequence[DeviceArray]) -> DeviceArray:

@@ -13,7 +13,7 @@ from fastact.api.device import Operands
 from fastact.api.device_rows import TOTAL, Layout, apart
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import SIZES, is_integer
+from fastact.backends.cuda.dtypes import SIZES
 from fastact.spec.kernel import KernelSpec, compute_dtype, kernel_of
 from fastact.spec.kinds import Argument
 from fastact.spec.messages import unsupported_names
@@ -66,27 +66,18 @@ class Call:
     ) -> None:  # fmt: skip
         self.name, self.loop, self.then = name, loop, then
         found = self.found = Operands(name, {**arrays, **columns, "stats": stats})
-        for what in (*arrays, *columns, "stats"):
-            if what in found.numbers:
-                raise TypeError(f"{name}: {what} must be an array")
+        found.floats((*arrays, *columns, "stats"))
         views = found.views
         for what, view in views.items():
             if view.dtype not in SIZES:
                 raise TypeError(unsupported_names(f"{name}: {what}", [view.dtype]))
-            if what != "x" and is_integer(view.dtype):
-                raise TypeError(f"{name}: {what} must be of floats, not {view.dtype}")
         self.dtype = found.dtype([w for w in views if w != "stats"])
         self.compute = compute_dtype(self.dtype)
         x = self.x = views["x"]
-        for what in arrays:
-            if what in views and views[what].shape != x.shape:
-                raise ValueError(f"{name}: {what} has shape {views[what].shape}, x {x.shape}")
+        found.of_shape(arrays, x.shape, f"x {x.shape}")
         self.axis = int(np.lib.array_utils.normalize_axis_index(integer(f"{name}: {axis_name}", axis), x.ndim))
         self.length = x.shape[self.axis]
-        for what in columns:
-            if what in views and views[what].shape != (self.length,):
-                where = f"{axis_name} {self.axis} of {x.shape}"
-                raise ValueError(f"{name}: {what} has shape {views[what].shape}, {where} needs {(self.length,)}")
+        found.of_shape(columns, (self.length,), f"{axis_name} {self.axis} of {x.shape} needs {(self.length,)}")
         self.columns = {what: views[what] for what in columns if what in views}
         self._group(groups)
         self.offset = self._offset(offset)

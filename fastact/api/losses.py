@@ -165,6 +165,17 @@ class LabelLoss(Loss):
         raise LabelError(f"{self.name}: label {int(labels[index])}{at(index)} is out of range for {classes} classes")
 
 
+def check_labels_shape(name: str, y: Any, need: tuple[int, ...], other: tuple[int, ...], indices: bool) -> None:
+    """`ValueError` where class indices or probabilities have not the shape that they need; `other` is the others'."""
+    if y.shape == need:
+        return
+    what, others = ("class indices", "probabilities are floats")
+    if not indices:
+        what, others = ("probabilities", "class indices are integers")
+    hint = f" ({others})" if y.shape == other else ""
+    raise ValueError(f"{name}: labels of {y.dtype} are {what} and need the shape {need}, not {y.shape}{hint}")
+
+
 def _gradient(dx: Any, scratch: int = -1) -> tuple[int, int]:
     """Flags of a kernel, and the argument in the place of which it needs memory, where there is no gradient."""
     return (0, -1) if dx is not None else (VALUE_ONLY, scratch)
@@ -341,7 +352,9 @@ class SoftmaxCrossEntropy(LabelLoss):
         axis = self._axis(axis, x)
         rows_shape = x.shape[:axis] + x.shape[axis + 1 :]
         classes = x.shape[axis]
-        self._check_labels_shape(y, rows_shape if indices else x.shape, x.shape if indices else rows_shape, indices)
+        check_labels_shape(
+            self.name, y, rows_shape if indices else x.shape, x.shape if indices else rows_shape, indices
+        )
         if ignore_index is not None:
             ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
             if not indices:
@@ -391,17 +404,6 @@ class SoftmaxCrossEntropy(LabelLoss):
             self.name, kernel, logits, labels, self.arrays, integer(f"{self.name}: axis", axis), weight, ignore_index,
             scalars, reduction, out, grad,
         )  # fmt: skip
-
-    def _check_labels_shape(
-        self, y: NDArray[Any], need: tuple[int, ...], other: tuple[int, ...], indices: bool
-    ) -> None:
-        if y.shape == need:
-            return
-        what, others = ("class indices", "probabilities are floats")
-        if not indices:
-            what, others = ("probabilities", "class indices are integers")
-        hint = f" ({others})" if y.shape == other else ""
-        raise ValueError(f"{self.name}: labels of {y.dtype} are {what} and need the shape {need}, not {y.shape}{hint}")
 
     def _targets(
         self, y: NDArray[Any], axis: int, weight: Any, smoothing: float, compute: str, check: bool
