@@ -775,6 +775,8 @@ ERRORS = {
     "groups": lambda m: fa.group_norm(m(X), 5),
     "mse": lambda m: fa.mse_loss(m(X), m(X[0])),
     "activation": lambda m: fa.layer_norm.forward(m(X), activation="nothing"),
+    "out of a norm": lambda m: fa.layer_norm(m(X), out=m(X.astype(np.int32))),
+    "out of a loss": lambda m: fa.mse_loss.value_and_grad(m(X), m(X), out=m(X.astype(np.int32))),
     "out of integers": lambda m: fa.softmax(m(X), out=m(X.astype(np.int32))),
 }
 

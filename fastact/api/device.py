@@ -56,10 +56,12 @@ class Operands:
     ----------
     views : dict of str to DeviceArray
     numbers : dict of str to number
+    ufunc : bool
+        Whether errors have the words of NumPy's ufuncs, as on the host.
     """
 
-    def __init__(self, name: str, given: Mapping[str, Any]) -> None:
-        self.name = name
+    def __init__(self, name: str, given: Mapping[str, Any], ufunc: bool = False) -> None:
+        self.name, self.ufunc = name, ufunc
         self.views: dict[str, DeviceArray] = {}
         self.numbers: dict[str, Any] = {}
         self._families: dict[str, tuple[Family, Any]] = {}
@@ -206,9 +208,11 @@ class Operands:
         if view.shape != shape:
             raise ValueError(f"{self.name}: {what} has shape {view.shape}, the result {shape}")
         if not can_cast(dtype, view.dtype):
+            if self.ufunc:
+                dtypes = f"from {shown(dtype)} to {shown(view.dtype)}"
+                raise TypeError(f"Cannot cast ufunc {self.name!r} output {dtypes} with casting rule 'same_kind'")
             raise TypeError(
-                f"Cannot cast ufunc {self.name!r} output from {shown(dtype)} to {shown(view.dtype)} with casting rule "
-                "'same_kind'"
+                f"{self.name}: cannot write a result of {dtype} to {what} of {view.dtype} with casting 'same_kind'"
             )
         if not view.writeable:
             raise ValueError(f"{self.name}: {what} is read-only")

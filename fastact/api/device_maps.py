@@ -41,7 +41,7 @@ def call(
         Those of a ufunc.
     """
     found, outputs = (
-        Operands(name, {**dict(zip((a.name for a in ALL[kind].inputs), arrays)), **params}),
+        Operands(name, {**dict(zip((a.name for a in ALL[kind].inputs), arrays)), **params}, True),
         ALL[kind].outputs,
     )
     for keyword in keywords:

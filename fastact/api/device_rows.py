@@ -129,7 +129,7 @@ def call(
     causal : bool
     bias : array, optional
     """
-    found = Operands(name, {**arrays, "bias": bias})
+    found = Operands(name, {**arrays, "bias": bias}, True)
     dtypes = [view.dtype for view in found.views.values()]
     if any(d not in SIZES for d in dtypes):
         raise TypeError(unsupported_names(f"ufunc {name!r}", dtypes))
