@@ -30,7 +30,7 @@ FORMS = {
     "words": {"FEW": 0, "LARGEST": 32, "COMFORT": 1},
     "warps": {"FEW": 0, "LARGEST": 64, "COMFORT": 0},
     "shared": {"FEW": 0, "MOST_WORDS": 0, "TEAM_OF_BLOCK": 64, "LARGEST": 64},
-    "again": {"FEW": 0, "MOST_WORDS": 0, "SHARED": -1, "LARGEST": 64},
+    "again": {"FEW": 0, "MOST_WORDS": 0, "EXCHANGED": 1 << 30, "LARGEST": 64},
     "parts": {"FEW": 1 << 30, "PART": 16, "TEAM_OF_PART": 32},
 }
 LENGTHS = (1, 2, 3, 5, 8, 9, 17, 33, 64, 67)

@@ -14,7 +14,7 @@ from fastact.backends.cuda.row_functions import FUNCTIONS
 from fastact.backends.cuda.rows import BYTES, MOST_SUMS, MOST_WIDTH, WARP, Form, Rows
 from fastact.backends.cuda.sums import COMBINE_BLOCK, COMBINE_COLUMNS
 from fastact.backends.cuda.sums import combine as sums_of_pairs
-from fastact.spec.kernel import KernelSpec
+from fastact.spec.kernel import KernelSpec, kernel_of
 from fastact.spec.table import Op
 
 # words of a thread, of all arrays, up to which a team is made larger instead: 65536 rows of 4096 on an H100, softmax of
@@ -28,8 +28,8 @@ STEPS = (1, 2, 3, 4, 6, 8, 10, 13, 16)
 # threads for a row in shared memory, and for a part of a row
 TEAM_OF_BLOCK = 1024
 TEAM_OF_PART = 256
-# shared memory of a block, but for what sums are exchanged through
-SHARED = 224 * 1024
+# bytes of a block's shared memory that sums are exchanged through
+EXCHANGED = 3 * 1024
 # rows that are fewer than this and longer than PART elements are cut into parts
 FEW = 64
 PART = 32768
@@ -78,7 +78,8 @@ def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool
     if per_thread * held <= (MOST_WORDS // 2 if general else MOST_WORDS):
         return Form("registers", team, next(s for s in STEPS if s >= per_thread), count, edges)
     team = TEAM_OF_BLOCK
-    if reads and count > 1 and -(-words // team) * team * BYTES * held <= SHARED:
+    room = launch.shared_bytes(arrays[0].device) - EXCHANGED
+    if reads and count > 1 and -(-words // team) * team * BYTES * held <= room:
         return Form("shared", team, 0, count, edges)
     return Form("again", LARGEST, 0, count, edges)
 
@@ -294,5 +295,5 @@ def launch_rows(
             words = -(-n // form.lanes)
             shared = -(-words // form.team) * form.team * BYTES * len(writer.maps)
         where = Launch(device, stream, (grid, 1), writer.block, shared)
-        key = spec, form, tuple(sorted(given)), tuple(scalars), "" if then is None else then.name
+        key = spec, form, tuple(sorted(given)), tuple(scalars), then and kernel_of(then, "value_and_grad", spec.compute)
         launch.run(key, partial(writer.kernel, function), where, tuple(slots))

@@ -11,8 +11,8 @@ sums of a row and says what is written. What that is in a kernel depends on the 
                 part in a workspace
 ==============  ====================================================================================================
 
-Sums have one order that depends on the form, the dtype and the length of a row alone, so results have the same bits in
-every run. They are not those of the CPU: its 64 chains would have to be kept apart over all threads. Elements of a
+Sums have one order that depends on the form, the dtype and the length of a row alone, the form on these, on alignment
+and on whether there are few rows: results have the same bits in every run. They are not those of the CPU: its 64 chains would have to be kept apart over all threads. Elements of a
 thread are added in trees of a word, the words compensated (two-sum), and so are the threads of a team.
 """
 
@@ -795,5 +795,5 @@ EVERY = "0xFFFFFFFF"
 NEGATIVE_INFINITY = {"float32": 0xFF800000, "float64": 0xFFF00000, "float16": 0xFC00, "bfloat16": 0xFF80}
 # of a workspace: how many sums a row function has at most, of how many numbers each, bytes of a number
 MOST_SUMS = 6
-MOST_WIDTH = 8
+MOST_WIDTH = 10
 WIDE = 8
