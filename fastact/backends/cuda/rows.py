@@ -12,8 +12,8 @@ sums of a row and says what is written. What that is in a kernel depends on the 
 ==============  ====================================================================================================
 
 Sums have one order that depends on the form, the dtype and the length of a row alone; the form on these, on alignment
-and on whether there are few rows. So the same call has the same bits in every run. They are not those of the CPU: its 64
-chains would have to be kept apart over all threads. Elements of a thread are added in trees of a word, the words
+and on whether there are few rows. So the same call has the same bits in every run. They are not those of the CPU: its
+64 chains would have to be kept apart over all threads. Elements of a thread are added in trees of a word, the words
 compensated (two-sum), and so are the threads of a team.
 """
 
