@@ -565,3 +565,35 @@ def test_out_of_a_wrong_shape_is_told_by_both_shapes(function, axis):
     if axis < 0:  # as of any ufunc, along new axes
         many = function(*arrays, axis=axis, out=np.empty((2, *result.shape), F32))
         assert np.array_equal(many, np.stack([result] * 2))
+
+
+@pytest.mark.parametrize(
+    "call, kind, words",
+    [
+        (lambda: fa.gelu.value_and_grad(X, out=X.copy()), TypeError,
+         "gelu.value_and_grad: out must be a tuple of 2 arrays, not ndarray"),
+        (lambda: fa.gelu(X, out=(X.copy(), X.copy())), ValueError, "gelu: out must be one array, not 2"),
+        (lambda: fa.elu(np.ones(3), out=np.empty(4)), ValueError, "elu: out has shape (4,), the result (3,)"),
+        (lambda: fa.elu(np.ones(3), alpha=0.5, out=np.empty((2, 2))), ValueError,
+         "elu: out has shape (2, 2), the result (3,)"),
+        (lambda: fa.mish.value_and_grad(np.ones(3), out=(None, np.empty(2))), ValueError,
+         "mish.value_and_grad: out for d has shape (2,), the result (3,)"),
+        (lambda: fa.gelu(X, out="here"), TypeError, "gelu: out must be an array, not str"),
+    ],
+)  # fmt: skip
+def test_an_activation_says_what_is_wrong_with_out(call, kind, words):
+    with pytest.raises(kind) as caught:
+        call()
+    assert str(caught.value) == words
+
+
+def test_an_out_may_be_larger_along_new_axes():
+    out = np.full((2, 3), np.nan)
+    assert fa.elu(np.ones(3), out=out) is out
+    assert (out == 1).all()
+
+
+def test_two_results_of_a_dask_array_are_refused_in_words():
+    dask = pytest.importorskip("dask.array")
+    with pytest.raises(TypeError, match=r"gelu.value_and_grad: arrays of Dask are not taken; pass x.compute\(\)"):
+        fa.gelu.value_and_grad(dask.ones(4))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastact import dispatch
-from fastact.api.arguments import FILLED, no_attribute, refuse_masked
+from fastact.api.arguments import FILLED, no_attribute, outs_of, refuse_lazy, refuse_masked
 from fastact.api.device import any_on_device, is_on_device
 from fastact.api.functions import FUNCTIONS
 from fastact.api.fused import Fused
@@ -119,6 +119,30 @@ class Method(_driver.Callable):
         op = self.at_default.op if isinstance(self.at_default, Method) and not given else self.op
         params = {p.name: given.get(p.name, p.default) for p in op.params}
         return device_maps.call(self.__name__, op, self.kind, arrays, params, keywords)
+
+    def blame(self, arrays: tuple[Any, ...], given: Mapping[str, Any], keywords: Mapping[str, Any]) -> None:
+        """An error that says what is wrong with a call that the ufunc refused, if that is `out` or a lazy array."""
+        name, outputs = self.__name__, ALL[self.kind].outputs
+        if len(outputs) > 1:
+            for a in arrays:
+                refuse_lazy(name, a)
+        outs = outs_of(name, keywords.get("out"), outputs)
+        try:
+            shape = np.broadcast_shapes(*map(np.shape, (*arrays, *given.values())))
+        except ValueError:
+            return
+        for what, a in outs:
+            if a is None:
+                continue
+            if not isinstance(a, np.ndarray):
+                raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
+            try:
+                # a result may be repeated along new axes
+                fits = np.broadcast_shapes(shape, a.shape) == a.shape
+            except ValueError:
+                fits = False
+            if not fits:
+                raise ValueError(f"{name}: {what} has shape {a.shape}, the result {shape}")
 
     @property
     def ufunc(self) -> np.ufunc:

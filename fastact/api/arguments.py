@@ -13,6 +13,7 @@ from fastact import dispatch
 from fastact.runtime import _driver
 from fastact.spec.call import SEGMENT
 from fastact.spec.kernel import compute_dtype, itemsize, row_kernel_of
+from fastact.spec.kinds import Argument
 from fastact.spec.messages import shown, unsupported
 from fastact.spec.rows import ROWS
 
@@ -137,6 +138,19 @@ def single_out(name: str, out: Any) -> Any:
     if len(out) != 1:
         raise ValueError(f"{name}: out must be one array, not {len(out)}")
     return out[0]
+
+
+def outs_of(name: str, out: Any, outputs: Sequence[Argument]) -> list[tuple[str, Any]]:
+    """What to call each output, and the array that is given for it, or None."""
+    if len(outputs) == 1:
+        return [("out", single_out(name, out))]
+    if out is None:
+        out = (None,) * len(outputs)
+    if not isinstance(out, tuple):
+        raise TypeError(f"{name}: out must be a tuple of {len(outputs)} arrays, not {type(out).__name__}")
+    if len(out) != len(outputs):
+        raise ValueError(f"{name}: out must be {len(outputs)} arrays, not {len(out)}")
+    return [(f"out for {a.name}", given) for a, given in zip(outputs, out)]
 
 
 def memory_dtype(name: str, dtypes: Sequence[np.dtype[Any]]) -> tuple[str, np.dtype[Any]]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from fastact.api import device_plain
-from fastact.api.arguments import single_out
+from fastact.api.arguments import outs_of
 from fastact.api.device import Operands, broadcast_shape, safe_to_write
 from fastact.backends.cuda import maps
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import FLOATS, SIZES, common, rounded
 from fastact.spec.kernel import compute_dtype, kernel_of
-from fastact.spec.kinds import ALL, Argument
+from fastact.spec.kinds import ALL
 from fastact.spec.messages import no_loop_names, unsupported_names
 from fastact.spec.table import Op
 
@@ -49,10 +50,12 @@ def call(
             raise TypeError(f"{name}: {keyword} is not taken with arrays on a GPU")
     dtype = _dtype(found, arrays, keywords.get("dtype"))
     mask = found.mask(keywords.get("where", True))
-    outs = _outs(name, keywords.get("out"), outputs)
+    outs = outs_of(name, keywords.get("out"), outputs)
     given = {what: found.view(what, out) for what, out in outs if out is not None}
     # as NumPy's, functions fill arrays that are larger than what they compute
-    shape = broadcast_shape(name, {**found.views, **({} if mask is None else {"where": mask}), **given})
+    shape = broadcast_shape(name, {**found.views, **({} if mask is None else {"where": mask})})
+    with suppress(ValueError):  # an out that does not fit is named below
+        shape = np.broadcast_shapes(shape, *(view.shape for view in given.values()))
     results = [found.result(what, out, shape, dtype) for what, out in outs]
     written = [view for _, view in results]
     read = {what: view.broadcast_to(shape) for what, view in found.views.items()}
@@ -77,19 +80,6 @@ def call(
     if found.family.name == "PyTorch":
         device_plain.register(type(arrays[0]))
     return found.done(*(array for array, _ in results))
-
-
-def _outs(name: str, out: Any, outputs: tuple[Argument, ...]) -> list[tuple[str, Any]]:
-    """What to call each output, and the array that is given for it."""
-    if len(outputs) == 1:
-        return [("out", single_out(name, out))]
-    if out is None:
-        out = (None,) * len(outputs)
-    if not isinstance(out, tuple):
-        raise TypeError("'out' must be a tuple of arrays")
-    if len(out) != len(outputs):
-        raise ValueError("The 'out' tuple must have exactly one entry per ufunc output")
-    return [(f"out for {a.name}", given) for a, given in zip(outputs, out)]
 
 
 def _dtype(found: Operands, arrays: tuple[Any, ...], asked: Any) -> str:

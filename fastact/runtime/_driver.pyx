@@ -1976,7 +1976,11 @@ cdef class Callable:
             params = [given.get(name, default) for name, default in zip(self.names, self.defaults)]
         if elsewhere((*arrays, *params, kwargs.get("out"))):
             return self.on_device(arrays[:self.narrays], given, kwargs)
-        return self.ufunc_(*arrays[:self.narrays], *params, **kwargs)
+        try:
+            return self.ufunc_(*arrays[:self.narrays], *params, **kwargs)
+        except (TypeError, ValueError):
+            self.blame(arrays[:self.narrays], given, kwargs)
+            raise
 
 
 # types of arrays in the memory of the host, and of numbers
@@ -2218,7 +2222,11 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
     if named or self.nrequired or (out != NULL and not cnp.PyArray_Check(<object> out)):
         return call_unpacked(self, args, n, kwnames)
     if not self.nparam:
-        return fastact_vectorcall(self.ufunc_, args, n, kwnames)
+        try:
+            return fastact_vectorcall(self.ufunc_, args, n, kwnames)
+        except (TypeError, ValueError):
+            blame(self, args, n, kwnames)
+            raise
     params = <tuple> self.typed_defaults[dtype] if typed else self.defaults
     for j in range(n):
         full[j] = args[j]
@@ -2226,16 +2234,30 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
         full[n + j] = PyTuple_GET_ITEM(<PyObject *> params, j)
     for k in range(nkw):
         full[n + self.nparam + k] = args[n + k]
-    return fastact_vectorcall(self.ufunc_, full, n + self.nparam, kwnames)
+    try:
+        return fastact_vectorcall(self.ufunc_, full, n + self.nparam, kwnames)
+    except (TypeError, ValueError):
+        blame(self, args, n, kwnames)
+        raise
 
 
-cdef object call_unpacked(Callable self, PyObject **args, Py_ssize_t n, PyObject *kwnames):
+cdef object blame(Callable self, PyObject **args, Py_ssize_t n, PyObject *kwnames):
+    # an error in words of this function, where the ufunc's are of its own
+    self.blame(tuple([<object> args[j] for j in range(n)]), {}, keywords_of(args, n, kwnames))
+
+
+cdef dict keywords_of(PyObject **args, Py_ssize_t n, PyObject *kwnames):
     cdef Py_ssize_t j
     cdef dict kwargs = {}
     if kwnames != NULL:
         for j in range(PyTuple_GET_SIZE(kwnames)):
             kwargs[<object> PyTuple_GET_ITEM(kwnames, j)] = <object> args[n + j]
-    return self.call_with(tuple([<object> args[j] for j in range(n)]), kwargs)
+    return kwargs
+
+
+cdef object call_unpacked(Callable self, PyObject **args, Py_ssize_t n, PyObject *kwnames):
+    cdef Py_ssize_t j
+    return self.call_with(tuple([<object> args[j] for j in range(n)]), keywords_of(args, n, kwnames))
 
 
 cdef class FusedCallable:
