@@ -1,7 +1,7 @@
 """Measure from how many bytes on threads and streaming stores pay: ``python -m benchmarks.tune [--write NAME]``.
 
-`--write` puts the thresholds into ``fastact/thresholds.json``, which ``fastact.dispatch`` reads, and the measurement
-into ``benchmarks/results/thresholds-NAME.json``.
+`--write` puts the thresholds of this kind of CPU into ``fastact/thresholds.json``, which ``fastact.dispatch`` reads, and
+the measurement into ``benchmarks/results/thresholds-NAME.json``.
 
 Threads: each size is timed on one thread and on all, called back to back (the workers still look for work) and after a
 pause in which they have gone to sleep, as after a matrix product. Threads pay from the size on from which they win in
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=bench.THREADS)
     parser.add_argument(
-        "--write", metavar="NAME", help=f"write {FILE.name} into the package, and the measurement beside"
+        "--write", metavar="NAME", help=f"write {FILE.name} in the package, and the measurement beside"
     )
     args = parser.parse_args()
     fa.set_num_threads(args.threads)
@@ -200,7 +200,11 @@ def main() -> None:
             parser.exit(1, "no break-even within the sizes measured: nothing written\n")
         RESULTS.joinpath(f"thresholds-{args.write}.json").write_text(json.dumps(result, indent=1) + "\n")
         result.pop("measured")
-        FILE.write_text(json.dumps(result, indent=1) + "\n")
+        known = json.loads(FILE.read_text(encoding="utf-8"))
+        # the models of a family of AMD's have the same cores, of Intel's not
+        exact, family = dispatch.kinds_of_cpu()
+        known[exact if family.startswith("GenuineIntel") else family] = result
+        FILE.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def show(result: dict[str, Any]) -> None:

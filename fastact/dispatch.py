@@ -208,8 +208,20 @@ def get_num_threads() -> int:
 
 # bytes of inputs and outputs from which on threads pay while the workers are awake, by the cost of the mathematics; how
 # many times as many pay for waking one; bytes of output from which on stores go past the cache. Measured by
-# `python -m benchmarks.tune`; see docs/design.md
-_measured = json.loads(Path(__file__).with_name("thresholds.json").read_text(encoding="utf-8"))
+# `python -m benchmarks.tune` for each kind of CPU; see docs/design.md
+_thresholds = json.loads(Path(__file__).with_name("thresholds.json").read_text(encoding="utf-8"))
+# of CPUs that nobody has measured
+OTHER = "AuthenticAMD 25"
+
+
+def kinds_of_cpu() -> tuple[str, ...]:
+    """What this CPU is, the most exact first: vendor, family and model, vendor and family."""
+    kind = _driver.cpu_kind()
+    return () if kind is None else (f"{kind[0]} {kind[1]} {kind[2]}", f"{kind[0]} {kind[1]}")
+
+
+THRESHOLDS_OF = next((kind for kind in kinds_of_cpu() if kind in _thresholds), OTHER)
+_measured = _thresholds[THRESHOLDS_OF]
 PARALLEL_MIN_BYTES: dict[str, int] = _measured["parallel_min_bytes"]
 ASLEEP_FACTOR: int = _measured["asleep_factor"]
 STREAM_MIN_BYTES: int = _measured["stream_min_bytes"]
@@ -500,6 +512,7 @@ def info() -> dict[str, Any]:
         "threading": status["threading"],
         "limits of threadpoolctl": "seen" if status["openmp"] else "not seen: built without OpenMP",
         "stream from bytes": status["stream_min"],
+        "thresholds of": THRESHOLDS_OF + ("" if THRESHOLDS_OF in kinds_of_cpu() else ", this CPU was not measured"),
     }
     if known["numba"] is None:
         from fastact.backends import folder

@@ -303,3 +303,18 @@ def test_no_more_threads_than_the_pool_can_have(threads):
         assert fa.get_num_threads() == fa.dispatch.MAX_THREADS
     code = "import fastact as fa; print(fa.get_num_threads())"
     assert python(code, FASTACT_NUM_THREADS=str(10**20)).strip() == str(fa.dispatch.MAX_THREADS)
+
+
+def test_thresholds_are_those_of_the_kind_of_cpu():
+    known = fa.dispatch._thresholds
+    assert fa.dispatch.OTHER in known
+    for limits in known.values():
+        assert limits.keys() == {"parallel_min_bytes", "asleep_factor", "stream_min_bytes"}
+        assert limits["parallel_min_bytes"].keys() == {"cheap", "costly"}
+    kinds = fa.dispatch.kinds_of_cpu()
+    assert all(kind.startswith(kinds[1]) for kind in kinds)
+    said = fa.info()["thresholds of"]
+    if not set(kinds) & known.keys():
+        assert said == f"{fa.dispatch.OTHER}, this CPU was not measured"
+    else:
+        assert said in kinds

@@ -1834,6 +1834,49 @@ def status():
     }
 
 
+cdef extern from *:
+    """
+    #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+    #include <cpuid.h>
+    static int fastact_cpu(char *vendor, unsigned *family, unsigned *model)
+    {
+        unsigned a, b, c, d;
+        if (!__get_cpuid(0, &a, &b, &c, &d))
+            return 0;
+        memcpy(vendor, &b, 4);
+        memcpy(vendor + 4, &d, 4);
+        memcpy(vendor + 8, &c, 4);
+        vendor[12] = 0;
+        if (!__get_cpuid(1, &a, &b, &c, &d))
+            return 0;
+        *family = (a >> 8) & 0xF;
+        *model = (a >> 4) & 0xF;
+        if (*family == 6 || *family == 15)
+            *model |= (a >> 12) & 0xF0;
+        if (*family == 15)
+            *family += (a >> 20) & 0xFF;
+        return 1;
+    }
+    #else
+    static int fastact_cpu(char *vendor, unsigned *family, unsigned *model)
+    {
+        (void)vendor, (void)family, (void)model;
+        return 0;
+    }
+    #endif
+    """
+    int fastact_cpu(char *vendor, unsigned *family, unsigned *model)
+
+
+def cpu_kind():
+    """Vendor, family and model of the CPU as CPUID gives them, such as ``("AuthenticAMD", 25, 17)``; None elsewhere."""
+    cdef char vendor[13]
+    cdef unsigned family = 0, model = 0
+    if not fastact_cpu(vendor, &family, &model):
+        return None
+    return vendor.decode("ascii", "replace"), family, model
+
+
 def computing_dtype(dtypes):
     """The name of the dtype in which inputs of these NumPy dtypes are computed, or None where they are not taken."""
     return common([type(d) for d in dtypes])
