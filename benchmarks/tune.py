@@ -1,7 +1,7 @@
 """Measure from how many bytes on threads and streaming stores pay: ``python -m benchmarks.tune [--write NAME]``.
 
-`--write` puts the thresholds of this kind of CPU into ``fastact/thresholds.json``, which ``fastact.dispatch`` reads, and
-the measurement into ``benchmarks/results/thresholds-NAME.json``.
+`--write` puts the thresholds of this kind of CPU into ``fastact/thresholds.json``, which ``fastact.dispatch`` reads,
+and the measurement into ``benchmarks/results/thresholds-NAME.json``.
 
 Threads: each size is timed on one thread and on all, called back to back (the workers still look for work) and after a
 pause in which they have gone to sleep, as after a matrix product. Threads pay from the size on from which they win in
