@@ -18,7 +18,7 @@ from typing import Any
 
 from fastact.tools.bench import SMALL, STREAM_SIZE, cell_name, geometric_mean, size_text, time_text
 
-# what issue and spec ask for
+# targets
 GEOMETRIC_MEAN, WORST, STREAM_SHARE, SMALL_SECONDS = 2.0, 1.0, 0.9, 0.6e-6
 CACHED_SIZE = 2**16  # elements that stay in the second-level caches: what they take is arithmetic
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
