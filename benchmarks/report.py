@@ -1,10 +1,11 @@
 """From the JSON of ``fastact bench`` to docs/performance.md and what the README says of speed.
 
-    python -m benchmarks.report benchmarks/results/NAME.json [--fused benchmarks/results/FUSED.json]
-        [--steps benchmarks/results/STEPS.json] [--out docs/performance.md] [--readme README.md]
+    python -m benchmarks.report benchmarks/results/NAME.json [--other benchmarks/results/OTHER.json]
+        [--fused benchmarks/results/FUSED.json] [--steps benchmarks/results/STEPS.json] [--out docs/performance.md]
+        [--readme README.md]
 
-The section 'Fused' comes from a run of its own, of fused functions alone; 'Whole training steps' from one of
-``python -m benchmarks.training_steps``.
+'Two machines' sets the same run on another machine beside the first. The section 'Fused' comes from a run of its own,
+of fused functions alone; 'Whole training steps' from one of ``python -m benchmarks.training_steps``.
 Every statement, a missed target included, is computed from the numbers. The README's picture, drawn by
 ``python -m benchmarks.chart``, and the words below it go between the lines ``<!-- speed -->`` and ``<!-- /speed -->``.
 """
@@ -206,11 +207,50 @@ def steps(result: dict[str, Any], source: str) -> str:
     )
 
 
+def two_machines(result: dict[str, Any], other: dict[str, Any], source: str) -> str:
+    """The section that sets the same run on another machine beside the first."""
+    runs = (result, other)
+    names = [run["machine"]["cpu"] for run in runs]
+    cells = [{(r["op"], r["kind"], r["size"]): r for r in run["cells"] if r["ratio"] is not None} for run in runs]
+    both = [key for key in cells[0] if key in cells[1]]
+    sizes = sorted({size for _, _, size in both})
+    rows = []
+    for op, kind in dict.fromkeys((op, kind) for op, kind, _ in both):
+        row = [op, kind]
+        for size in sizes:
+            found = [of.get((op, kind, size)) if (op, kind, size) in both else None for of in cells]
+            row += ["-" if r is None else f"{r['ratio']:.2f}" for r in found]
+        streamed = [of.get((op, kind, sizes[-1])) for of in cells]
+        rows.append(row + [f"{r['stream_share']:.0%}" if r and r["stream"] else "-" for r in streamed])
+    means = [geometric_mean(of[key]["ratio"] for key in both) for of in cells]
+    columns = [text for size in sizes for text in (size_text(size), "")]
+    missed = misses(other)
+    return "\n\n".join(
+        [
+            "## Two machines",
+            f"From `{source}`:",
+            "\n".join(machine_lines(other)),
+            f"For each size the ratio on the first machine ({names[0]}) and on the second ({names[1]}); then, at "
+            f"{size_text(sizes[-1])}, the share of a streaming copy or triad on both. Geometric mean over what both "
+            f"measured: {means[0]:.2f} and {means[1]:.2f}.",
+            table(["", "", *columns, "of stream", ""], rows, left=2),
+            "Of the targets, the second misses:" if missed else "The second misses no target.",
+            *(["\n".join(f"- {line}" for line in missed)] if missed else []),
+        ]
+    )
+
+
 def page(result: dict[str, Any], source: str, *more: Any) -> str:
-    """docs/performance.md from a run and its source; then runs of fused functions or of whole steps, and theirs."""
-    sections = [
-        (fused if "cells" in run else steps)(run, path) for run, path in zip(more[::2], more[1::2], strict=True)
-    ]
+    """docs/performance.md from a run and its source; then from others and theirs.
+
+    The others are the same run on another machine, runs of fused functions, or of whole steps.
+    """
+    sections = []
+    for run, path in zip(more[::2], more[1::2], strict=True):
+        if run.get("small_calls"):
+            sections.append(two_machines(result, run, path))
+        else:
+            sections.append((fused if "cells" in run else steps)(run, path))
     return "\n".join([performance(result, source), *(section + "\n" for section in sections)])
 
 
@@ -295,13 +335,14 @@ def readme(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path)
+    parser.add_argument("--other", type=Path, metavar="JSON", help="the same run on another machine, set beside it")
     parser.add_argument("--fused", type=Path, metavar="JSON", help="a run of fused functions, for a section of its own")
     parser.add_argument("--steps", type=Path, metavar="JSON", help="a run of whole training steps, likewise")
     parser.add_argument("--out", type=Path, default=Path("docs/performance.md"))
     parser.add_argument("--readme", type=Path, help="replace what this file says of speed")
     args = parser.parse_args()
     result = json.loads(args.json.read_text())
-    runs = [(json.loads(path.read_text()), path.as_posix()) for path in (args.fused, args.steps) if path]
+    runs = [(json.loads(path.read_text()), path.as_posix()) for path in (args.other, args.fused, args.steps) if path]
     args.out.write_text(page(result, args.json.as_posix(), *(part for run in runs for part in run)))
     if args.readme:
         before, begin, rest = args.readme.read_text().partition(BEGIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import pickle
+import platform
 import re
 import sys
 from pathlib import Path
@@ -216,13 +217,14 @@ def test_fastmath_of_the_caller_changes_no_bit(name):
     def loop(x, y):
         for i in range(x.size):
             y[i] = f(x[i])
-        return f(x)
+        return f(x), fa.softmax(x)
 
     x = np.linspace(-25, 25, 20_011, dtype=np.float32)
     y = np.empty_like(x)
-    z = loop(x, y)
+    z, softmax = loop(x, y)
     assert same(y, f(x))
     assert same(z, f(x))
+    assert same(softmax, fa.softmax(x))
 
 
 def instructions(function):
@@ -262,6 +264,64 @@ def test_a_users_loop_is_vectorised(name, kind):
         assert re.findall(r"\bvfn?m(?:add|sub)\d+ps\b.*%[yz]mm", text), "no fma of 256 bits or more"
         called = re.findall(r"\b(?:roundevenf?|rintf?|fmaf?|ldexpf?|logbf?|scalbn?f?|copysignf?|expf?|erff?)\b", text)
         assert not called, f"calls {set(called)}"
+
+
+WIDTH = """
+from numba import njit
+{init}
+import fastact as fa
+
+@njit("(float32[::1], float32[::1])")
+def loop(x, y):
+    for i in range(x.size):
+        y[i] = fa.gelu(x[i])
+
+(assembly,) = loop.inspect_asm().values()
+print(assembly.count("%zmm"), assembly.count("%ymm"))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="compiles for x86-64")
+def test_loops_are_as_wide_as_the_cpu_for_intel_too():
+    """LLVM's own choice for Intel's CPUs with AVX-512 is 256 bits."""
+    features = ",".join(f"+{f}" for f in "sse4.2 avx avx2 fma bmi2 avx512f avx512vl avx512dq avx512bw".split())
+    program = WIDTH.format(init=initialise())
+    found = python(program, NUMBA_CPU_NAME="skylake-avx512", NUMBA_CPU_FEATURES=features).split()
+    wide, narrow = map(int, found)
+    assert wide > 10 * narrow
+
+
+@njit
+def of_whole_arrays(dy, x):
+    value, grad = fa.gelu.value_and_grad(x)
+    return fa.gelu(x), fa.elu(x, alpha=0.5), fa.gelu.backward(dy, x), value, grad
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_length(dtype):
+    """Around the kernel's blocks: nothing is left out, and nothing beyond is read into a result."""
+    for n in [*range(68), 127, 128, 129, 1000]:
+        x = np.linspace(-6, 6, n, dtype=dtype)
+        dy = x[::-1].copy()
+        want = fa.gelu(x), fa.elu(x, alpha=0.5), fa.gelu.backward(dy, x), *fa.gelu.value_and_grad(x)
+        for a, b in zip(of_whole_arrays(dy, x), want, strict=True):
+            assert same(a, b), n
+
+
+@njit
+def forward(x):
+    return fa.tanh(x)
+
+
+def test_arrays_of_any_kind():
+    record = np.dtype([("byte", "i1"), ("x", "f4")])
+    unaligned = np.zeros(37, record)["x"]
+    unaligned[:] = points(np.float32)[:37]
+    readonly = points(np.float32)[:37].copy()
+    readonly.flags.writeable = False
+    for x in [np.array(0.5, np.float32), np.arange(-3, 40), np.ones((3, 5), bool), unaligned, readonly,
+              np.empty((0, 3), np.float32), points(np.float64)[:60].reshape(3, 4, 5)[:, ::2, ::-1]]:  # fmt: skip
+        assert same(np.asarray(forward(x)), np.asarray(fa.tanh(x))), x
 
 
 def test_prange():

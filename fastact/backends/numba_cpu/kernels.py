@@ -40,6 +40,15 @@ def row_loop(call, starts, past):  # type: ignore[no-untyped-def]
             store_one(call, starts, i)
 
 
+def stored_row_loop(call, starts):  # type: ignore[no-untyped-def]
+    n = length(call)
+    whole = n - n % WIDE
+    for i in range(0, whole, WIDE):
+        store_wide(call, starts, i)
+    for i in range(whole, n, ONE):
+        store_one(call, starts, i)
+
+
 # Formulas are long chains of dependent operations, and a processor looks only so far ahead (on Zen 4 as far as it has
 # vector registers to rename: 192, five vectors of sigmoid), so several vectors go side by side. Measured on Zen 4,
 # AVX-512, data in the first-level cache: against one vector 4 to 16 % less time with four for formulas of LONG
@@ -68,8 +77,8 @@ def _field(builder: ir.IRBuilder, call: ir.Value, offset: int) -> ir.Value:
     return simd.constant(builder, simd.load_int(builder, builder.add(call, ir.Constant(I64, offset))))
 
 
-def _row(spec: KernelSpec) -> FunctionType:
-    """`row_loop` of a kernel."""
+def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
+    """`row_loop` of a kernel, or another loop: `stored_row_loop`, for parameters that are numbers."""
     target = simd.host_target()
     lanes = simd.lanes_for(spec.compute, target)
     long = _operations(spec, lanes, target) >= LONG
@@ -143,7 +152,7 @@ def _row(spec: KernelSpec) -> FunctionType:
         "stream_one": (types.void, 3, elements(lanes, simd.stream)),
     }
     intrinsics = {name: _intrinsic(name, *rest) for name, rest in emitters.items()}
-    return FunctionType(row_loop.__code__, {**globals(), **intrinsics, "ONE": lanes, "WIDE": wide}, spec.symbol)
+    return FunctionType(loop.__code__, {**globals(), **intrinsics, "ONE": lanes, "WIDE": wide}, spec.symbol)
 
 
 def _intrinsic(name: str, result: Any, arity: int, emitted: Callable[..., Any]) -> Any:
@@ -183,7 +192,7 @@ def _over_rows(row: Any) -> ir.Module:
 def compile_kernel(spec: KernelSpec) -> llvm.ModuleRef:
     """The optimised LLVM IR of a kernel; the C function's name begins with ``cfunc.``."""
     signature = types.void(types.intp, types.UniTuple(types.intp, spec.narg), types.int64)
-    compiled = njit(signature, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(_row(spec))
+    compiled = njit(signature, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(row_function(spec))
     (row,) = compiled.overloads.values()
     module = llvm.parse_assembly(row.library.get_llvm_str())
     module.link_in(llvm.parse_assembly(str(_over_rows(row.fndesc))))
