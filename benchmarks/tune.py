@@ -169,9 +169,7 @@ def measure_stream() -> tuple[int, list[dict[str, Any]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=bench.THREADS)
-    parser.add_argument(
-        "--write", metavar="NAME", help=f"write {FILE.name} in the package, and the measurement beside"
-    )
+    parser.add_argument("--write", metavar="NAME", help=f"write {FILE.name} in the package, and the measurement beside")
     args = parser.parse_args()
     fa.set_num_threads(args.threads)
     parallel, parallel_rows = measure_parallel(args.threads)
