@@ -132,19 +132,27 @@ class Term:
         return Term(f"({self.code} * {other.code})")
 
 
-def statements(spec: KernelSpec, called: list[str] | None = None) -> list[str]:
-    """What computes a kernel's outputs; the formulas that are called are added to `called`."""
+def statements(spec: KernelSpec, called: list[str] | None = None, part: int = 0) -> list[str]:
+    """What computes a kernel's outputs; the formulas that are called are added to `called`.
+
+    Variables of arrays are those of one of several vectors, of number `part`; a parameter is one for all.
+    """
     env = _Calls(DTYPES[spec.dtype].compute, [] if called is None else called)
-    names = [f"v_{name}" for name in (*(a.name for a in spec.inputs), *spec.params)]
-    outputs = [f"v_{a.name}" for a in spec.outputs]
+    names = [*(f"v{part}_{a.name}" for a in spec.inputs), *(f"v_{name}" for name in spec.params)]
+    outputs = [f"v{part}_{a.name}" for a in spec.outputs]
     if spec.rule is not None and len(outputs) > 1:
         # one formula for all
         return [env[spec.rule.name](*map(Term, (*names, *(f"&{name}" for name in outputs)))).code]
     return [f"{name} = {term.code}" for name, term in zip(outputs, spec.body(env)(*map(Term, names)), strict=True)]
 
 
+# vectors at a time: sigmoid to mish 0.97 of the speed of Numba's kernels, with two 0.92, with one 0.86 (Zen 5)
+SIDE_BY_SIDE = 4
+
+
 def render_map(spec: KernelSpec) -> str:
-    """A kernel of the loop ``map``: for each row it loads all, computes all, then stores.
+    """A kernel of the loop ``map``: for each row it loads all, computes all, then stores; where simd.h says so, first
+    for several vectors side by side.
 
     Parameters that are one value are loaded once, before a loop of their own, so that the compiler takes what depends
     on them alone out of it.
@@ -154,26 +162,38 @@ def render_map(spec: KernelSpec) -> str:
     inputs, outputs = ([a.name for a in side] for side in (spec.inputs, spec.outputs))
     names = [*inputs, *spec.params, *outputs]
     types = {name: d.element if name in outputs else f"const {d.element}" for name in names}
-    computed = statements(spec)
+    arrays = [name for name in names if name not in spec.params]
     lines = [f"cdef {types[name]} *p_{name} = <{types[name]} *>call.data[{i}]" for i, name in enumerate(names)]
     lines += [f"cdef int64_t e_{name} = call.step[{names.index(name)}] != 0" for name in spec.params]
     lines += [
         f"cdef tile_{s} {', '.join(f't_{name}' for name in outputs)}",
-        f"cdef v{c} {', '.join(f'v_{name}' for name in names)}",
+        f"cdef v{c} {', '.join(f'v{part}_{name}' for part in range(SIDE_BY_SIDE) for name in arrays)}",
+        *([f"cdef v{c} {', '.join(f'v_{name}' for name in spec.params)}"] if spec.params else []),
         "cdef int64_t i, j, row = 0, n = call.n",
         "cdef int k, stream = <int>(call.flags & FASTACT_STREAM)",
     ]
 
+    parts = range(SIDE_BY_SIDE)
+    body = [f"v{k}_{name} = load_{s}(p_{name} + i + {k} * LANES_{c})" for k in parts for name in inputs]
+    body += [line for k in parts for line in statements(spec, part=k)]
+    body += [f"store_{s}(p_{o} + i + {k} * LANES_{c}, v{k}_{o}, stream)" for k in parts for o in outputs]
+    side_by_side = [
+        f"    while SIDE_BY_SIDE and i + {SIDE_BY_SIDE} * LANES_{c} <= n:",
+        *(f"        {line}" for line in body),
+        f"        i += {SIDE_BY_SIDE} * LANES_{c}",
+    ]
+
     def loop(params: Sequence[str]) -> list[str]:
         body = [f"j = i + k * LANES_{c}"]
-        body += [f"v_{name} = load_{s}(p_{name} + j)" for name in inputs]
+        body += [f"v0_{name} = load_{s}(p_{name} + j)" for name in inputs]
         body += [f"v_{name} = load_{s}(p_{name} + j * e_{name})" for name in params]
-        body += computed
-        body += [f"store_{s}(SLOT_{s}(t_{o}, p_{o} + i) + k * LANES_{c}, v_{o}, stream)" for o in outputs]
+        body += statements(spec)
+        body += [f"store_{s}(SLOT_{s}(t_{o}, p_{o} + i) + k * LANES_{c}, v0_{o}, stream)" for o in outputs]
         moved = [name for name in names if name not in spec.params or name in params]
         return [
             "while row < call.rows:",
             "    i = 0",
+            *([] if params else side_by_side),
             "    while i < n:",
             f"        for k in range(PARTS_{c}):",
             *(f"            {line}" for line in body),
@@ -229,6 +249,7 @@ class _Calls(dict[str, Callable[..., Term]]):
 def render_header() -> str:
     """Declarations of what ``simd.h`` defines, and of nothing it does not."""
     lines = ["cdef extern from 'simd.h' nogil:", "    const char *FASTACT_ISA", "    const double INFINITY"]
+    lines += ["    enum: SIDE_BY_SIDE"]
     for c, element in (("f32", "float"), ("f64", "double")):
         mask = f"mask{c[1:]}"
         # to Cython these are numbers, so that operators pass through to C, where they are vectors
