@@ -163,23 +163,22 @@ def test_plain_arrays_take_a_short_cut_to_the_same_result(name, dtype, shape, ba
 
 
 @pytest.mark.parametrize(
-    ("out", "error"),
+    ("out", "error", "message"),
     [
-        (np.zeros(7, np.float32), ValueError),
-        (np.zeros((2, 8), np.float32)[:, :4], ValueError),
-        (np.zeros(8, np.int32), TypeError),
-        ([0.0] * 8, TypeError),
-        (np.zeros((), np.float32), ValueError),
+        (np.zeros(7, np.float32), ValueError, r"relu: out has shape \(7,\), the result \(8,\)"),
+        (np.zeros((2, 8), np.float32)[:, :4], ValueError, r"relu: out has shape \(2, 4\), the result \(8,\)"),
+        (np.zeros(8, np.int32), TypeError, "Cannot cast ufunc 'relu' output"),
+        ([0.0] * 8, TypeError, "relu: out must be an array, not list"),
+        (np.zeros((), np.float32), ValueError, r"relu: out has shape \(\), the result \(8,\)"),
     ],
     ids=["shorter", "another shape", "integers", "a list", "0-d"],
 )
-def test_the_short_cut_leaves_errors_to_numpy(out, error, backend):
+def test_a_wrong_out_is_refused_as_numpy_does(out, error, message, backend):
     x = np.ones(8, np.float32)
-    with pytest.raises(error) as ours:
+    with pytest.raises(error, match=message):
         fa.relu(x, out=out)
-    with pytest.raises(error) as theirs:
+    with pytest.raises(error):
         fa.relu.ufunc(x, out=out)
-    assert str(ours.value) == str(theirs.value)
     assert not np.any(out)
 
 
@@ -408,7 +407,7 @@ def test_dask():
     dy = dask_array.ones_like(lazy)
     assert same(fa.mish.backward(dy, lazy).compute(), fa.mish.backward(np.ones_like(x), x))
     assert same(fa.elu.backward_from_output(dy, lazy).compute(), fa.elu.backward_from_output(np.ones_like(x), x))
-    with pytest.raises(TypeError, match="__array_ufunc__"):
+    with pytest.raises(TypeError, match="map_blocks"):
         fa.mish.value_and_grad(lazy)  # Dask's limit: docs/integrations.md
 
 

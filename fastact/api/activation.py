@@ -120,7 +120,9 @@ class Method(_driver.Callable):
         params = {p.name: given.get(p.name, p.default) for p in op.params}
         return device_maps.call(self.__name__, op, self.kind, arrays, params, keywords)
 
-    def blame(self, arrays: tuple[Any, ...], given: Mapping[str, Any], keywords: Mapping[str, Any]) -> None:
+    def blame(
+        self, error: Exception, arrays: tuple[Any, ...], given: Mapping[str, Any], keywords: Mapping[str, Any]
+    ) -> None:
         """An error that says what is wrong with a call that the ufunc refused, if that is `out` or a lazy array."""
         name, outputs = self.__name__, ALL[self.kind].outputs
         if len(outputs) > 1:
@@ -136,6 +138,8 @@ class Method(_driver.Callable):
                 continue
             if not isinstance(a, np.ndarray):
                 raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
+            if isinstance(error, TypeError):
+                continue  # of dtypes
             try:
                 # a result may be repeated along new axes
                 fits = np.broadcast_shapes(shape, a.shape) == a.shape

@@ -2021,8 +2021,8 @@ cdef class Callable:
             return self.on_device(arrays[:self.narrays], given, kwargs)
         try:
             return self.ufunc_(*arrays[:self.narrays], *params, **kwargs)
-        except (TypeError, ValueError):
-            self.blame(arrays[:self.narrays], given, kwargs)
+        except (TypeError, ValueError) as error:
+            self.blame(error, arrays[:self.narrays], given, kwargs)
             raise
 
 
@@ -2267,8 +2267,8 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
     if not self.nparam:
         try:
             return fastact_vectorcall(self.ufunc_, args, n, kwnames)
-        except (TypeError, ValueError):
-            blame(self, args, n, kwnames)
+        except (TypeError, ValueError) as error:
+            blame(self, error, args, n, kwnames)
             raise
     params = <tuple> self.typed_defaults[dtype] if typed else self.defaults
     for j in range(n):
@@ -2279,14 +2279,14 @@ cdef object call_vector(object callable_, PyObject **args, size_t nargsf, PyObje
         full[n + self.nparam + k] = args[n + k]
     try:
         return fastact_vectorcall(self.ufunc_, full, n + self.nparam, kwnames)
-    except (TypeError, ValueError):
-        blame(self, args, n, kwnames)
+    except (TypeError, ValueError) as error:
+        blame(self, error, args, n, kwnames)
         raise
 
 
-cdef object blame(Callable self, PyObject **args, Py_ssize_t n, PyObject *kwnames):
+cdef object blame(Callable self, object error, PyObject **args, Py_ssize_t n, PyObject *kwnames):
     # an error in words of this function, where the ufunc's are of its own
-    self.blame(tuple([<object> args[j] for j in range(n)]), {}, keywords_of(args, n, kwnames))
+    self.blame(error, tuple([<object> args[j] for j in range(n)]), {}, keywords_of(args, n, kwnames))
 
 
 cdef dict keywords_of(PyObject **args, Py_ssize_t n, PyObject *kwnames):

@@ -16,6 +16,7 @@ cdef extern from 'call.h' nogil:
 cdef extern from 'simd.h' nogil:
     const char *FASTACT_ISA
     const double INFINITY
+    enum: SIDE_BY_SIDE
     ctypedef float vf32
     ctypedef int mask32
     enum: LANES_f32, PARTS_f32, STEP_f32
@@ -108,19 +109,34 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
     cdef float *p_y = <float *>call.data[2]
     cdef int64_t e_width = call.step[1] != 0
     cdef tile_f32 t_y
-    cdef vf32 v_x, v_width, v_y
+    cdef vf32 v0_x, v0_y, v1_x, v1_y, v2_x, v2_y, v3_x, v3_y
+    cdef vf32 v_width
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
     if e_width == 0:
         v_width = load_f32(p_width)
         while row < call.rows:
             i = 0
+            while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                v0_x = load_f32(p_x + i + 0 * LANES_f32)
+                v1_x = load_f32(p_x + i + 1 * LANES_f32)
+                v2_x = load_f32(p_x + i + 2 * LANES_f32)
+                v3_x = load_f32(p_x + i + 3 * LANES_f32)
+                v0_y = soft_step_f32(v0_x, v_width)
+                v1_y = soft_step_f32(v1_x, v_width)
+                v2_y = soft_step_f32(v2_x, v_width)
+                v3_y = soft_step_f32(v3_x, v_width)
+                store_f32(p_y + i + 0 * LANES_f32, v0_y, stream)
+                store_f32(p_y + i + 1 * LANES_f32, v1_y, stream)
+                store_f32(p_y + i + 2 * LANES_f32, v2_y, stream)
+                store_f32(p_y + i + 3 * LANES_f32, v3_y, stream)
+                i += 4 * LANES_f32
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_x = load_f32(p_x + j)
-                    v_y = soft_step_f32(v_x, v_width)
-                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                    v0_x = load_f32(p_x + j)
+                    v0_y = soft_step_f32(v0_x, v_width)
+                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
                 FLUSH(p_y + i, t_y)
                 i += STEP_f32
             p_x = <const float *>(<const char *>p_x + call.row_step[0])
@@ -132,10 +148,10 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_x = load_f32(p_x + j)
+                    v0_x = load_f32(p_x + j)
                     v_width = load_f32(p_width + j * e_width)
-                    v_y = soft_step_f32(v_x, v_width)
-                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                    v0_y = soft_step_f32(v0_x, v_width)
+                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
                 FLUSH(p_y + i, t_y)
                 i += STEP_f32
             p_x = <const float *>(<const char *>p_x + call.row_step[0])
@@ -150,19 +166,34 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
     cdef uint16_t *p_y = <uint16_t *>call.data[2]
     cdef int64_t e_width = call.step[1] != 0
     cdef tile_bf16 t_y
-    cdef vf32 v_x, v_width, v_y
+    cdef vf32 v0_x, v0_y, v1_x, v1_y, v2_x, v2_y, v3_x, v3_y
+    cdef vf32 v_width
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
     if e_width == 0:
         v_width = load_bf16(p_width)
         while row < call.rows:
             i = 0
+            while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                v0_x = load_bf16(p_x + i + 0 * LANES_f32)
+                v1_x = load_bf16(p_x + i + 1 * LANES_f32)
+                v2_x = load_bf16(p_x + i + 2 * LANES_f32)
+                v3_x = load_bf16(p_x + i + 3 * LANES_f32)
+                v0_y = soft_step_f32(v0_x, v_width)
+                v1_y = soft_step_f32(v1_x, v_width)
+                v2_y = soft_step_f32(v2_x, v_width)
+                v3_y = soft_step_f32(v3_x, v_width)
+                store_bf16(p_y + i + 0 * LANES_f32, v0_y, stream)
+                store_bf16(p_y + i + 1 * LANES_f32, v1_y, stream)
+                store_bf16(p_y + i + 2 * LANES_f32, v2_y, stream)
+                store_bf16(p_y + i + 3 * LANES_f32, v3_y, stream)
+                i += 4 * LANES_f32
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_x = load_bf16(p_x + j)
-                    v_y = soft_step_f32(v_x, v_width)
-                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                    v0_x = load_bf16(p_x + j)
+                    v0_y = soft_step_f32(v0_x, v_width)
+                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
                 FLUSH(p_y + i, t_y)
                 i += STEP_f32
             p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
@@ -174,10 +205,10 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_x = load_bf16(p_x + j)
+                    v0_x = load_bf16(p_x + j)
                     v_width = load_bf16(p_width + j * e_width)
-                    v_y = soft_step_f32(v_x, v_width)
-                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
+                    v0_y = soft_step_f32(v0_x, v_width)
+                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
                 FLUSH(p_y + i, t_y)
                 i += STEP_f32
             p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
@@ -193,20 +224,39 @@ cdef void soft_step_backward_float32(const fastact_call *call) noexcept nogil:
     cdef float *p_dx = <float *>call.data[3]
     cdef int64_t e_width = call.step[2] != 0
     cdef tile_f32 t_dx
-    cdef vf32 v_dy, v_x, v_width, v_dx
+    cdef vf32 v0_dy, v0_x, v0_dx, v1_dy, v1_x, v1_dx, v2_dy, v2_x, v2_dx, v3_dy, v3_x, v3_dx
+    cdef vf32 v_width
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
     if e_width == 0:
         v_width = load_f32(p_width)
         while row < call.rows:
             i = 0
+            while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                v0_dy = load_f32(p_dy + i + 0 * LANES_f32)
+                v0_x = load_f32(p_x + i + 0 * LANES_f32)
+                v1_dy = load_f32(p_dy + i + 1 * LANES_f32)
+                v1_x = load_f32(p_x + i + 1 * LANES_f32)
+                v2_dy = load_f32(p_dy + i + 2 * LANES_f32)
+                v2_x = load_f32(p_x + i + 2 * LANES_f32)
+                v3_dy = load_f32(p_dy + i + 3 * LANES_f32)
+                v3_x = load_f32(p_x + i + 3 * LANES_f32)
+                v0_dx = (v0_dy * soft_step_grad_f32(v0_x, v_width))
+                v1_dx = (v1_dy * soft_step_grad_f32(v1_x, v_width))
+                v2_dx = (v2_dy * soft_step_grad_f32(v2_x, v_width))
+                v3_dx = (v3_dy * soft_step_grad_f32(v3_x, v_width))
+                store_f32(p_dx + i + 0 * LANES_f32, v0_dx, stream)
+                store_f32(p_dx + i + 1 * LANES_f32, v1_dx, stream)
+                store_f32(p_dx + i + 2 * LANES_f32, v2_dx, stream)
+                store_f32(p_dx + i + 3 * LANES_f32, v3_dx, stream)
+                i += 4 * LANES_f32
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_dy = load_f32(p_dy + j)
-                    v_x = load_f32(p_x + j)
-                    v_dx = (v_dy * soft_step_grad_f32(v_x, v_width))
-                    store_f32(SLOT_f32(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
+                    v0_dy = load_f32(p_dy + j)
+                    v0_x = load_f32(p_x + j)
+                    v0_dx = (v0_dy * soft_step_grad_f32(v0_x, v_width))
+                    store_f32(SLOT_f32(t_dx, p_dx + i) + k * LANES_f32, v0_dx, stream)
                 FLUSH(p_dx + i, t_dx)
                 i += STEP_f32
             p_dy = <const float *>(<const char *>p_dy + call.row_step[0])
@@ -219,11 +269,11 @@ cdef void soft_step_backward_float32(const fastact_call *call) noexcept nogil:
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_dy = load_f32(p_dy + j)
-                    v_x = load_f32(p_x + j)
+                    v0_dy = load_f32(p_dy + j)
+                    v0_x = load_f32(p_x + j)
                     v_width = load_f32(p_width + j * e_width)
-                    v_dx = (v_dy * soft_step_grad_f32(v_x, v_width))
-                    store_f32(SLOT_f32(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
+                    v0_dx = (v0_dy * soft_step_grad_f32(v0_x, v_width))
+                    store_f32(SLOT_f32(t_dx, p_dx + i) + k * LANES_f32, v0_dx, stream)
                 FLUSH(p_dx + i, t_dx)
                 i += STEP_f32
             p_dy = <const float *>(<const char *>p_dy + call.row_step[0])
@@ -240,20 +290,39 @@ cdef void soft_step_backward_bfloat16(const fastact_call *call) noexcept nogil:
     cdef uint16_t *p_dx = <uint16_t *>call.data[3]
     cdef int64_t e_width = call.step[2] != 0
     cdef tile_bf16 t_dx
-    cdef vf32 v_dy, v_x, v_width, v_dx
+    cdef vf32 v0_dy, v0_x, v0_dx, v1_dy, v1_x, v1_dx, v2_dy, v2_x, v2_dx, v3_dy, v3_x, v3_dx
+    cdef vf32 v_width
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
     if e_width == 0:
         v_width = load_bf16(p_width)
         while row < call.rows:
             i = 0
+            while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                v0_dy = load_bf16(p_dy + i + 0 * LANES_f32)
+                v0_x = load_bf16(p_x + i + 0 * LANES_f32)
+                v1_dy = load_bf16(p_dy + i + 1 * LANES_f32)
+                v1_x = load_bf16(p_x + i + 1 * LANES_f32)
+                v2_dy = load_bf16(p_dy + i + 2 * LANES_f32)
+                v2_x = load_bf16(p_x + i + 2 * LANES_f32)
+                v3_dy = load_bf16(p_dy + i + 3 * LANES_f32)
+                v3_x = load_bf16(p_x + i + 3 * LANES_f32)
+                v0_dx = (v0_dy * soft_step_grad_f32(v0_x, v_width))
+                v1_dx = (v1_dy * soft_step_grad_f32(v1_x, v_width))
+                v2_dx = (v2_dy * soft_step_grad_f32(v2_x, v_width))
+                v3_dx = (v3_dy * soft_step_grad_f32(v3_x, v_width))
+                store_bf16(p_dx + i + 0 * LANES_f32, v0_dx, stream)
+                store_bf16(p_dx + i + 1 * LANES_f32, v1_dx, stream)
+                store_bf16(p_dx + i + 2 * LANES_f32, v2_dx, stream)
+                store_bf16(p_dx + i + 3 * LANES_f32, v3_dx, stream)
+                i += 4 * LANES_f32
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_dy = load_bf16(p_dy + j)
-                    v_x = load_bf16(p_x + j)
-                    v_dx = (v_dy * soft_step_grad_f32(v_x, v_width))
-                    store_bf16(SLOT_bf16(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
+                    v0_dy = load_bf16(p_dy + j)
+                    v0_x = load_bf16(p_x + j)
+                    v0_dx = (v0_dy * soft_step_grad_f32(v0_x, v_width))
+                    store_bf16(SLOT_bf16(t_dx, p_dx + i) + k * LANES_f32, v0_dx, stream)
                 FLUSH(p_dx + i, t_dx)
                 i += STEP_f32
             p_dy = <const uint16_t *>(<const char *>p_dy + call.row_step[0])
@@ -266,11 +335,11 @@ cdef void soft_step_backward_bfloat16(const fastact_call *call) noexcept nogil:
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_dy = load_bf16(p_dy + j)
-                    v_x = load_bf16(p_x + j)
+                    v0_dy = load_bf16(p_dy + j)
+                    v0_x = load_bf16(p_x + j)
                     v_width = load_bf16(p_width + j * e_width)
-                    v_dx = (v_dy * soft_step_grad_f32(v_x, v_width))
-                    store_bf16(SLOT_bf16(t_dx, p_dx + i) + k * LANES_f32, v_dx, stream)
+                    v0_dx = (v0_dy * soft_step_grad_f32(v0_x, v_width))
+                    store_bf16(SLOT_bf16(t_dx, p_dx + i) + k * LANES_f32, v0_dx, stream)
                 FLUSH(p_dx + i, t_dx)
                 i += STEP_f32
             p_dy = <const uint16_t *>(<const char *>p_dy + call.row_step[0])
@@ -287,21 +356,44 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
     cdef float *p_d = <float *>call.data[3]
     cdef int64_t e_b = call.step[1] != 0
     cdef tile_f32 t_y, t_d
-    cdef vf32 v_x, v_b, v_y, v_d
+    cdef vf32 v0_x, v0_y, v0_d, v1_x, v1_y, v1_d, v2_x, v2_y, v2_d, v3_x, v3_y, v3_d
+    cdef vf32 v_b
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
     if e_b == 0:
         v_b = load_f32(p_b)
         while row < call.rows:
             i = 0
+            while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                v0_x = load_f32(p_x + i + 0 * LANES_f32)
+                v1_x = load_f32(p_x + i + 1 * LANES_f32)
+                v2_x = load_f32(p_x + i + 2 * LANES_f32)
+                v3_x = load_f32(p_x + i + 3 * LANES_f32)
+                v0_y = add_f32(v0_x, v_b)
+                v0_d = two_sum_error_f32(v0_x, v_b)
+                v1_y = add_f32(v1_x, v_b)
+                v1_d = two_sum_error_f32(v1_x, v_b)
+                v2_y = add_f32(v2_x, v_b)
+                v2_d = two_sum_error_f32(v2_x, v_b)
+                v3_y = add_f32(v3_x, v_b)
+                v3_d = two_sum_error_f32(v3_x, v_b)
+                store_f32(p_y + i + 0 * LANES_f32, v0_y, stream)
+                store_f32(p_d + i + 0 * LANES_f32, v0_d, stream)
+                store_f32(p_y + i + 1 * LANES_f32, v1_y, stream)
+                store_f32(p_d + i + 1 * LANES_f32, v1_d, stream)
+                store_f32(p_y + i + 2 * LANES_f32, v2_y, stream)
+                store_f32(p_d + i + 2 * LANES_f32, v2_d, stream)
+                store_f32(p_y + i + 3 * LANES_f32, v3_y, stream)
+                store_f32(p_d + i + 3 * LANES_f32, v3_d, stream)
+                i += 4 * LANES_f32
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_x = load_f32(p_x + j)
-                    v_y = add_f32(v_x, v_b)
-                    v_d = two_sum_error_f32(v_x, v_b)
-                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
-                    store_f32(SLOT_f32(t_d, p_d + i) + k * LANES_f32, v_d, stream)
+                    v0_x = load_f32(p_x + j)
+                    v0_y = add_f32(v0_x, v_b)
+                    v0_d = two_sum_error_f32(v0_x, v_b)
+                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
+                    store_f32(SLOT_f32(t_d, p_d + i) + k * LANES_f32, v0_d, stream)
                 FLUSH(p_y + i, t_y)
                 FLUSH(p_d + i, t_d)
                 i += STEP_f32
@@ -315,12 +407,12 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_x = load_f32(p_x + j)
+                    v0_x = load_f32(p_x + j)
                     v_b = load_f32(p_b + j * e_b)
-                    v_y = add_f32(v_x, v_b)
-                    v_d = two_sum_error_f32(v_x, v_b)
-                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v_y, stream)
-                    store_f32(SLOT_f32(t_d, p_d + i) + k * LANES_f32, v_d, stream)
+                    v0_y = add_f32(v0_x, v_b)
+                    v0_d = two_sum_error_f32(v0_x, v_b)
+                    store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
+                    store_f32(SLOT_f32(t_d, p_d + i) + k * LANES_f32, v0_d, stream)
                 FLUSH(p_y + i, t_y)
                 FLUSH(p_d + i, t_d)
                 i += STEP_f32
@@ -338,21 +430,44 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
     cdef uint16_t *p_d = <uint16_t *>call.data[3]
     cdef int64_t e_b = call.step[1] != 0
     cdef tile_bf16 t_y, t_d
-    cdef vf32 v_x, v_b, v_y, v_d
+    cdef vf32 v0_x, v0_y, v0_d, v1_x, v1_y, v1_d, v2_x, v2_y, v2_d, v3_x, v3_y, v3_d
+    cdef vf32 v_b
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
     if e_b == 0:
         v_b = load_bf16(p_b)
         while row < call.rows:
             i = 0
+            while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                v0_x = load_bf16(p_x + i + 0 * LANES_f32)
+                v1_x = load_bf16(p_x + i + 1 * LANES_f32)
+                v2_x = load_bf16(p_x + i + 2 * LANES_f32)
+                v3_x = load_bf16(p_x + i + 3 * LANES_f32)
+                v0_y = add_f32(v0_x, v_b)
+                v0_d = two_sum_error_f32(v0_x, v_b)
+                v1_y = add_f32(v1_x, v_b)
+                v1_d = two_sum_error_f32(v1_x, v_b)
+                v2_y = add_f32(v2_x, v_b)
+                v2_d = two_sum_error_f32(v2_x, v_b)
+                v3_y = add_f32(v3_x, v_b)
+                v3_d = two_sum_error_f32(v3_x, v_b)
+                store_bf16(p_y + i + 0 * LANES_f32, v0_y, stream)
+                store_bf16(p_d + i + 0 * LANES_f32, v0_d, stream)
+                store_bf16(p_y + i + 1 * LANES_f32, v1_y, stream)
+                store_bf16(p_d + i + 1 * LANES_f32, v1_d, stream)
+                store_bf16(p_y + i + 2 * LANES_f32, v2_y, stream)
+                store_bf16(p_d + i + 2 * LANES_f32, v2_d, stream)
+                store_bf16(p_y + i + 3 * LANES_f32, v3_y, stream)
+                store_bf16(p_d + i + 3 * LANES_f32, v3_d, stream)
+                i += 4 * LANES_f32
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_x = load_bf16(p_x + j)
-                    v_y = add_f32(v_x, v_b)
-                    v_d = two_sum_error_f32(v_x, v_b)
-                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
-                    store_bf16(SLOT_bf16(t_d, p_d + i) + k * LANES_f32, v_d, stream)
+                    v0_x = load_bf16(p_x + j)
+                    v0_y = add_f32(v0_x, v_b)
+                    v0_d = two_sum_error_f32(v0_x, v_b)
+                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
+                    store_bf16(SLOT_bf16(t_d, p_d + i) + k * LANES_f32, v0_d, stream)
                 FLUSH(p_y + i, t_y)
                 FLUSH(p_d + i, t_d)
                 i += STEP_f32
@@ -366,12 +481,12 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
             while i < n:
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
-                    v_x = load_bf16(p_x + j)
+                    v0_x = load_bf16(p_x + j)
                     v_b = load_bf16(p_b + j * e_b)
-                    v_y = add_f32(v_x, v_b)
-                    v_d = two_sum_error_f32(v_x, v_b)
-                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v_y, stream)
-                    store_bf16(SLOT_bf16(t_d, p_d + i) + k * LANES_f32, v_d, stream)
+                    v0_y = add_f32(v0_x, v_b)
+                    v0_d = two_sum_error_f32(v0_x, v_b)
+                    store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
+                    store_bf16(SLOT_bf16(t_d, p_d + i) + k * LANES_f32, v0_d, stream)
                 FLUSH(p_y + i, t_y)
                 FLUSH(p_d + i, t_d)
                 i += STEP_f32
