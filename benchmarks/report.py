@@ -212,14 +212,13 @@ def two_machines(result: dict[str, Any], other: dict[str, Any], source: str) -> 
     runs = (result, other)
     names = [run["machine"]["cpu"] for run in runs]
     cells = [{(r["op"], r["kind"], r["size"]): r for r in run["cells"] if r["ratio"] is not None} for run in runs]
-    both = [key for key in cells[0] if key in cells[1]]
+    both = {key: None for key in cells[0] if key in cells[1]}  # in their order
     sizes = sorted({size for _, _, size in both})
     rows = []
     for op, kind in dict.fromkeys((op, kind) for op, kind, _ in both):
         row = [op, kind]
         for size in sizes:
-            found = [of.get((op, kind, size)) if (op, kind, size) in both else None for of in cells]
-            row += ["-" if r is None else f"{r['ratio']:.2f}" for r in found]
+            row += [f"{of[op, kind, size]['ratio']:.2f}" if (op, kind, size) in both else "-" for of in cells]
         streamed = [of.get((op, kind, sizes[-1])) for of in cells]
         rows.append(row + [f"{r['stream_share']:.0%}" if r and r["stream"] else "-" for r in streamed])
     means = [geometric_mean(of[key]["ratio"] for key in both) for of in cells]

@@ -151,6 +151,15 @@ def softmin_backward(dy, y):
     return -softmax_backward(dy, y)
 
 
+def backward_scale(name, dy, y):
+    """Of a gradient, the sizes of what is added: its sums cancel, so that its errors are bounded by these."""
+    if name == "log_softmax":
+        return np.abs(dy) + np.exp(y.astype(np.float64)) * np.abs(dy).sum(-1, keepdims=True)
+    if name == "sparsemax":
+        return np.abs(dy) + np.abs(dy).max(-1, keepdims=True)
+    return y * (np.abs(dy) + (np.abs(dy) * y).sum(-1, keepdims=True))
+
+
 def targets_of(labels, classes, weight, ignore_index, smoothing):
     """Weighted target rows, and what the mean divides by, as PyTorch defines them."""
     weight = np.ones(classes) if weight is None else np.asarray(weight, np.float64)

@@ -207,12 +207,7 @@ def test_backward_accuracy(name, dtype, forms):
             dy = np.random.default_rng(n).standard_normal(y.shape).astype(dtype)
             got = host(getattr(fa, name).backward(device(dy), device(y)))
             want = getattr(truth, f"{name}_backward")(dy, y)
-            if name == "log_softmax":
-                scale = np.abs(dy) + np.exp(y.astype(np.float64)) * np.abs(dy).sum(-1, keepdims=True)
-            elif name == "sparsemax":
-                scale = np.abs(dy) + np.abs(dy).max(-1, keepdims=True)
-            else:
-                scale = y * (np.abs(dy) + (np.abs(dy) * y).sum(-1, keepdims=True))
+            scale = truth.backward_scale(name, dy, y)
             worst = max(worst, (np.abs(got - want) / (eps * scale + np.finfo(dtype).tiny)).max())
     print(f"{name}.backward {dtype.name}: {worst:.3f} epsilon of what is added, bound 4")
     assert worst <= 4

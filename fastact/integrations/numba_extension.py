@@ -250,18 +250,7 @@ def _loop(f: Method, arrays: tuple[types.Type, ...], result: types.Array, pair: 
     run = _kernel(f, dtype)
     transpose = result.layout == "F" and all(isinstance(a, types.Array) and a.layout == "F" for a in arrays)
 
-    @register_jitable
-    def filled(x, shape):  # type: ignore[no-untyped-def]
-        copy = np.empty(shape, dtype)
-        copy[...] = np.broadcast_to(x, shape)
-        return copy
-
-    @register_jitable
-    def filled_of_0d(x, shape):  # type: ignore[no-untyped-def]
-        return np.full(shape, np.asarray(x).item(), dtype)
-
-    if not result.ndim:
-        filled = filled_of_0d  # Numba does not broadcast to no dimensions
+    filled = _filled(dtype, result.ndim)
 
     @register_jitable
     def given(x, shape):  # type: ignore[no-untyped-def]
@@ -301,6 +290,32 @@ def _loop(f: Method, arrays: tuple[types.Type, ...], result: types.Array, pair: 
     return (lambda x, params: over_one(x.T, params).T) if transpose else over_one
 
 
+def _filled(dtype: types.Type, ndim: int) -> Any:
+    """A function for nopython mode: a contiguous copy of an array or number, of a dtype and shape."""
+
+    @register_jitable
+    def filled(x, shape):  # type: ignore[no-untyped-def]
+        copy = np.empty(shape, dtype)
+        copy[...] = np.broadcast_to(x, shape)
+        return copy
+
+    @register_jitable
+    def filled_of_0d(x, shape):  # type: ignore[no-untyped-def]
+        return np.full(shape, np.asarray(x).item(), dtype)
+
+    return filled if ndim else filled_of_0d  # Numba does not broadcast to no dimensions
+
+
+def _call(builder: ir.IRBuilder) -> tuple[ir.Value, Callable[[int, ir.Value], None]]:
+    """The struct that a kernel is called with: its address, and what writes its fields (`fastact.spec.call`)."""
+    call = cgutils.alloca_once(builder, ir.ArrayType(I64, BYTES // 8))
+
+    def put(offset: int, value: ir.Value) -> None:
+        builder.store(value, cgutils.gep_inbounds(builder, call, 0, offset // 8))
+
+    return builder.ptrtoint(call, I64), put
+
+
 @cache
 def _kernel(f: Method, dtype: types.Type) -> Any:
     """An intrinsic: fastact's kernel of a function over the memory of whole arrays, inputs then outputs."""
@@ -327,17 +342,13 @@ def _kernel(f: Method, dtype: types.Type) -> Any:
                 for lane in range(block):
                     builder.store(value, cgutils.gep_inbounds(builder, blocks[ins + k], 0, lane))
             given = [builder.ptrtoint(b, I64) for b in blocks]
-            call = cgutils.alloca_once(builder, ir.ArrayType(I64, BYTES // 8))
+            call, put = _call(builder)
             is_param = [ins <= j < ins + params for j in range(spec.narg)]
-
-            def put(offset: int, value: ir.Value) -> None:
-                builder.store(value, cgutils.gep_inbounds(builder, call, 0, offset // 8))
 
             def compute(n: ir.Value, starts: list[ir.Value]) -> None:
                 put(COLS, n)
                 packed = context.make_tuple(builder, starts_type, starts)
-                where = builder.ptrtoint(call, I64)
-                _compile(context, builder, row, types.void(types.intp, starts_type), (where, packed))
+                _compile(context, builder, row, types.void(types.intp, starts_type), (call, packed))
 
             n = structs[0].nitems
             rest = builder.and_(n, ir.Constant(I64, block - 1))
@@ -477,13 +488,11 @@ def _rows(method: RowMethod, arrays: tuple[types.Type, ...], dtype: types.Type) 
     dense = all(a.layout == "C" and a.dtype == dtype for a in arrays)
     shapes_differ = f"{method.name}: dy and y must have the same shape"
 
+    filled = _filled(dtype, arrays[0].ndim)
+
     @register_jitable
     def contiguous(x):  # type: ignore[no-untyped-def]
-        if dense:
-            return x
-        copy = np.empty(x.shape, dtype)
-        copy[...] = x
-        return copy
+        return x if dense else filled(x, x.shape)
 
     def forward(x):  # type: ignore[no-untyped-def]
         x = contiguous(x)
@@ -521,28 +530,23 @@ def _row_intrinsic(kernel: Any, dtype: types.Type) -> Any:
     @intrinsic
     def run(typingctx: Any, first: Any, second: Any, third: Any) -> Any:
         """Call a row kernel on contiguous arrays; the first one has its rows."""
-        i64 = ir.IntType(64)
-        size = ir.Constant(i64, dtype.bitwidth // 8)
+        size = ir.Constant(I64, dtype.bitwidth // 8)
 
         def codegen(context: Any, builder: ir.IRBuilder, sig: Signature, args: Any) -> Any:
             arrays = [context.make_array(t)(context, builder, a) for t, a in zip(sig.args, args)]
             shape = cgutils.unpack_tuple(builder, arrays[0].shape)
-            rows, n = ir.Constant(i64, 1), shape[-1]
+            rows, n = ir.Constant(I64, 1), shape[-1]
             for extent in shape[:-1]:
                 rows = builder.mul(rows, extent)
-            call = cgutils.alloca_once(builder, ir.ArrayType(i64, BYTES // 8))
-
-            def put(offset: int, value: ir.Value) -> None:
-                builder.store(value, cgutils.gep_inbounds(builder, call, 0, offset // 8))
-
+            call, put = _call(builder)
             for j, (type_, array) in enumerate(zip(sig.args, arrays)):
-                put(DATA + 8 * j, builder.ptrtoint(array.data, i64))
+                put(DATA + 8 * j, builder.ptrtoint(array.data, I64))
                 # a reduction's output has one element for a row
                 put(ROW_STEP + 8 * j, builder.mul(size, n) if type_.ndim == first.ndim else size)
             put(ROWS, rows)
             put(COLS, n)
-            put(FLAGS, ir.Constant(i64, 0))
-            _compile(context, builder, kernel, row_kernels.SIGNATURE, (builder.ptrtoint(call, i64),))
+            put(FLAGS, ir.Constant(I64, 0))
+            _compile(context, builder, kernel, row_kernels.SIGNATURE, (call,))
             return context.get_dummy_value()
 
         return types.void(first, second, third), codegen

@@ -33,6 +33,8 @@ EXCHANGED = 3 * 1024
 # rows that are fewer than this and longer than PART elements are cut into parts
 FEW = 64
 PART = 32768
+# where no row is gone over
+ROWS_ALONE = Form("registers", WARP)
 
 
 def alignment(arrays: list[DeviceArray], n: int) -> tuple[int, bool] | None:
@@ -147,17 +149,12 @@ def run(
     views, inner = _seen({**maps, **rows}, tuple(lead))
     elements = [views[a.name] for a in (*spec.inputs, *spec.outputs) if a.role == "map" and a.name in maps]
     held = sum(a.role == "map" and a.name in maps for a in spec.inputs)
-    if not elements:
-        # no row is gone over
-        form = Form("registers", WARP)
-        given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
-        launch_rows(
-            spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor, None, then
-        )  # fmt: skip
-        return
-    # a part of a row is read when another one has been written
-    apart = not any(a.may_share_memory(b) for i, a in enumerate(elements) for b in elements[:i])
-    form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax", "general" in traits)
+    if elements:
+        # a part of a row is read when another one has been written
+        apart = not any(a.may_share_memory(b) for i, a in enumerate(elements) for b in elements[:i])
+        form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax", "general" in traits)
+    else:
+        form = ROWS_ALONE
     given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
     launch_rows(
         spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor, None, then
@@ -178,8 +175,7 @@ def run_of_rows(
     if first.size:
         views, inner = _seen(rows, first.shape)
         given = frozenset([*views, *columns, *traits])
-        form = Form("registers", WARP)
-        launch_rows(spec, form, given, views, columns, scalars, first.size, inner, 0, stream, scratch, 0, None)
+        launch_rows(spec, ROWS_ALONE, given, views, columns, scalars, first.size, inner, 0, stream, scratch, 0, None)
 
 
 def run_with_sums(
