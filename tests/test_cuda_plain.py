@@ -79,6 +79,8 @@ value, slope = fa.mish.value_and_grad(x)
 value, slope = fa.mish.value_and_grad(x)
 assert value is not slope and slope.shape == (16,)
 assert fa.prelu(x, tensor((16,))).shape == (16,)
+fa.relu.backward(1.0, x)  # a number in the place of the first array
+assert fa.relu(1.5) == 1.5 and fa.relu.backward(2.0, 1.0) == 2.0
 """,
         devices=2,
     )

@@ -74,7 +74,7 @@ class Operands:
                 continue
             family = family_of(type(a))
             if family is not None and family.on_device(a):
-                self.views[what] = DeviceArray(*_viewed(family, a))
+                self.views[what] = view_of(a, family)
                 self._families[what] = family, a
             elif isinstance(a, NUMBERS) or (isinstance(a, np.ndarray) and a.ndim == 0):
                 self.numbers[what] = a
@@ -108,6 +108,8 @@ class Operands:
             if what in self.numbers:
                 raise TypeError(f"{self.name}: {what} must be an array")
         for what, view in self.views.items():
+            if view.dtype not in SIZES:
+                raise TypeError(unsupported_names(f"{self.name}: {what}", [view.dtype]))
             if what != "x" and is_integer(view.dtype):
                 raise TypeError(f"{self.name}: {what} must be of floats, not {view.dtype}")
 
@@ -143,7 +145,7 @@ class Operands:
                 f"{self.name}: {first} is {self.family.name_of(self._families[first][1])}, {what} must be an array on "
                 f"that device, not {type(array).__name__}"
             )
-        found = DeviceArray(*_viewed(family, array))
+        found = view_of(array, family)
         if found.device != self.device:
             raise ValueError(f"{self.name}: {what} is {family.name_of(array)}, the other arrays are on another device")
         self._families[what] = family, array
@@ -158,19 +160,19 @@ class Operands:
             raise TypeError(f"{self.name}: where must be a mask of booleans, not {view.dtype}")
         return view
 
-    def dtype(self, names: Iterable[str] | None = None) -> str:
-        """The dtype that arrays of these names, or all, have in common; numbers take that."""
+    def dtype(self, names: Iterable[str] | None = None, given: Iterable[Any] = ()) -> str:
+        """The dtype that arrays of these names, or all, have in common; of `given`, NumPy's numbers have one, too."""
         dtypes = [self.views[n].dtype for n in (self.views if names is None else names) if n in self.views]
-        for found in dtypes:
-            if found not in SIZES:
-                raise TypeError(unsupported_names(self.name, dtypes))
+        dtypes += [a.dtype.name for a in given if isinstance(a, (np.generic, np.ndarray))]
+        if any(name not in SIZES for name in dtypes):
+            raise TypeError(unsupported_names(f"ufunc {self.name!r}" if self.ufunc else self.name, dtypes))
         return common(dtypes)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, DeviceArray]:
         """A new array of the caller's type, and its view."""
         array = self.family.empty(shape, dtype, self.device, self._like)
         self._made.append(array)
-        return array, DeviceArray(*_viewed(self.family, array))
+        return array, view_of(array, self.family)
 
     def scratch(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         """Memory of the call alone, which its view keeps."""
@@ -189,8 +191,7 @@ class Operands:
     def place(self, target: DeviceArray, read: Iterable[DeviceArray], dtype: str) -> DeviceArray:
         """Where a contiguous result is computed: in its place, if nothing there is still to be read."""
         if target.is_contiguous and target.dtype == dtype:
-            flat = target.reshape((target.size,)) or target
-            if all(flat.same_elements(a) or not target.may_share_memory(a) for a in read):
+            if safe_to_write(target.reshape((target.size,)) or target, read):
                 return target
         return self.scratch(target.shape, dtype)
 
@@ -222,9 +223,13 @@ def _kind(array: Any) -> str:
     return "an array of NumPy" if isinstance(array, np.ndarray) else type(array).__name__
 
 
-def _viewed(family: Family, array: Any) -> Any:
+def view_of(array: Any, family: Family | None = None) -> DeviceArray:
+    """The view of an array on a device; its family, if that is known."""
+    if family is None:
+        family = family_of(type(array))
+        assert family is not None
     address, shape, strides, dtype, device, writeable = family.view(array)
-    return address, shape, strides, dtype, device, array, writeable
+    return DeviceArray(address, shape, strides, dtype, device, array, writeable)
 
 
 def broadcast_shape(name: str, views: Mapping[str, DeviceArray]) -> tuple[int, ...]:

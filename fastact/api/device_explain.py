@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastact.api.device import is_on_device
-from fastact.api.device_optim import view_of
+from fastact.api.device import is_on_device, view_of
 from fastact.backends import cuda
 from fastact.backends.cuda import families, launch, lists
 from fastact.spec.kernel import compute_dtype

@@ -18,11 +18,10 @@ from fastact.api.fused import _Call, shape_of
 from fastact.api.gated_units import _Packed
 from fastact.backends.cuda import fused, maps
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import SIZES, can_cast, common, rounded
+from fastact.backends.cuda.dtypes import can_cast, rounded
 from fastact.backends.cuda.fused import Job
 from fastact.spec.kernel import compute_dtype, kernel_of
 from fastact.spec.kinds import ALL
-from fastact.spec.messages import unsupported_names
 
 if TYPE_CHECKING:
     from fastact.api.activation import Activation
@@ -51,7 +50,7 @@ class DeviceCall(_Call):
         # an activation may have a parameter of the name of an input
         keys = {name: f"the parameter {name}" if name in given else name for name in values}
         self.operands = Operands(fused.__name__, {**given, **{keys[k]: v for k, v in values.items()}})
-        self.dtype = self.memory = _dtype(self.operands, given.values())
+        self.dtype = self.memory = self.operands.dtype(given=given.values())
         self.compute = np.dtype(compute_dtype(self.dtype))
         views: dict[str, Any] = {**_numbers(given, self.dtype), **self.operands.views}
         self.maps = {a.name: views[a.name] for a in inputs if a.role == "map"}
@@ -161,15 +160,6 @@ def _later(function: Callable[..., None], *arguments: Any) -> Callable[[], None]
     return lambda: function(*arguments)
 
 
-def _dtype(found: Operands, inputs: Any) -> str:
-    """The dtype that is computed in: NumPy's numbers have one, Python's take that of the others."""
-    names = [view.dtype for view in found.views.values()]
-    names += [a.dtype.name for a in inputs if isinstance(a, (np.generic, np.ndarray))]
-    if any(name not in SIZES for name in names):
-        raise TypeError(unsupported_names(found.name, names))
-    return common(names)
-
-
 def _numbers(given: Mapping[str, Any], dtype: str) -> dict[str, float]:
     """The numbers among inputs, as an array of this dtype would hold them."""
     return {name: rounded(float(a), dtype) for name, a in given.items() if not any_on_device((a,))}
@@ -210,7 +200,7 @@ class DevicePacked(_Packed):
 
     def _taken(self, given: Mapping[str, Any]) -> list[Any]:
         self.operands = Operands(self.name, given)
-        self.dtype = self.memory = _dtype(self.operands, given.values())
+        self.dtype = self.memory = self.operands.dtype(given=given.values())
         return [self.operands.views[what] for what in given]
 
     def _parts(self, a: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
@@ -246,7 +236,7 @@ def random_function(function: RandomFunction, given: Mapping[str, Any], random: 
     name = function.name
     refuse_masked(name, given.values(), FILLED)
     found = Operands(name, given)
-    dtype = _dtype(found, given.values())
+    dtype = found.dtype(given=given.values())
     numbers = _numbers(given, dtype)
     values = [found.views.get(what, numbers.get(what, 0.0)) for what in given]
     shape = shape_of(values[-1])

@@ -12,13 +12,13 @@ from typing import Any
 
 from fastact.api.device import Operands
 from fastact.api.device_rows import Layout, apart, axes_of, fits, total
-from fastact.api.losses import check_labels_shape
+from fastact.api.losses import check_labels_shape, divided
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import SIZES, common, is_integer
 from fastact.backends.cuda.families import family_of
 from fastact.backends.cuda.row_functions import GENERAL
-from fastact.spec.kernel import KernelSpec, row_kernel_of
+from fastact.spec.kernel import DTYPES, KernelSpec, row_kernel_of
 from fastact.spec.kinds import Argument
 from fastact.spec.messages import unsupported_names
 
@@ -97,7 +97,7 @@ def by_label(
     rows: dict[str, DeviceArray] = {"loss": loss}
     results = {"dx": target} if target is not None else {}
     divisor = None
-    factor = 1.0 / count if reduction == "mean" and count else math.nan if reduction == "mean" else 1.0
+    factor = divided(1.0, count) if reduction == "mean" else 1.0
     settings = {"factor": factor, **scalars}
     if indices:
         t = rows["labels"] = _laid_labels(found, t, list(results.values()))
@@ -189,9 +189,8 @@ def of_elements(
     maps_given = {"x": given, "targets": targets}
     maps_given |= {what if what in argument else f"{what}s": a for what, a in others.items()}
     flat = {what: found.laid(a, dtype, flat=True) for what, a in maps_given.items()}
-    by = 1.0 / size if reduction == "mean" and size else math.nan if reduction == "mean" else 1.0
+    by = divided(1.0, size) if reduction == "mean" else 1.0
     settings = {"factor": by, **scalars}
-    dx = None
     if target is not None:
         dx = found.place(target, flat.values(), dtype)
         flat["dx"] = dx.reshape((size,)) or dx
@@ -205,12 +204,9 @@ def of_elements(
             parts = {what: a.part(0, first, count * n).reshape((count, n)) for what, a in flat.items()}
             own = {"sums": sums.part(0, first // ROW, count)}
             row_runs.run(spec, parts, own, {}, settings, found.stream, found.scratch)  # type: ignore[arg-type]
-    if target is not None and dx is not None:
+    if target is not None:
         maps.copy(dx, target, found.stream)
-    if losses is not None:
-        maps.copy(losses.reshape(shape) or losses, result.target, found.stream)
-    else:
-        total(found, sums, by, None, result.target)
+    result.put(sums if losses is None else losses, by)
     return found.done(result.array, array) if grad else (found.done(result.array), None)
 
 
@@ -221,7 +217,6 @@ def _spec(name: str, dtype: str, inputs: str, outputs: str) -> KernelSpec:
     return KernelSpec(name, dtype, name, side(inputs), (), side(outputs))
 
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
 COUNT = {d: _spec("label_counts", d, "labels:row weights:col", "counts:row") for d in DTYPES}
 # loops that the CPU has in another form, or not at all
 OWN = {

@@ -11,12 +11,12 @@ import numpy as np
 from fastact.api import device_plain
 from fastact.api.arguments import outs_of
 from fastact.api.device import Operands, broadcast_shape, safe_to_write
-from fastact.backends.cuda import maps
+from fastact.backends.cuda import families, maps
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import FLOATS, SIZES, common, rounded
+from fastact.backends.cuda.dtypes import FLOATS, rounded
 from fastact.spec.kernel import compute_dtype, kernel_of
 from fastact.spec.kinds import ALL
-from fastact.spec.messages import no_loop_names, unsupported_names
+from fastact.spec.messages import no_loop_names
 from fastact.spec.table import Op
 
 # of a ufunc; casting is as by default
@@ -77,20 +77,15 @@ def call(
     for target, view in zip(targets, written):
         # what the mask leaves out stays
         maps.copy(target, view, found.stream, mask)
-    if found.family.name == "PyTorch":
+    own = families.family_of(type(arrays[0]))
+    if own is not None and own.name == "PyTorch":
         device_plain.register(type(arrays[0]))
     return found.done(*(array for array, _ in results))
 
 
 def _dtype(found: Operands, arrays: tuple[Any, ...], asked: Any) -> str:
     """The dtype that is computed in: that of the arrays, or the one asked for; NumPy's numbers have one, too."""
-    names = [
-        *(view.dtype for view in found.views.values()),
-        *(a.dtype.name for a in arrays if isinstance(a, (np.generic, np.ndarray))),
-    ]
-    if any(name not in SIZES for name in names):
-        raise TypeError(unsupported_names(f"ufunc {found.name!r}", names))
-    own = common(names)
+    own = found.dtype(given=arrays)
     if asked is None:
         return own
     name = getattr(asked, "name", None) or np.dtype(asked).name

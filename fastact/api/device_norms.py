@@ -13,10 +13,8 @@ from fastact.api.device import Operands
 from fastact.api.device_rows import TOTAL, Layout, apart
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import SIZES
 from fastact.spec.kernel import KernelSpec, compute_dtype, kernel_of
 from fastact.spec.kinds import Argument
-from fastact.spec.messages import unsupported_names
 from fastact.spec.table import OPS
 
 if TYPE_CHECKING:
@@ -68,9 +66,6 @@ class Call:
         found = self.found = Operands(name, {**arrays, **columns, "stats": stats})
         found.floats((*arrays, *columns, "stats"))
         views = found.views
-        for what, view in views.items():
-            if view.dtype not in SIZES:
-                raise TypeError(unsupported_names(f"{name}: {what}", [view.dtype]))
         self.dtype = found.dtype([w for w in views if w != "stats"])
         self.compute = compute_dtype(self.dtype)
         x = self.x = views["x"]

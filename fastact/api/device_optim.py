@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastact.api.device import Operands, is_on_device
+from fastact.api.device import Operands, is_on_device, view_of
 from fastact.api.optimisers import NORM_EPS, check_apart, check_disjoint, check_writeable, listed
 from fastact.backends.cuda import families, launch, lists, maps
 from fastact.backends.cuda.array import DeviceArray
@@ -30,12 +30,6 @@ def _family(array: Any) -> families.Family:
     found = families.family_of(type(array))
     assert found is not None
     return found
-
-
-def view_of(array: Any) -> DeviceArray:
-    """The view of an array on a device."""
-    address, shape, strides, dtype, device, writeable = _family(array).view(array)
-    return DeviceArray(address, shape, strides, dtype, device, array, writeable)
 
 
 def floating(name: str, what: str, array: Any) -> str:

@@ -11,9 +11,7 @@ import numpy as np
 from fastact.api.device import Operands, broadcast_shape
 from fastact.backends.cuda import maps, row_runs
 from fastact.backends.cuda.array import DeviceArray
-from fastact.backends.cuda.dtypes import SIZES
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernel_of
-from fastact.spec.messages import unsupported_names
 
 Axis = int | tuple[int, ...] | None
 
@@ -99,7 +97,6 @@ def call(
     where: Any,
     out: Any,
     *,
-    fill: float = 0.0,
     fill_in: float = 0.0,
     reduces: bool = False,
     keepdims: bool = False,
@@ -119,8 +116,6 @@ def call(
         By the names of the kernel.
     axis, where, out
         As of the function.
-    fill : float
-        The result where the mask does not hold.
     fill_in : float
         What the mask leaves of a reduced row.
     reduces, keepdims : bool
@@ -130,9 +125,6 @@ def call(
     bias : array, optional
     """
     found = Operands(name, {**arrays, "bias": bias}, True)
-    dtypes = [view.dtype for view in found.views.values()]
-    if any(d not in SIZES for d in dtypes):
-        raise TypeError(unsupported_names(f"ufunc {name!r}", dtypes))
     dtype = found.dtype()
     views = dict(found.views)
     shape = broadcast_shape(name, {k: v for k, v in views.items() if k != "bias"})

@@ -181,7 +181,8 @@ def _gradient(dx: Any, scratch: int = -1) -> tuple[int, int]:
     return (0, -1) if dx is not None else (VALUE_ONLY, scratch)
 
 
-def _divided(total: float, count: float) -> float:
+def divided(total: float, count: float) -> float:
+    """The mean of a sum, NaN of nothing."""
     return total / count if count else math.nan
 
 
@@ -372,7 +373,7 @@ class SoftmaxCrossEntropy(LabelLoss):
         if grad:
             dx = result_buffer(out if axis == x.ndim - 1 else None, rows.shape, rows.dtype, (rows, targets), (weight,))
         count = count if indices else float(loss.size)
-        factor = _divided(1.0, count) if reduction == "mean" else 1.0
+        factor = divided(1.0, count) if reduction == "mean" else 1.0
         if classes and rows.size:
             size = loss.size, classes
             if targets is None:
@@ -386,7 +387,7 @@ class SoftmaxCrossEntropy(LabelLoss):
             value = loss.astype(result_dtype, copy=False)[()]
         else:
             total = _driver.pairwise(loss)
-            value = result_dtype.type(total if reduction == "sum" else _divided(total, count))
+            value = result_dtype.type(total if reduction == "sum" else divided(total, count))
         if dx is None:
             return value, None
         return value, self._delivered(np.moveaxis(dx, -1, axis), out, result_dtype)
@@ -588,12 +589,12 @@ class NLLLoss(LabelLoss):
             value = losses.astype(dtype, copy=False)[()]
         else:
             total = _driver.pairwise(losses)
-            value = dtype.type(total if reduction == "sum" else _divided(total, count))
+            value = dtype.type(total if reduction == "sum" else divided(total, count))
         if not grad:
             return value, None
         by = count if reduction == "mean" else 1.0
         if factors is None:
-            slopes = np.full(rows_shape, _divided(-1.0, by), dtype)
+            slopes = np.full(rows_shape, divided(-1.0, by), dtype)
         else:
             slopes = np.asarray(-factors.astype(np.float64) / by, dtype)
         if out is not None and out.dtype == dtype and _by_label(out, axis, y, slopes, put=True):
@@ -675,7 +676,7 @@ class PointwiseLoss(Loss):
         dx = result_buffer(out, rows.shape, rows.dtype, (rows, t, *others)) if grad else None
         losses = np.empty(x.shape, compute) if reduction == "none" else None
         sums = np.zeros(-(-x.size // LOSS_ROW), compute)
-        factor = _divided(1.0, x.size) if reduction == "mean" else 1.0
+        factor = divided(1.0, x.size) if reduction == "mean" else 1.0
         if x.size:
             flat = [None if a is None else a.reshape(-1) for a in (rows, t, *others, dx, losses)]
             whole = x.size // LOSS_ROW
@@ -691,7 +692,7 @@ class PointwiseLoss(Loss):
             value = losses.astype(result_dtype, copy=False)[()]
         else:
             total = _driver.pairwise(sums)
-            value = result_dtype.type(total if reduction == "sum" else _divided(total, x.size))
+            value = result_dtype.type(total if reduction == "sum" else divided(total, x.size))
         return value, None if dx is None else self._delivered(dx, out, result_dtype)
 
 

@@ -109,7 +109,7 @@ class RowMethod:
         kernel = more.pop("kernel", self._kernel)
         names = [a.name for a in ROWS[kernel].inputs]
         return device_rows.call(
-            self.name, kernel, dict(zip(names, arrays)), axis, where, single_out(self.name, out), fill=self._fill,
+            self.name, kernel, dict(zip(names, arrays)), axis, where, single_out(self.name, out),
             fill_in=self._fill_in, reduces=self._reduces, keepdims=keepdims, **more,
         )  # fmt: skip
 

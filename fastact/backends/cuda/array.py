@@ -82,11 +82,6 @@ class DeviceArray:
     def transpose(self, axes: Sequence[int]) -> DeviceArray:
         return self._view(tuple(self.shape[i] for i in axes), tuple(self.strides[i] for i in axes))
 
-    def expand(self, axis: int) -> DeviceArray:
-        """A view with a new axis of length 1."""
-        at = axis % (self.ndim + 1)
-        return self._view((*self.shape[:at], 1, *self.shape[at:]), (*self.strides[:at], 0, *self.strides[at:]))
-
     def moveaxis(self, axis: int, to: int) -> DeviceArray:
         """A view with an axis in another place."""
         order = [i for i in range(self.ndim) if i != axis % self.ndim]

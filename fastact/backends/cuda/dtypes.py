@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,15 @@ FLOATS = ("float32", "float64", "float16", "bfloat16")
 # name: bytes
 INTEGERS = {f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)} | {"bool": 1}
 SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, **INTEGERS}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The dtype of NumPy, or of ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 def is_integer(name: str) -> bool:

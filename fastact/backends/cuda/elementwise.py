@@ -69,9 +69,7 @@ class Writer:
 
     def kernel(self, form: str, arguments: list[str], slots: str, block: int) -> Kernel:
         """The kernel, of the lines that were written."""
-        name = f"{self.spec.symbol}_{form}"
-        text = "\n".join([f"def kernel({', '.join(arguments)}):", *self.trace.lines])
-        return Kernel(name, self.spec.compute, slots, text, dict(self.trace.constants), block)
+        return self.trace.kernel(f"{self.spec.symbol}_{form}", arguments, slots, block)
 
 
 def vector(spec: KernelSpec) -> Kernel:
@@ -150,8 +148,7 @@ def table() -> Kernel:
     trace.line(f"i = count * {HALVES} + t")
     with trace.block("if cuda.blockIdx.x == 0 and i < n:"):
         trace.line("store_bits(y + i * 2, uint32(halves[load_bits(x + i * 2)]))")
-    text = "\n".join(["def kernel(x, results, y, n, blocks):", *trace.lines])
-    return Kernel("table", "float32", "qqqqq", text, {}, TABLE_BLOCK)
+    return trace.kernel("table", ["x", "results", "y", "n", "blocks"], "qqqqq", TABLE_BLOCK)
 
 
 def patterns() -> Kernel:

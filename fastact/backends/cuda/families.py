@@ -23,7 +23,7 @@ from typing import Any
 
 from fastact.backends.cuda import _launch
 from fastact.backends.cuda._launch import DeviceMemory, contiguous_strides, scaled
-from fastact.backends.cuda.dtypes import SIZES
+from fastact.backends.cuda.dtypes import SIZES, numpy_dtype
 
 LEGACY_STREAM = 1  # the handle of the legacy default stream, in CUDA, DLPack and the array interface
 DLPACK_CUDA = 2
@@ -150,16 +150,6 @@ class _PyTorch(Family):
         return f"a PyTorch tensor on {self.device_of(array)}"
 
 
-def _numpy_dtype(name: str) -> Any:
-    import numpy as np
-
-    if name == "bfloat16":
-        import ml_dtypes  # an array of it exists, so it is there
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
-
-
 class _CuPy(Family):
     name = "CuPy"
 
@@ -180,7 +170,7 @@ class _CuPy(Family):
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int, like: Any = None) -> Any:
         with self._cupy.cuda.Device(device):
-            return self._cupy.empty(shape, _numpy_dtype(dtype))
+            return self._cupy.empty(shape, numpy_dtype(dtype))
 
     def device_of(self, array: Any) -> str:
         return f"cuda:{array.data.device_id}"
@@ -208,7 +198,7 @@ class _Numba(Family):
     def empty(self, shape: tuple[int, ...], dtype: str, device: int, like: Any = None) -> Any:
         cuda = sys.modules["numba.cuda"]
         with cuda.gpus[device]:
-            return cuda.device_array(shape, _numpy_dtype(dtype), stream=getattr(like, "stream", 0))
+            return cuda.device_array(shape, numpy_dtype(dtype), stream=getattr(like, "stream", 0))
 
     # two arrays may be bound to two streams
     plain = False

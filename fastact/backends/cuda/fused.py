@@ -188,7 +188,7 @@ def _letters(job: Job, count: int, along: bool, repeated: bool) -> str:
     return "".join(found)
 
 
-def _slots(job: Job, letters: str, steps: Sequence[int], sizes: Sequence[int]) -> tuple[float, ...]:
+def _slots(job: Job, steps: Sequence[int], sizes: Sequence[int]) -> tuple[float, ...]:
     pointers = [a.address for a in job.values if isinstance(a, DeviceArray)] + [y.address for y in job.outputs]
     numbers = [float(a) for a in job.values if not isinstance(a, DeviceArray)]
     return (*pointers, *steps, *sizes, *numbers, *maps.random_slots(job.spec, job.random))
@@ -214,7 +214,7 @@ def _columns(job: Job, steps: list[int]) -> None:
     pieces = width // count
     threads = -(-rows // columns.rows_of(count)) * pieces
     key = job.spec, "columns", letters, count, copies > 1
-    slots = _slots(job, letters, steps, (width, pieces, total, channel))
+    slots = _slots(job, steps, (width, pieces, total, channel))
     where = _launch(job, -(-threads // columns.BLOCK), columns.BLOCK)
     launch.run(key, lambda: columns.columns(job.spec, letters, count, copies > 1), where, slots)
 
@@ -231,7 +231,7 @@ def _column_sums(straight: tuple[Job, list[int], list[tuple[DeviceArray, DeviceA
     letters = _letters(job, count, True, copies > 1)
     strips, blocks = -(-width // (columns.sums_lanes(count) * count)), -(-rows // ROWS)
     work = job.scratch((blocks * nsum * 2 * width,), job.spec.compute)
-    slots = _slots(job, letters, steps, (width, strips, total, channel, work.address))
+    slots = _slots(job, steps, (width, strips, total, channel, work.address))
     where = _launch(job, blocks * strips, columns.sums_lanes(count) * columns.QUADS)
     key = job.spec, "column_sums", letters, count, copies > 1
     launch.run(key, lambda: columns.column_sums(job.spec, letters, count, copies > 1), where, slots)
@@ -256,7 +256,7 @@ def _segment_sums(straight: tuple[Job, list[int], list[tuple[DeviceArray, Device
     units = rows * pieces * (CHAINS // (lanes * count))
     side = columns.SEGMENT_BLOCK // (lanes * quads)
     work = job.scratch((nsum * 2 * rows * (1 if folded else pieces * CHAINS),), compute)
-    slots = _slots(job, letters, steps, (inner, pieces, units, channel, total, work.address))
+    slots = _slots(job, steps, (inner, pieces, units, channel, total, work.address))
     key = job.spec, "segment_sums", letters, count, quads, folded
     where = _launch(job, -(-units // side), columns.SEGMENT_BLOCK)
     launch.run(key, lambda: columns.segment_sums(job.spec, letters, count, quads, folded), where, slots)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastact.backends.cuda import fused, launch, maps, row_runs, simulator
+from fastact.backends.cuda import fused, launch, maps, row_runs, simulated
 from fastact.backends.cuda.array import DeviceArray
+from fastact.backends.cuda.dtypes import numpy_dtype
 from fastact.backends.cuda.row_functions import FUNCTIONS, GENERAL
 from fastact.spec.kernel import KernelSpec, kernel_of
 from fastact.spec.kinds import ALL, outputs_of
@@ -27,7 +28,7 @@ DEVICE = 0
 
 
 def _stream() -> int:
-    if simulator.enabled():
+    if simulated():
         return 0
     from fastact.backends.cuda import _launch
 
@@ -35,14 +36,7 @@ def _stream() -> int:
 
 
 def _memory(shape: tuple[int, ...], dtype: str) -> DeviceArray:
-    if simulator.enabled():
-        array = simulator.FAMILY.empty(shape, dtype, DEVICE)
-        address, shape, strides, dtype, device, writeable = simulator.FAMILY.view(array)
-        return DeviceArray(address, shape, strides, dtype, device, array, writeable)
-    from fastact.backends.cuda import _launch
-
-    memory = _launch.DeviceMemory(shape, dtype, DEVICE, _stream())
-    return DeviceArray(memory.address, shape, None, dtype, DEVICE, memory)
+    return launch.memory(shape, dtype, DEVICE, _stream())
 
 
 def _up(array: Any) -> DeviceArray:
@@ -74,7 +68,7 @@ def _map(spec: KernelSpec) -> Callable[..., tuple[Any, ...]]:
     first = len(spec.inputs)
 
     def run(*given: Any) -> tuple[Any, ...]:
-        dtype = launch.numpy_dtype(spec.dtype)
+        dtype = numpy_dtype(spec.dtype)
         arrays = [np.asarray(a).astype(dtype, copy=False) for a in given]
         shape = np.broadcast_shapes(*(a.shape for a in arrays))
         # one value for all goes along as a number
@@ -106,7 +100,7 @@ def fused_kind(op: Op, kind: str, dtype: str) -> Callable[..., list[Any]]:
             if role == "v":
                 values.append(float(np.asarray(a).reshape(())))
             elif role != "r":
-                a = np.ascontiguousarray(a, launch.numpy_dtype(dtype)).reshape(places[role])
+                a = np.ascontiguousarray(a, numpy_dtype(dtype)).reshape(places[role])
                 values.append(_up(a).broadcast_to(shape))
         targets = [a for a, role in zip(arrays[nin:], roles[nin:]) if role != "s"]
         outputs = [_memory(shape, dtype) for _ in targets]

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastact.backends.cuda import simulator
+from fastact.backends.cuda import simulated, simulator
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.compile import Kernel
+from fastact.backends.cuda.dtypes import numpy_dtype
 
 
 class Launch(NamedTuple):
@@ -61,7 +62,9 @@ def made(key: Any, make: Callable[[], Kernel]) -> Kernel:
     found = _made.get(key)
     if found is None:
         with _lock:
-            found = _made.setdefault(key, make())
+            found = _made.get(key)
+            if found is None:
+                found = _made[key] = make()
     return found
 
 
@@ -82,7 +85,7 @@ def run(key: Any, make: Callable[[], Kernel], where: Launch, slots: tuple[float,
     if log is not None:
         log.append(Planned(key, made(key, make), where))
         return
-    if simulator.enabled():
+    if simulated():
         simulator.run(made(key, make), where.grid, where.block, where.shared, slots)
         return
     from fastact.backends.cuda import _launch, cache
@@ -97,7 +100,7 @@ SHARED_OF_H100 = 227 * 1024
 
 def shared_bytes(device: int) -> int:
     """The most shared memory that a block can have."""
-    if simulator.enabled():
+    if simulated():
         return SHARED_OF_H100
     from fastact.backends.cuda import _launch
 
@@ -108,7 +111,7 @@ def capturing(device: int, stream: int) -> bool:
     """Whether work on a stream is not done now: it goes into a CUDA graph, or is planned only."""
     if planning():
         return True
-    if simulator.enabled():
+    if simulated():
         return False
     from fastact.backends.cuda import _launch
 
@@ -118,7 +121,7 @@ def capturing(device: int, stream: int) -> bool:
 def to_host(array: DeviceArray, stream: int) -> Any:
     """The elements of a contiguous array as an array of NumPy; the stream has done its work then."""
     found = np.empty(array.shape, numpy_dtype(array.dtype))
-    if simulator.enabled():
+    if simulated():
         simulator.copy(found.ctypes.data, array.address, found.nbytes)
         return found
     from fastact.backends.cuda import _launch
@@ -130,7 +133,7 @@ def to_host(array: DeviceArray, stream: int) -> Any:
 def to_device(source: Any, array: DeviceArray, stream: int) -> None:
     """Copy an array of NumPy to a contiguous array of its shape and dtype; the stream has done its work then."""
     source = np.ascontiguousarray(source, numpy_dtype(array.dtype))
-    if simulator.enabled():
+    if simulated():
         simulator.copy(array.address, source.ctypes.data, source.nbytes)
         return
     from fastact.backends.cuda import _launch
@@ -138,10 +141,12 @@ def to_device(source: Any, array: DeviceArray, stream: int) -> None:
     _launch.to_device(array.address, source.reshape(-1).view(np.uint8), stream, array.device)
 
 
-def numpy_dtype(name: str) -> Any:
-    """The dtype of NumPy of a name."""
-    if name == "bfloat16":
-        import ml_dtypes
+def memory(shape: tuple[int, ...], dtype: str, device: int, stream: int) -> DeviceArray:
+    """A new array on a device, given back in the order of the stream."""
+    if simulated():
+        array = simulator.FAMILY.empty(shape, dtype, device)
+        return DeviceArray(*simulator.FAMILY.view(array)[:4], device, array)
+    from fastact.backends.cuda import _launch
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    own = _launch.DeviceMemory(shape, dtype, device, stream)
+    return DeviceArray(own.address, shape, None, dtype, device, own)

@@ -148,10 +148,9 @@ def step(rule: Rule, dtype: str, grads: str, master: bool, clipped: bool) -> Ker
             if master:
                 trace.line(f"store_{dtype}({at('copy')}, {one[0].name})")
             trace.line(f"i += {BLOCK}")
-    text = "\n".join([f"def kernel({', '.join(['table', 'grads', 'arrays', *spec.params])}):", *trace.lines])
     slots = "qqq" + "".join("q" if clipped and name == "factor" else "d" for name in spec.params)
     form = "_".join([dtype, grads or "none", *(["master"] if master else []), *(["clipped"] if clipped else [])])
-    return Kernel(f"{spec.name}_list_{form}", compute, slots, text, dict(trace.constants), BLOCK)
+    return trace.kernel(f"{spec.name}_list_{form}", ["table", "grads", "arrays", *spec.params], slots, BLOCK)
 
 
 def put() -> Kernel:
@@ -231,8 +230,8 @@ def squares(dtype: str) -> Kernel:
     with trace.block("if chain == 0 and own < blocks:"):
         trace.line(f"store_float64(pairs + own * 16, {total[0].name})")
         trace.line(f"store_float64(pairs + own * 16 + 8, {total[1].name})")
-    text = "\n".join(["def kernel(table, grads, arrays, blocks, pairs):", *trace.lines])
-    return Kernel(f"squares_{dtype}", "float64", "qqqqq", text, dict(trace.constants), NORM_THREADS)
+    arguments = ["table", "grads", "arrays", "blocks", "pairs"]
+    return trace.kernel(f"squares_{dtype}", arguments, "qqqqq", NORM_THREADS)
 
 
 def whole() -> Kernel:
@@ -265,8 +264,7 @@ def whole() -> Kernel:
         # a NaN stays
         factor_ = trace.where(trace.compare(">", ratio, 1.0), 1.0, ratio) / divisor
         trace.line(f"store_float64(factor, {factor_.name})")
-    text = "\n".join(["def kernel(pairs, blocks, norm, factor, max_norm, scale):", *trace.lines])
-    return Kernel("norm", "float64", "qqqqdd", text, dict(trace.constants), NORM_LANES)
+    return trace.kernel("norm", ["pairs", "blocks", "norm", "factor", "max_norm", "scale"], "qqqqdd", NORM_LANES)
 
 
 def catalogue() -> Iterator[tuple[str, Kernel]]:

@@ -17,6 +17,8 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
+from fastact.backends.cuda.dtypes import SIZES
+
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
@@ -89,11 +91,17 @@ def _integer(name: str) -> Any:
 
 def _words_of(dtype: str, count: int) -> tuple[ir.Type, int]:
     """What so many elements lie in: a vector of at most 16 bytes, and how many of them."""
-    size = {"float64": 8, "float32": 4}.get(dtype, 2)
+    size = SIZES[dtype]
     per = min(count, 16 // size)
     if dtype == "bfloat16":
         return ir.VectorType(I32, per // 2), count // per
     return ir.VectorType(MEMORY[dtype], per), count // per
+
+
+def _two_floats(builder: Any, word: Any) -> list[Any]:
+    """The two bfloat16 of a word of 32 bits, the lower one first."""
+    low, high = builder.shl(word, ir.Constant(I32, 16)), builder.and_(word, ir.Constant(I32, 0xFFFF0000))
+    return [builder.bitcast(low, FLOAT), builder.bitcast(high, FLOAT)]
 
 
 def _load_vector(dtype: str, count: int) -> Any:
@@ -102,7 +110,7 @@ def _load_vector(dtype: str, count: int) -> Any:
 
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kind, parts = _words_of(dtype, count)
-            size = (16 if parts > 1 else count * {"float64": 8, "float32": 4}.get(dtype, 2)) if parts else 16
+            size = min(16, count * SIZES[dtype])
             found = []
             for part in range(parts):
                 address = builder.add(args[0], ir.Constant(I64, 16 * part))
@@ -111,8 +119,7 @@ def _load_vector(dtype: str, count: int) -> Any:
                 for k in range(kind.count):
                     e = builder.extract_element(v, ir.Constant(I32, k))
                     if dtype == "bfloat16":
-                        found.append(builder.bitcast(builder.shl(e, ir.Constant(I32, 16)), FLOAT))
-                        found.append(builder.bitcast(builder.and_(e, ir.Constant(I32, 0xFFFF0000)), FLOAT))
+                        found += _two_floats(builder, e)
                     else:
                         found.append(_widened(builder, e, dtype))
             return context.make_tuple(builder, signature.return_type, found)
@@ -125,7 +132,7 @@ def _load_vector(dtype: str, count: int) -> Any:
 def _store_vector(dtype: str, count: int) -> Any:
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind, parts = _words_of(dtype, count)
-        size = 16 if parts > 1 else count * {"float64": 8, "float32": 4}.get(dtype, 2)
+        size = min(16, count * SIZES[dtype])
         values = list(args[1:])
         if dtype == "bfloat16":
             values = [_two_bfloat16(builder, low, high) for low, high in zip(values[::2], values[1::2])]
@@ -251,16 +258,14 @@ def _unpack(dtype: str) -> Any:
                 if dtype == "float32":
                     found.append(builder.bitcast(word, FLOAT))
                 elif dtype == "bfloat16":
-                    found.append(builder.bitcast(builder.shl(word, ir.Constant(I32, 16)), FLOAT))
-                    found.append(builder.bitcast(builder.and_(word, ir.Constant(I32, 0xFFFF0000)), FLOAT))
+                    found += _two_floats(builder, word)
                 else:
                     for part in (word, builder.lshr(word, ir.Constant(I32, 16))):
                         half = builder.bitcast(builder.trunc(part, I16), HALF)
                         found.append(builder.fpext(half, FLOAT))
             return context.make_tuple(builder, signature.return_type, found)
 
-        size = {"float32": 4, "float64": 8}.get(dtype, 2)
-        return types.UniTuple(COMPUTED[dtype], 16 // size)(*[types.uint32] * 4), emit
+        return types.UniTuple(COMPUTED[dtype], 16 // SIZES[dtype])(*[types.uint32] * 4), emit
 
     return intrinsic(unpack)
 

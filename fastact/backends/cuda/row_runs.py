@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 from fastact.backends.cuda import launch
 from fastact.backends.cuda.array import DeviceArray, collapsed
+from fastact.backends.cuda.compile import Kernel
 from fastact.backends.cuda.dtypes import SIZES
 from fastact.backends.cuda.launch import Launch
 from fastact.backends.cuda.row_functions import FUNCTIONS
@@ -263,15 +264,15 @@ def launch_rows(
 ) -> None:  # fmt: skip
     """Launches the kernel of a form, or one for each phase."""
     device = next(iter(views.values())).device
-    function = FUNCTIONS[spec.loop]
+    names = tuple(scalars)
     parts, workspace, phases = 1, None, 0
     if form.memory == "parts":
         parts = -(-n // PART)
         workspace = scratch((count * parts * MOST_SUMS * MOST_WIDTH,), "float64")
-        phases = Rows(spec, form, given, list(scalars), then).count_sums(function)
+        phases = _phases(spec, form, given, names, then)
     for phase in range(phases + 1):
         form = form._replace(phase=phase)
-        writer = Rows(spec, form, given, list(scalars), then)
+        writer = _writer(spec, form, given, names, then)
         grid = -(-count // (form.down or writer.rows_of_block)) * parts * form.tiles
         slots: list[float] = [count, inner, n]
         for name in writer.by_row():
@@ -291,5 +292,18 @@ def launch_rows(
             words = -(-n // form.lanes)
             shared = -(-words // form.team) * form.team * BYTES * len(writer.maps)
         where = Launch(device, stream, (grid, 1), writer.block, shared)
-        key = spec, form, tuple(sorted(given)), tuple(scalars), then and kernel_of(then, "value_and_grad", spec.compute)
-        launch.run(key, partial(writer.kernel, function), where, tuple(slots))
+        key = spec, form, tuple(sorted(given)), names, then and kernel_of(then, "value_and_grad", spec.compute)
+        launch.run(key, partial(_written, spec, form, given, names, then), where, tuple(slots))
+
+
+# what a kernel takes, asked of a writer that writes nothing: to make one took 0.1 ms of each launch, to count 1 ms
+_writer = cache(Rows)
+
+
+@cache
+def _phases(spec: KernelSpec, form: Form, given: frozenset[str], scalars: tuple[str, ...], then: Op | None) -> int:
+    return Rows(spec, form, given, scalars, then).count_sums(FUNCTIONS[spec.loop])
+
+
+def _written(spec: KernelSpec, form: Form, given: frozenset[str], scalars: tuple[str, ...], then: Op | None) -> Kernel:
+    return Rows(spec, form, given, scalars, then).kernel(FUNCTIONS[spec.loop])

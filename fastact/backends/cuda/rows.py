@@ -76,8 +76,8 @@ class _Known(Exception):
 class Element:
     """An element of a row: its column and values, by the names of arrays."""
 
-    def __init__(self, rows: Rows, column: str, values: dict[str, Any], lane: int) -> None:
-        self._rows, self.column, self._values, self.lane = rows, column, values, lane
+    def __init__(self, column: str, values: dict[str, Any], lane: int) -> None:
+        self.column, self._values, self.lane = column, values, lane
 
     def __getattr__(self, name: str) -> Value:
         return self._values[name]  # type: ignore[no-any-return]
@@ -394,7 +394,7 @@ class Rows:
         found = []
         for lane, column in enumerate(columns):
             own: dict[str, Any] = {name: v[lane] for name, v in values.items()}
-            found.append(Element(self, column, own, lane))
+            found.append(Element(column, own, lane))
         return found
 
     def _with_columns(self, columns: list[str], values: dict[str, list[Value]]) -> dict[str, list[Value]]:
@@ -415,15 +415,13 @@ class Rows:
             values["mask"] = [self.trace.emit(f"load_bool(mask + ({c}))") for c in columns]
         return values
 
-    def visit(self, function: Callable[[list[Element], Callable[..., None]], None], tail: bool = True) -> None:
+    def visit(self, function: Callable[[list[Element], Callable[..., None]], None]) -> None:
         """Calls a function for words of elements, in code that goes over the row.
 
         Parameters
         ----------
         function : callable
             Of elements, and of a function that stores a value of each in an output.
-        tail : bool
-            Whether elements beyond those that count of a causal row are visited.
         """
         trace, form, count = self.trace, self.form, self.form.lanes
         if form.memory == "registers":
@@ -617,7 +615,7 @@ class Rows:
     def first_element(self) -> Element:
         """The first element of a row."""
         values = {name: self.trace.fresh(f"load_{self.dtype}({name})") for name in self.maps}
-        return Element(self, "0", values, 0)
+        return Element("0", values, 0)
 
     def store_row(self, name: str, value: Value) -> None:
         """Writes what a row has one of; nothing where it is not wanted."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -20,14 +19,9 @@ from typing import Any
 import numpy as np
 
 from fastact.backends.cuda.compile import Kernel
-from fastact.backends.cuda.dtypes import FLOATS, INTEGERS, SIZES
+from fastact.backends.cuda.dtypes import FLOATS, INTEGERS, SIZES, numpy_dtype
 from fastact.backends.cuda.trace import ARITHMETIC, INTEGER
 from fastact.runtime import _driver
-
-
-def enabled() -> bool:
-    """Whether the simulator was asked for."""
-    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
 def copy(to: int, source: int, count: int) -> None:
@@ -91,7 +85,7 @@ def _together(cuda: _Cuda, threads: list[Any]) -> None:
             except StopIteration:
                 del running[t]
                 waiting.pop(t, None)
-        answers = _shuffled(waiting, running)
+        answers = _shuffled(waiting)
         if not answers:
             if any(waiting.values()) or len(waiting) != len(running):
                 raise Divergence("threads of a block wait at different places")
@@ -100,7 +94,7 @@ def _together(cuda: _Cuda, threads: list[Any]) -> None:
             del waiting[t]
 
 
-def _shuffled(waiting: dict[int, tuple[Any, int] | None], running: dict[int, Any]) -> dict[int, Any]:
+def _shuffled(waiting: dict[int, tuple[Any, int] | None]) -> dict[int, Any]:
     """Of warps whose threads all wait for a shuffle, the values that they get."""
     found = {}
     for t, request in waiting.items():
@@ -152,7 +146,6 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
     found |= {"load_words": _load_words, "store_words": _store_words, "exp2": np.exp2, "store_bool": _store("bool")}
     found["load_bits"] = lambda address: np.uint32(_at(address, 1, np.dtype(np.uint16))[0])
     found["store_bits"] = _store("uint16")
-    found["store_float16_double"] = _store("float16")
     for name in FLOATS:
         found[f"unpack_{name}"] = _unpack(name)
         found[f"round_{name}"] = _round(name)
@@ -166,14 +159,6 @@ def _functions(compute: str) -> dict[str, Callable[..., Any]]:
     return found
 
 
-def _memory(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
-
-
 def _at(address: Any, count: int, dtype: np.dtype[Any]) -> Any:
     buffer = (ctypes.c_byte * (count * dtype.itemsize)).from_address(int(address))
     return np.frombuffer(memoryview(buffer), dtype)
@@ -185,7 +170,7 @@ def _aligned(address: Any, size: int) -> None:
 
 
 def _load(name: str) -> Callable[..., Any]:
-    memory, compute = _memory(name), np.dtype(name if name == "float64" else "float32").type
+    memory, compute = numpy_dtype(name), np.dtype(name if name == "float64" else "float32").type
 
     def load(address: Any) -> Any:
         _aligned(address, memory.itemsize)
@@ -195,7 +180,7 @@ def _load(name: str) -> Callable[..., Any]:
 
 
 def _store(name: str) -> Callable[..., None]:
-    memory = _memory(name)
+    memory = numpy_dtype(name)
 
     def store(address: Any, value: Any) -> None:
         _aligned(address, memory.itemsize)
@@ -205,7 +190,7 @@ def _store(name: str) -> Callable[..., None]:
 
 
 def _load_many(name: str, count: int) -> Callable[..., Any]:
-    memory, compute = _memory(name), np.dtype(name if name == "float64" else "float32")
+    memory, compute = numpy_dtype(name), np.dtype(name if name == "float64" else "float32")
 
     def load(address: Any) -> Any:
         _aligned(address, min(16, count * memory.itemsize))
@@ -215,7 +200,7 @@ def _load_many(name: str, count: int) -> Callable[..., Any]:
 
 
 def _store_many(name: str, count: int) -> Callable[..., None]:
-    memory = _memory(name)
+    memory = numpy_dtype(name)
 
     def store(address: Any, *values: Any) -> None:
         _aligned(address, min(16, count * memory.itemsize))
@@ -235,7 +220,7 @@ def _load_words(address: Any) -> Any:
 
 
 def _round(name: str) -> Callable[..., Any]:
-    memory, compute = _memory(name).type, np.dtype(name if name == "float64" else "float32").type
+    memory, compute = numpy_dtype(name).type, np.dtype(name if name == "float64" else "float32").type
     return lambda value: compute(memory(value))
 
 
@@ -245,7 +230,7 @@ def _store_words(address: Any, *words: Any) -> None:
 
 
 def _unpack(name: str) -> Callable[..., Any]:
-    memory, compute = _memory(name), np.dtype(name if name == "float64" else "float32")
+    memory, compute = numpy_dtype(name), np.dtype(name if name == "float64" else "float32")
     return lambda *words: tuple(np.array(words, np.uint32).view(memory).astype(compute))
 
 
@@ -256,11 +241,6 @@ def _load_integer(name: str) -> Callable[..., Any]:
 
 class Arrays:
     """numba-cuda's arrays in the simulator (fastact.backends.cuda.families)."""
-
-    name = "numba"
-
-    def on_device(self, array: Any) -> bool:
-        return True
 
     def view(self, array: Any) -> tuple[int, tuple[int, ...], tuple[int, ...], str, int, bool]:
         a = array._ary
@@ -273,7 +253,7 @@ class Arrays:
         from numba import cuda
 
         # what is not written must not look right: NaN, and -1 of integers
-        found = np.frombuffer(bytearray(b"\xff" * (math.prod(shape) * SIZES[dtype])), _memory(dtype)).reshape(shape)
+        found = np.frombuffer(bytearray(b"\xff" * (math.prod(shape) * SIZES[dtype])), numpy_dtype(dtype)).reshape(shape)
         return cuda.to_device(found)
 
     def name_of(self, array: Any) -> str:

@@ -76,9 +76,8 @@ def combine(compute: str, dtypes: tuple[str, ...]) -> Kernel:
             t.line(f"store_{compute}(y, {high.name})")
             t.line(f"store_{compute}(y + low, {low.name})")
     arguments = ["work", "low", "between", "blocks", "step", "n", *results]
-    text = "\n".join([f"def kernel({', '.join(arguments)}):", *t.lines])
     name = "_".join(["combine", compute, *(dtypes or ("pairs",))])
-    return Kernel(name, compute, "q" * len(arguments), text, dict(t.constants), COMBINE_BLOCK)
+    return t.kernel(name, arguments, "q" * len(arguments), COMBINE_BLOCK)
 
 
 def _load_pairs(t: Trace, loaded: list[tuple[str, str]], zero: str) -> None:
@@ -137,8 +136,7 @@ def fold_segments(compute: str) -> Kernel:
             value = part.at(f"thread * {CHAINS}")
             t.line(f"store_{compute}(to + ((2 * s + {k}) * units + place) * {size}, {value})")
     arguments = ["work", "pieces", "segments", "units", "each", "channel", "to"]
-    text = "\n".join([f"def kernel({', '.join(arguments)}):", *t.lines])
-    return Kernel(f"fold_{compute}", compute, "q" * len(arguments), text, dict(t.constants), FOLD_BLOCK)
+    return t.kernel(f"fold_{compute}", arguments, "q" * len(arguments), FOLD_BLOCK)
 
 
 def levels(n: int) -> int:
@@ -194,6 +192,4 @@ def pairwise(source: str, dtype: str) -> Kernel:
     with t.block("if thread == 0:"):
         t.line(stored("y", t.fresh("load_float64(source)").name, dtype, "float64"))
     arguments = ["x", "n", "depth", "work", "y"]
-    text = "\n".join([f"def kernel({', '.join(arguments)}):", *t.lines])
-    name = f"pairwise_{source}_{dtype}"
-    return Kernel(name, "float64", "q" * len(arguments), text, dict(t.constants), PAIRWISE_BLOCK)
+    return t.kernel(f"pairwise_{source}_{dtype}", arguments, "q" * len(arguments), PAIRWISE_BLOCK)

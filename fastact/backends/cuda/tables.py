@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 
-from fastact.backends.cuda import elementwise, launch, simulator
+from fastact.backends.cuda import elementwise, launch, simulated
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.launch import Launch
 from fastact.spec.kernel import KernelSpec
@@ -18,8 +18,8 @@ class Table:
     """The results of a function, in the order of the bits of its input."""
 
     def __init__(self, spec: KernelSpec, params: tuple[float, ...], device: int, stream: int) -> None:
-        self.results = _memory(spec.dtype, device, stream)
-        inputs = _memory(spec.dtype, device, stream)
+        self.results = launch.memory((COUNT,), spec.dtype, device, stream)
+        inputs = launch.memory((COUNT,), spec.dtype, device, stream)
         launch.run(("patterns",), elementwise.patterns, Launch(device, stream, (COUNT // 256, 1), 256),
                    (inputs.address,))  # fmt: skip
         per = elementwise.BLOCK * elementwise.per_thread(spec.dtype)
@@ -39,16 +39,6 @@ class Table:
 
 
 _tables: dict[tuple[KernelSpec, bytes, int], Table] = {}
-
-
-def _memory(dtype: str, device: int, stream: int) -> DeviceArray:
-    if simulator.enabled():
-        array = simulator.FAMILY.empty((COUNT,), dtype, device)
-        return DeviceArray(*simulator.FAMILY.view(array)[:4], device, array)
-    from fastact.backends.cuda import _launch
-
-    memory = _launch.DeviceMemory((COUNT,), dtype, device, stream)
-    return DeviceArray(memory.address, memory.shape, memory.strides, dtype, device, memory)
 
 
 def can_make(device: int, stream: int) -> bool:
@@ -75,7 +65,7 @@ def run(spec: KernelSpec, params: tuple[float, ...], x: DeviceArray, y: DeviceAr
 
 def multiprocessors(device: int) -> int:
     """How many blocks run at once that fill a multiprocessor each."""
-    if simulator.enabled():
+    if simulated():
         return 2
     from fastact.backends.cuda import _launch
 

@@ -7,11 +7,13 @@ round to nearest (`arithmetic`), because NVVM would fuse ``a*b + c`` otherwise a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+from fastact.backends.cuda.compile import Kernel
 
 # libdevice's functions of a dtype, by what they do
 ARITHMETIC = {
@@ -46,6 +48,11 @@ class Trace:
         self._mantissa = MANTISSA[dtype]
 
     # ---- text
+
+    def kernel(self, name: str, arguments: Sequence[str], slots: str, block: int) -> Kernel:
+        """The kernel, of the lines that were written."""
+        text = "\n".join([f"def kernel({', '.join(arguments)}):", *self.lines])
+        return Kernel(name, self.dtype, slots, text, dict(self.constants), block)
 
     def line(self, text: str) -> None:
         """A line of its own."""
