@@ -133,8 +133,6 @@ def bits_of_float32(run: Run, step: int) -> Iterator[tuple[str, Callable[[], Non
     import numpy as np
     import torch
 
-    import fastact as fa
-
     def compare(name: str, on_cpu: Callable[..., Any], on_gpu: Callable[..., Any]) -> None:
         found = run.results["bits"].setdefault(name, {})
         total = bad = 0
@@ -158,7 +156,6 @@ def bits_of_float32(run: Run, step: int) -> Iterator[tuple[str, Callable[[], Non
                 lambda x, f=f: f.backward(torch.full_like(x, 1.5), x),
             ),
         )
-    del fa
 
 
 def bits_of_halves(run: Run) -> None:

@@ -12,7 +12,6 @@ import os
 
 import numpy as np
 import pytest
-from cases import same
 from ulp import BFLOAT16
 
 ON_GPU = os.environ.get("FASTACT_TEST_GPU", "0") not in ("", "0")
@@ -37,6 +36,8 @@ def _cuda():
         # processes that other tests start are to have the real one
         if before is None:
             del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
 
 
 cuda = _cuda()
@@ -48,9 +49,6 @@ def simulator(monkeypatch):
     """Kernels run in the simulator. Test files import this fixture."""
     if not ON_GPU:
         monkeypatch.setenv(SWITCH, "1")
-
-
-same_bits = same
 
 
 class Guarded:

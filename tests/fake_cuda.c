@@ -136,7 +136,6 @@ int fake_mode(void) { return mode; }
 int fake_retained(int device) { return retained[device]; }
 void fake_push(int device) { stack[depth++] = foreign + device; }
 void fake_push_primary(int device) { stack[depth++] = primary + device; }
-void fake_pop(void) { depth--; }
 const char *fake_context(void) { return context_name(); }
 
 int fake_blocks(void) {

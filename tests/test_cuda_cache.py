@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -98,9 +97,3 @@ def test_ptxas_says_what_it_refuses():
 
     with pytest.raises(compile.CompilationError, match=r"ptxas refused a kernel for sm_90: .*"):
         compile.assemble(".version 8.0\n.target sm_90\nnonsense", (9, 0))
-
-
-def test_without_a_compiler_the_reason_is_said():
-    if importlib.util.find_spec("numba_cuda") is None:
-        pytest.skip("numba-cuda is not installed")
-    assert no_compiler() is None

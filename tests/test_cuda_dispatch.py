@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 
-import ml_dtypes
 import numpy as np
 import pytest
 from cuda_calls import assert_same, error_of, on_device, placed, simulated  # noqa: F401
 from cuda_stand_in import run as run_with_stand_in
 from cuda_stand_in import skip_reason
 from subprocesses import python
+from ulp import BFLOAT16
 
 import fastact as fa
 from fastact import backends
@@ -23,7 +23,6 @@ from fastact.spec.kernel import kernel_of
 from fastact.spec.table import OPS
 from fastact.tools.cli import main
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 SIMULATOR = "Numba's simulator"
 
 

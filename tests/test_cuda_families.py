@@ -105,7 +105,6 @@ def test_families():
     """)
 
 
-@skip
 def test_nothing_is_imported():
     """Neither by the module nor by asking for the families of types of NumPy and Python."""
     code = """

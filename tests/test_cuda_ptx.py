@@ -63,7 +63,6 @@ def check(report):
         assert report["fma"] <= asked * (1 if form.memory == "registers" else 8), (
             f"{name}: {report['fma']}, not {asked}"
         )
-        assert (report["fma"] == 0) == (asked == 0) or report["fma"] == 0, name
         if form.lanes > 1:
             known = form.memory != "parts" or form.phase
             assert not known or report["wide loads"] or rest[0] in ("nll_loss", "label_counts"), name

@@ -98,9 +98,9 @@ def reference() -> dict[str, dict[str, str]]:
     return pages
 
 
-def documented() -> set[str]:
+def documented(pages: dict[str, dict[str, str]]) -> set[str]:
     """Every name of the package that the reference has, other names of activations included."""
-    names = {name for pages in reference().values() for name in pages}
+    names = {name for group in pages.values() for name in group}
     return names | {alias for name in OPS for alias in OPS[name].aliases}
 
 
@@ -177,7 +177,7 @@ def gallery_script(op: Op) -> str:
 {underlined(op.name)}
 ``{formula}``
 
-{" ".join(line for line in op.source.split())}
+{" ".join(op.source.split())}
 
 :doc:`/generated/api/fastact.{op.name}` has its parameters, gradients and fused forms.
 """
@@ -244,7 +244,7 @@ def write_if_changed(path: Path, text: str) -> None:
 def write(folder: Path, scripts: Path) -> None:
     """All pages into `folder`, the gallery's programs into `scripts`."""
     pages = reference()
-    missing = {n for n in fa.__all__ if not inspect.ismodule(getattr(fa, n)) and n != "activations"} - documented()
+    missing = {n for n in fa.__all__ if not inspect.ismodule(getattr(fa, n)) and n != "activations"} - documented(pages)
     missing -= {"__version__"}
     if missing:
         raise RuntimeError(f"the reference lacks {', '.join(sorted(missing))}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import fastact as fa
-from fastact.tools.verify import Found, Verdict, Worst
+from fastact.tools.verify import KINDS, Found, Verdict, Worst
 
 Array = np.ndarray
 WIDE: dict[str, type[np.floating]] = {"float32": np.float64, "float64": np.longdouble}
@@ -21,7 +21,6 @@ LENGTHS = (1, 2, 3, 7, 16, 65, 1000, 20_000)
 # of the numbers of a row, about which level
 SPREADS = ((1.0, 0.0), (5.0, 0.0), (30.0, 0.0), (100.0, 50.0), (5.0, 1e4), (1e-3, -300.0))
 ELEMENTS = 20_000  # of each length and spread
-KINDS = ("forward", "backward")
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ def verify(
     which = KINDS.index(kind)
     info = np.finfo(dtype)
     rng = np.random.default_rng(seed)
-    found, where, values = Found(), "", (0.0, 0.0)
+    found, where = Found(), ""
     worst = Worst()
     for n in LENGTHS:
         for spread, level in case.spreads:
@@ -233,15 +232,15 @@ def verify(
             error = np.maximum(np.abs(got.astype(wide) - true) - info.tiny, 0)
             with np.errstate(invalid="ignore", divide="ignore"):
                 units = np.where(error == 0, 0, error / unit)
-            units = np.where(np.isnan(got), np.inf, units).astype(np.float64)
+            units = np.where(np.isnan(units), np.inf, units).astype(np.float64)
             found.count += got.size
             i = int(np.argmax(units))
             if units.flat[i] > worst.error:
                 worst.error = float(units.flat[i])
-                values = float(got.flat[i]), float(true.flat[i])
+                worst.got, worst.true = float(got.flat[i]), float(true.flat[i])
                 where = f"rows of {n}, numbers {level:g} ± {spread:g}, result {i}"
             progress(1)
     verdict = Verdict(f"error, {case.units[which]}", case.limits[which], worst.error)
     if worst.error > 0:
-        verdict.input, verdict.got, verdict.true = where, *values
+        verdict.input, verdict.got, verdict.true = where, worst.got, worst.true
     return found, [verdict]
