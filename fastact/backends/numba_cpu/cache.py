@@ -62,7 +62,8 @@ def _version(package: str) -> bytes:
     return metadata.version(package).encode()
 
 
-def _machine() -> llvm.TargetMachine:
+def machine() -> llvm.TargetMachine:
+    """What makes machine code for the CPU of `host`."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name, features = host()
@@ -74,7 +75,7 @@ def _machine() -> llvm.TargetMachine:
 
 def _engine() -> llvm.ExecutionEngine:
     # one per object: a second object in a finished engine crashed when called (llvmlite 0.50)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine())
     _engines.append(engine)
     return engine
 
@@ -99,7 +100,7 @@ def emit_object(module: llvm.ModuleRef, symbol: str) -> bytes:
             function.name = symbol
         else:
             function.linkage = llvm.Linkage.internal
-    return _machine().emit_object(module)
+    return machine().emit_object(module)
 
 
 def load(spec: KernelSpec, compiled: Callable[[KernelSpec], llvm.ModuleRef]) -> int:
