@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fastact.spec.table import OPS
+
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "tools" / "ports.py"
 pytestmark = pytest.mark.skipif(not FILE.exists(), reason="tools/ is not in this checkout")
@@ -30,10 +32,10 @@ def test_page_is_up_to_date(ports):
     assert ports.page(result, ports.RESULT.as_posix()) == text, f"run {ports.COMMAND} --page"
 
 
-def test_kernels_of_the_page_are_those_of_the_table(ports):
+def test_kernels_of_the_page_are_in_the_table(ports):
+    """The other way round is not asked for: who adds an activation may have no llvm-mca."""
     result = json.loads((ROOT / ports.RESULT).read_text(encoding="utf-8"))
-    wanted = {(op.name, kind) for op in ports.chosen() for kind in ports.KINDS}
-    assert wanted <= {(name, kind) for name, kind in result["kernels"]}, f"run {ports.COMMAND}"
+    assert {(name, kind) for name, kind in result["kernels"]} <= {(name, kind) for name in OPS for kind in ports.KINDS}
 
 
 def test_page_without_measurements(ports):
