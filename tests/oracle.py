@@ -509,8 +509,9 @@ ELEMENTARY: dict[str, Callable] = {
     "expm1_nonpositive": lambda m, x: m.expm1(x),
     "log1p_unit": lambda m, x: m.log1p(x),
     "x_minus_tanh": lambda m, x: m.x_minus_tanh(x),
-    "gelu_tail": lambda m, x: x * m.Phi(-x),
-    "gelu_tail_grad": lambda m, x: m.Phi(-x) - x * m.phi(x),
+    "gelu_tail": lambda m, x: -x * m.Phi(x),
+    "gelu_tail_grad": lambda m, x: m.Phi(x) + x * m.phi(x),
+    "logistic_tail": lambda m, x: m.exp(-x) / (1 + m.exp(-x)),
 }
 
 # elementary function of several results -> v, where e^v = p 2^n of the results (p, n), or (1 + u) 2^n of (u, n);

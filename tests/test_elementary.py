@@ -1,7 +1,6 @@
 """The elementary functions: the bound in each docstring, asserted and measured; NumPy's own accuracy tables."""
 
 import csv
-import inspect
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from mpmath import mp
 from ulp import assert_within, errors, measure, sample, ulp_of
 
 import fastact as fa
-from fastact.maths import grammar as bind
+from fastact.maths import grammar
 
 BOUND = re.compile(
     r"Max error(?: of (?P<part>[pu]))?: (?P<bound>[\d.]+) ULP(?P<scale> of 1 \+ u)?"
@@ -22,20 +21,24 @@ BOUND = re.compile(
 LOWEST = {"log": 0.0, "log1p": -1.0}
 
 
+def elementary(dtype):
+    """The elementary functions of a dtype by name."""
+    found = grammar.formulas(np.dtype(dtype).name).items()
+    return {name: f for name, f in found if f.__module__.startswith("fastact.maths.elementary.")}
+
+
 def stated(dtype):
     """(name, bound, low, high, match) of each function whose docstring states a bound."""
-    module = bind.elementary(np.dtype(dtype).name)
     largest = float(np.finfo(dtype).max)
     found = []
-    for name, function in vars(module).items():
-        if inspect.isfunction(function) and function.__module__ == module.__name__:
-            match = BOUND.search(function.__doc__ or "")
-            if match:
-                ends = (-np.inf, np.inf) if match["low"] is None else (float(match["low"]), float(match["high"]))
-                low, high = max(ends[0], -largest), min(ends[1], largest)
-                if name in LOWEST:
-                    low = float(np.nextafter(np.dtype(dtype).type(LOWEST[name]), np.dtype(dtype).type(1)))
-                found.append((name, float(match["bound"]), low, high, match))
+    for name, function in elementary(dtype).items():
+        match = BOUND.search(function.__doc__ or "")
+        if match:
+            ends = (-np.inf, np.inf) if match["low"] is None else (float(match["low"]), float(match["high"]))
+            low, high = max(ends[0], -largest), min(ends[1], largest)
+            if name in LOWEST:
+                low = float(np.nextafter(np.dtype(dtype).type(LOWEST[name]), np.dtype(dtype).type(1)))
+            found.append((name, float(match["bound"]), low, high, match))
     return found
 
 
@@ -46,8 +49,7 @@ ROWS = [pytest.param(t, *row, id=f"{row[0]}-{np.dtype(t).name}") for t in (np.fl
 def test_the_basic_ones_state_a_bound(dtype):
     names = {row[0] for row in stated(dtype)}
     assert {"exp", "expm1", "log", "log1p", "tanh", "erf", "erfc"} <= names
-    module = bind.elementary(np.dtype(dtype).name)
-    claims = {n for n, f in vars(module).items() if inspect.isfunction(f) and "Max error" in (f.__doc__ or "")}
+    claims = {n for n, f in elementary(dtype).items() if "Max error" in (f.__doc__ or "")}
     assert claims == names, "a bound in words that this test does not read"
 
 
@@ -61,7 +63,7 @@ def test_stated_bound(dtype, name, bound, low, high, match):
         parts.append(np.linspace(*middle, count // 4).astype(dtype))
     x = np.concatenate(parts)
     what = {"op": name, "kind": "elementary", "dtype": dtype.name, "backend": "", "domain": f"[{low:g}, {high:g}]"}
-    function = bind.bind_numpy(dtype)[name]
+    function = grammar.bind_numpy(dtype)[name]
     if name in oracle.EXPONENTS:
         exponents(name, function, x, bound, match, what)
         return
@@ -70,7 +72,7 @@ def test_stated_bound(dtype, name, bound, low, high, match):
     truth = oracle.ELEMENTARY[name]
     reference = oracle.fast(truth, x, {}) if dtype == np.float32 else oracle.exact(truth, x, {})
     # the derivative of gelu has a zero there
-    near_zero = np.abs(x - 0.7518) <= 1 if name == "gelu_tail_grad" else None
+    near_zero = np.abs(x + 0.7518) <= 1 if name == "gelu_tail_grad" else None
     assert_within(measure(got, reference, x, near_zero), bound, what, slack(dtype))
 
 
@@ -93,7 +95,7 @@ def exponents(name, function, x, bound, match, what):
         keep = np.abs(n) < float(match["exponent"])
         arguments, x, head, n = [a[keep] for a in arguments], x[keep], head[keep], n[keep]
     assert (n == np.rint(n)).all()
-    documented = getattr(bind.elementary(dtype.name), name).__doc__ or ""
+    documented = elementary(dtype)[name].__doc__ or ""
     if "2^-n" in documented:
         n = -n
     minus_one = "(u, n)" in documented
@@ -143,7 +145,7 @@ def test_numpys_accuracy_table_elementary(name, dtype):
     x, want, tolerance = numpy_table(name, dtype)
     assert x.size > 100
     with np.errstate(all="ignore"):
-        got = bind.bind_numpy(dtype)[name](x)
+        got = grammar.bind_numpy(dtype)[name](x)
     compare(x, got, want, tolerance)
 
 
@@ -168,7 +170,7 @@ def compare(x, got, want, tolerance):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_special_values(dtype):
     """As the table in fastact.maths.elementary says."""
-    functions = bind.bind_numpy(dtype)
+    functions = grammar.bind_numpy(dtype)
     inf, nan = np.inf, np.nan
     cases = {
         "exp": ([-inf, -1e4, 0.0, inf, nan], [0.0, 0.0, 1.0, inf, nan]),
@@ -182,8 +184,9 @@ def test_special_values(dtype):
         "exp_nonpositive": ([-inf, 0.0], [0.0, 1.0]),
         "expm1_nonpositive": ([-inf], [-1.0]),
         "x_minus_tanh": ([-inf, inf, nan], [-inf, inf, nan]),
-        "gelu_tail": ([0.0, inf, nan], [0.0, 0.0, nan]),
-        "gelu_tail_grad": ([0.0, inf, nan], [0.5, 0.0, nan]),
+        "gelu_tail": ([0.0, -inf, nan], [0.0, 0.0, nan]),
+        "gelu_tail_grad": ([0.0, -inf, nan], [0.5, 0.0, nan]),
+        "logistic_tail": ([0.0, inf, nan], [0.5, 0.0, nan]),
     }
     for name, (x, want) in cases.items():
         with np.errstate(all="ignore"):

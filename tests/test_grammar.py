@@ -6,7 +6,7 @@ import pytest
 
 from fastact.maths import grammar, primitives
 
-HEAD = '"""A module of formulas."""\n\nfrom fastact.maths.primitives import fma, sqrt, where\n\n\n'
+HEAD = '"""A module of formulas."""\n\nfrom fastact.maths.primitives import fma, lookup, rarely, sqrt, where\n\n\n'
 
 
 def check(tmp_path, source):
@@ -44,7 +44,7 @@ def test_primitives():
     assert set(grammar.PRIMITIVES) == set(primitives.__all__)
     # as the design's table has them
     assert grammar.PRIMITIVES == {"where": 3, "minimum": 2, "maximum": 2, "fabs": 1, "copysign": 2, "sqrt": 1, "fma": 3,
-                                  "rint": 1, "scalb": 2, "logb": 1}  # fmt: skip
+                                  "rint": 1, "scalb": 2, "logb": 1, "lookup": 9, "rarely": 3}  # fmt: skip
 
 
 GOOD = '''def f(x, alpha):
@@ -57,6 +57,13 @@ GOOD = '''def f(x, alpha):
 def g(x):
     """f with alpha 1"""
     return f(x, 1.0)
+
+
+def large(x, y):
+    """f by a table, g in rare cases"""
+    t = lookup(x, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, -6.0, 7.0)
+    y = rarely(t >= 4.0, f, y - x, x, t)
+    return rarely(x > y, g, lookup(y, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0), x)
 '''
 
 
@@ -133,6 +140,11 @@ TWO = '''def two(x):
     return x, x
 
 
+def h(x):
+    """x/2"""
+    return 0.5 * x
+
+
 '''
 
 
@@ -207,6 +219,13 @@ def refused(tmp_path, source, line, what):
         ("y = f(x, x)", "f takes 1 arguments, not 2"),
         ("y = sqrt(x=x)", "no keyword arguments"),
         ("y = sqrt(*x)", "Starred"),
+        ("y = 1.0 + rarely(x > 1.0, h, x, x)", "rarely is all that is assigned or returned"),
+        ("y = rarely(x > 1.0, sqrt, x, x)", "the name of a formula of one value"),
+        ("y = rarely(x > 1.0, two, x, x)", "the name of a formula of one value"),
+        ("y = rarely(x > 1.0, h, x)", "rarely takes 4 arguments, not 3"),
+        ("y = rarely(x, h, x, x)", "first argument of where or rarely"),
+        ("y = lookup(x, 0.0, 1.0)", "lookup takes 9 arguments, not 3"),
+        ("y = lookup(x, x, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)", "the entries of lookup are literals"),
         ("y = where(x < 1.0 < 2.0, x, x)", "one comparison < <= > >= == != at a time"),
         ("y = 1.0 + (x < 2.0)", "first argument of where"),
         ("y = where(x is x, x, x)", "one comparison < <= > >= == != at a time"),
@@ -230,7 +249,7 @@ def refused(tmp_path, source, line, what):
 )
 def test_refuses_in_a_body(tmp_path, line, what):
     before = f'{TWO}def f(x):\n    """f"""\n    return x\n\n\n'
-    refused(tmp_path, f'{before}def g(x):\n    """g"""\n    {line}\n    return x\n', 13, what)
+    refused(tmp_path, f'{before}def g(x):\n    """g"""\n    {line}\n    return x\n', before.count("\n") + 3, what)
 
 
 @pytest.mark.parametrize(

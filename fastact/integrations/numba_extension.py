@@ -41,7 +41,8 @@ from fastact.api.over_axis import RowFunction, RowMethod
 from fastact.backends.numba_cpu import kernels
 from fastact.backends.numba_cpu import rows as row_kernels
 from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
-from fastact.backends.numba_cpu.simd import I64, host_target
+from fastact.backends.numba_cpu.simd import I32, I64, host_target, lanes_for, splat
+from fastact.backends.numba_cpu.simd import vector as vector_of
 from fastact.dispatch import FUSED_STEPS
 from fastact.maths.grammar import bind
 from fastact.spec.call import BYTES, COLS, DATA, FLAGS, ROW_STEP, ROWS
@@ -199,12 +200,54 @@ WIDTH = '"prefer-vector-width"="512"'
 
 
 def _scalar(builder: ir.IRBuilder, method: Method, dtype: str, args: Any) -> list[ir.Value]:
-    emit = _Exact(builder, dtype, 0, host_target())
-    if emit.target.isa == "avx512":
+    target = host_target()
+    if target.isa == "avx512":
         set.add(builder.function.attributes, WIDTH)
+    outputs = range(len(ALL[method.kind].outputs))
+    spec = kernel_of(method.op, method.kind, dtype)
+    if target.isa in ("avx512", "avx2") and kernels.operations(spec, 0, target) >= kernels.LONG:
+        calls = [builder.call(_vectorised(builder.module, method, dtype, i, len(args)), args) for i in outputs]
+        for call in calls:
+            call.fastmath = _NoFlags()
+        return calls
+    return _emitted(builder, method, dtype, 0, args)
+
+
+def _emitted(builder: ir.IRBuilder, method: Method, dtype: str, lanes: int, args: Any) -> list[ir.Value]:
+    emit = _Exact(builder, dtype, lanes, host_target())
     values = [Value(emit, a) for a in args]
     outputs = body(bind(emit.primitives(), dtype), method.op, method.kind)(*values)
     return [emit.value(output).ir for output in outputs]
+
+
+def _vectorised(module: ir.Module, method: Method, dtype: str, output: int, count: int) -> ir.Function:
+    """A function of `count` numbers with a variant over vectors, which LLVM calls in loops that it vectorises.
+
+    LLVM's own vectors of inlined formulas are slower: where a formula has tables, a gather for each coefficient. The
+    names and attributes are those of LLVM's "Vector Function ABI variants".
+    """
+    lanes = lanes_for(dtype, host_target())
+    scalar, vector = (
+        f"fastact_{method.op.name}_{method.kind}_{output}_{dtype}_{what}" for what in ("one", f"x{lanes}")
+    )
+    if scalar in module.globals:
+        return module.globals[scalar]
+    wide = vector_of(dtype, lanes)
+    functions = []
+    for name, type_ in ((vector, wide), (scalar, wide.element)):
+        function = ir.Function(module, ir.FunctionType(type_, [type_] * count), name)
+        function.linkage = "linkonce_odr"
+        for attribute in ("noinline", "nounwind", "readnone", "willreturn"):
+            set.add(function.attributes, attribute)
+        functions.append((function, ir.IRBuilder(function.append_basic_block())))
+    (vectors, builder), (one, scalar_builder) = functions
+    builder.ret(_emitted(builder, method, dtype, lanes, vectors.args)[output])
+    # through the variant, which is so in use before any loop is vectorised
+    splats = [splat(scalar_builder, a, lanes) for a in one.args]
+    scalar_builder.ret(scalar_builder.extract_element(scalar_builder.call(vectors, splats), ir.Constant(I32, 0)))
+    variant = f"_ZGV_LLVM_N{lanes}{'v' * count}_{scalar}({vector})"
+    set.add(one.attributes, f'"vector-function-abi-variant"="{variant}"')
+    return one
 
 
 def _lower(method: Method) -> Callable[..., Any]:

@@ -20,12 +20,21 @@ from typing import Any
 from fastact.maths import primitives
 
 MATHS = Path(__file__).parent
-# name: number of arguments
+# where formulas are, by the dtype they compute in, callees first
+_ELEMENTARY = {
+    "float32": ("elementary.float32_tables", "elementary.logistic", "elementary.float32"),
+    "float64": ("elementary.logistic", "elementary.float64"),
+}
+_MODULES = {dtype: (*modules, "activations", "optimisers") for dtype, modules in _ELEMENTARY.items()}
+# name: number of arguments, of `lookup` at least, of `rarely` without those of its formula
 PRIMITIVES = {name: len(inspect.signature(getattr(primitives, name)).parameters) for name in primitives.__all__}
+PRIMITIVES |= {"lookup": 1 + min(primitives.ENTRIES), "rarely": 3}
+# those whose first argument is a comparison
+MASKED = ("where", "rarely")
 OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
 # what is imported is for readers and linters: a formula sees what `parse` and `bind` give it
-_IMPORTS = ("__future__", "fastact.maths.primitives", "fastact.maths.elementary.float32")
+_IMPORTS = ("__future__", "fastact.maths.primitives", *(f"fastact.maths.{m}" for m in _ELEMENTARY["float32"]))
 
 
 class GrammarError(ValueError):
@@ -49,12 +58,15 @@ class Formula:
         The local names of comparisons.
     calls : dict
         The formulas it calls, by the names it calls them.
+    uses : set of str
+        The primitives it calls.
     """
 
     node: ast.FunctionDef
     prefix: str = ""
     masks: set[str] = field(default_factory=set)
     calls: dict[str, Formula] = field(default_factory=dict)
+    uses: set[str] = field(default_factory=set)
 
     @property
     def symbol(self) -> str:
@@ -132,6 +144,8 @@ class _Check:
         self.path = path
         self.known = known
         self.violations: list[tuple[int, str]] = []
+        # the value of the statement that is being checked
+        self.whole: ast.expr | None = None
         self.done: set[Formula] = set()
 
     def refuse(self, node: ast.AST, what: str) -> None:
@@ -148,6 +162,7 @@ class _Check:
             self.refuse(node, f"{node.name} has no docstring")
         for statement in formula.body[:-1]:
             if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+                self.whole = statement.value
                 self.assignment(statement.targets[0], statement.value)
             else:
                 self.refuse(statement, f"{type(statement).__name__} is not part of the grammar here")
@@ -156,6 +171,7 @@ class _Check:
                 for value in values:
                     self.expression(value)
             case [ast.Return(value=ast.expr() as value)]:
+                self.whole = value
                 self.expression(value)
             case _:
                 self.refuse(node.body[-1], f"{node.name} does not end in the return of a value")
@@ -192,9 +208,11 @@ class _Check:
         """A number, or with `mask` what a comparison gives."""
         is_mask = isinstance(node, ast.Compare) or (isinstance(node, ast.Name) and node.id in self.formula.masks)
         if mask and not is_mask:
-            return self.refuse(node, "the first argument of where is one comparison or the name of one")
+            return self.refuse(
+                node, f"the first argument of {' or '.join(MASKED)} is one comparison or the name of one"
+            )
         if is_mask and not mask:
-            what = "a comparison is no number: it may only be named, or be the first argument of where"
+            what = f"a comparison is no number: it may only be named, or be the first argument of {' or '.join(MASKED)}"
             return self.refuse(node, what)
         match node:
             case ast.Constant(value=value):
@@ -227,23 +245,47 @@ class _Check:
             self.refuse(node, f"{ast.unparse(node.func)} is neither a formula nor a primitive")
         else:
             takes, gives = (len(callee.parameters), callee.results) if callee else (PRIMITIVES[name], 1)
+            if name == "rarely":
+                if node is not self.whole:
+                    self.refuse(node, "rarely is all that is assigned or returned")
+                if len(node.args) > 1:
+                    takes += self.formula_argument(node.args[1])
+            if name == "lookup" and len(node.args) - 1 in primitives.ENTRIES:
+                takes = len(node.args)
             if takes != len(node.args):
                 self.refuse(node, f"{name} takes {takes} arguments, not {len(node.args)}")
             if gives != results:
                 self.refuse(node, f"{name} returns {gives} values, not {results}")
         if callee:
             self.formula.calls[name] = callee
+        else:
+            self.formula.uses.add(name)
         if node.keywords:
             self.refuse(node, "no keyword arguments")
         for i, argument in enumerate(node.args):
-            self.expression(argument, mask=name == "where" and i == 0)
+            if name == "rarely" and i == 1:
+                continue
+            self.expression(argument, mask=name in MASKED and i == 0)
+            if name == "lookup" and i > 0 and not _is_literal(argument):
+                self.refuse(argument, "the entries of lookup are literals")
+
+    def formula_argument(self, node: ast.expr) -> int:
+        """The formula that `rarely` may skip: how many arguments it takes."""
+        callee = self.known.get(node.id) if isinstance(node, ast.Name) and node.id not in self.locals else None
+        if callee is None or callee.results != 1:
+            self.refuse(node, "the second argument of rarely is the name of a formula of one value")
+            return 0
+        self.formula.calls[callee.node.name] = callee
+        return len(callee.parameters)
 
 
 @cache
 def read(dtype: str) -> dict[str, Formula]:
     """The sources of the elementary functions of float32 or float64, of activations and of optimisers over them."""
-    elementary = parse(MATHS / "elementary" / f"{dtype}.py")
-    return elementary | parse(MATHS / "activations.py", elementary) | parse(MATHS / "optimisers.py", elementary)
+    formulas: dict[str, Formula] = {}
+    for module in _MODULES[dtype]:
+        formulas |= parse(MATHS / f"{module.replace('.', '/')}.py", formulas)
+    return formulas
 
 
 @cache
@@ -259,16 +301,19 @@ def row_results() -> dict[str, int]:
     return {node.name: Formula(node).results for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def elementary(dtype: str) -> ModuleType:
-    """The elementary functions of a dtype; float16 and bfloat16 compute in float32."""
-    return import_module(f"fastact.maths.elementary.{'float64' if dtype == 'float64' else 'float32'}")
-
-
 def _functions(module: ModuleType) -> dict[str, FunctionType]:
     """The formulas that a module defines itself, in the order of their definition."""
     return {n: f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
 
 
+@cache
+def formulas(dtype: str) -> dict[str, FunctionType]:
+    """The formulas that `read` reads, as functions."""
+    modules = (import_module(f"fastact.maths.{name}") for name in _MODULES[dtype])
+    return {name: function for module in modules for name, function in _functions(module).items()}
+
+
+@cache
 def row_formulas() -> dict[str, FunctionType]:
     """The formulas of ``fastact.maths.rows``."""
     return _functions(import_module("fastact.maths.rows"))
@@ -290,12 +335,8 @@ def bind(implementations: Mapping[str, Callable[..., Any]], dtype: str) -> dict[
         Name to function, the primitives included.
     """
     env: dict[str, Any] = {"__builtins__": {}, "__name__": __name__, **implementations}
-    for module in (
-        elementary(dtype),
-        *(import_module(f"fastact.maths.{name}") for name in ("activations", "optimisers")),
-    ):
-        for name, function in _functions(module).items():
-            env[name] = FunctionType(function.__code__, env, name)
+    for name, function in formulas(dtype).items():
+        env[name] = FunctionType(function.__code__, env, name)
     return env
 
 

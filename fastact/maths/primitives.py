@@ -7,8 +7,14 @@ these, a formula of ``fastact.maths.activations`` over ``fastact.maths.elementar
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Callable
 
-__all__ = ["copysign", "fabs", "fma", "logb", "maximum", "minimum", "rint", "scalb", "sqrt", "where"]
+__all__ = [
+    "copysign", "fabs", "fma", "logb", "lookup", "maximum", "minimum", "rarely", "rint", "scalb", "sqrt", "where",
+]  # fmt: skip
+# how many entries a table of `lookup` has
+ENTRIES = (8, 16)
 
 copysign = math.copysign
 fabs = math.fabs
@@ -17,6 +23,25 @@ fabs = math.fabs
 def where(c: bool, a: float, b: float) -> float:
     """`a` where the comparison `c` holds, else `b`."""
     return a if c else b
+
+
+def rarely(c: bool, f: Callable[..., float], b: float, *args: float) -> float:
+    """`where(c, f(*args), b)` for a `c` that seldom holds: a backend may skip the formula `f` where not needed."""
+    return f(*args) if c else b
+
+
+def lookup(m: float, *entries: float) -> float:
+    """The entry, of 8 or 16, whose number the lowest bits of `m` are: the k-th for m = 1.5·2^52 + k.
+
+    In float32 that is 1.5·2^23 + k.
+
+    Examples
+    --------
+    >>> lookup(1.5 * 2.0**52 + 3.0, *map(float, range(8)))
+    3.0
+    """
+    (bits,) = struct.unpack("<Q", struct.pack("<d", m))
+    return entries[bits % len(entries)]
 
 
 def minimum(a: float, b: float) -> float:

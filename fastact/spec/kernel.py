@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -92,17 +91,20 @@ class KernelSpec:
         Compiled code is hashed and not text, so that comments change nothing, and an edit of one formula only the
         kernels that reach it. What a backend adds (how it compiles, for which CPU) is the backend's to hash.
         """
-        import hashlib  # 3 ms of `import fastact`, and not needed where kernels were built
+        # not needed where kernels were built: hashlib is 3 ms of `import fastact`
+        import hashlib
+
+        from fastact.maths.grammar import formulas, row_formulas
 
         parts: list[Any] = [__version__, sys.version_info[:2], self.symbol]
         parts += [self.loop, self.inputs, self.params, self.outputs]
         if self.loop == "map":
-            names = _formulas(self.compute)
+            names = formulas(self.compute)
             computed, used = self._computed()
             reached = _reached([names[name] for name in used], names)
             parts.append(computed)
         else:
-            loops = {**_formulas(self.compute), **_row_formulas(), **_loops()}
+            loops = {**formulas(self.compute), **row_formulas(), **_loops()}
             reached = _reached([loops[self.loop]], loops)
             parts.append(self.sign)
         return hashlib.sha256(repr((parts, sorted(reached.items()))).encode()).hexdigest()
@@ -193,25 +195,9 @@ for _name, _sign in (("add", "+"), ("sub", "-"), ("mul", "*"), ("truediv", "/"))
 
 
 @cache
-def _formulas(dtype: str) -> dict[str, FunctionType]:
-    modules = f"fastact.maths.elementary.{dtype}", "fastact.maths.activations", "fastact.maths.optimisers"
-    return {name: f for module in modules for name, f in _defined(module).items()}
-
-
-@cache
-def _row_formulas() -> dict[str, FunctionType]:
-    return _defined("fastact.maths.rows")
-
-
-@cache
 def _loops() -> dict[str, Any]:
     loops = import_module("fastact.loops")
     return {**loops.functions(), **loops.constants()}
-
-
-def _defined(module: str) -> dict[str, FunctionType]:
-    found = vars(import_module(module)).items()
-    return {n: f for n, f in found if inspect.isfunction(f) and f.__module__ == module}
 
 
 def _reached(roots: Iterable[FunctionType], names: Mapping[str, Any]) -> dict[str, str]:

@@ -217,10 +217,10 @@ class Rows:
         if form.memory == "shared":
             trace.line("kept = cuda.shared.array(0, types.uint32)")
         names, slots = self.arguments()
-        text = "\n".join([f"def kernel({', '.join(names)}):", *trace.lines, *body])
+        trace.lines += body
         after = [] if self.after is None else [self.after.name]
         traits = "_".join([form.memory, *map(str, form[1:]), *sorted(self.given), *after])
-        return Kernel(f"{self.spec.symbol}_{traits}", self.spec.compute, slots, text, dict(trace.constants), self.block)
+        return trace.kernel(f"{self.spec.symbol}_{traits}", names, slots, self.block)
 
     @property
     def rows_of_block(self) -> int:

@@ -38,7 +38,8 @@ class _Cuda:
 
     def __init__(self) -> None:
         self.threadIdx, self.blockIdx = SimpleNamespace(x=0), SimpleNamespace(x=0, y=0)
-        self.shared = SimpleNamespace(array=self._array)
+        self.blockDim = SimpleNamespace(x=0)
+        self.shared, self.const = SimpleNamespace(array=self._array), SimpleNamespace(array_like=lambda array: array)
         self.memory: dict[Any, Any] = {}
         self.dynamic = 0
 
@@ -64,7 +65,7 @@ def run(kernel: Kernel, grid: tuple[int, int], block: int, shared: int, slots: t
         args = [np.int64(s) if slot == "q" else np.float64(s) for slot, s in zip(kernel.slots, slots, strict=True)]
         for number in range(grid[0] * grid[1]):
             cuda.blockIdx.x, cuda.blockIdx.y = number % grid[0], number // grid[0]
-            cuda.memory, cuda.dynamic = {}, shared
+            cuda.memory, cuda.dynamic, cuda.blockDim.x = {}, shared, block
             if waits:
                 _together(cuda, [function(*args) for _ in range(block)])
             else:

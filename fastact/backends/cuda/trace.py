@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastact.backends.cuda.compile import Kernel
+from fastact.maths.grammar import PRIMITIVES
 
 # libdevice's functions of a dtype, by what they do
 ARITHMETIC = {
@@ -44,6 +45,8 @@ class Trace:
         self._names = 0
         # what has been computed already, in this block and those around it
         self._memos: list[dict[str, Value | Mask]] = [{}]
+        # of `lookup`: entries, and the place of the first one
+        self._tables: dict[tuple[float, ...], int] = {}
         self._bias = (1 << (62 - 52 if dtype == "float64" else 30 - 23)) - 1
         self._mantissa = MANTISSA[dtype]
 
@@ -51,8 +54,27 @@ class Trace:
 
     def kernel(self, name: str, arguments: Sequence[str], slots: str, block: int) -> Kernel:
         """The kernel, of the lines that were written."""
-        text = "\n".join([f"def kernel({', '.join(arguments)}):", *self.lines])
+        text = "\n".join([f"def kernel({', '.join(arguments)}):", *self._shared_tables(), *self.lines])
         return Kernel(name, self.dtype, slots, text, dict(self.constants), block)
+
+    def _shared_tables(self) -> list[str]:
+        """Lines that copy the tables of `lookup` to shared memory.
+
+        gelu on an H100, 2^28 float32: 0.750 ms, with the tables in global memory 0.80, a copy 0.726.
+        """
+        if not self._tables:
+            return []
+        every = np.array([entry for entries in self._tables for entry in entries], self.dtype)
+        self.constants["k_tables"] = every
+        return [
+            f"    tables = cuda.shared.array({every.size}, types.{self.dtype})",
+            "    entries = cuda.const.array_like(k_tables)",
+            "    entry = int64(cuda.threadIdx.x)",
+            f"    while entry < {every.size}:",
+            "        tables[entry] = entries[entry]",
+            "        entry += int64(cuda.blockDim.x)",
+            "    cuda.syncthreads()",
+        ]
 
     def line(self, text: str) -> None:
         """A line of its own."""
@@ -132,6 +154,17 @@ class Trace:
     def where(self, c: Mask, a: Any, b: Any) -> Value:
         return self.emit(f"cuda.selp({c.name}, {self.value(a).name}, {self.value(b).name})")  # type: ignore[no-any-return]
 
+    def rarely(self, c: Mask, f: Callable[..., Value], b: Any, *args: Any) -> Value:
+        result = self.fresh(self.value(b).name)
+        with self.block(f"if {c.name}:"):
+            self.assign(result, f(*args))
+        return result
+
+    def lookup(self, m: Any, *entries: float) -> Value:
+        first = self._tables.setdefault(entries, sum(map(len, self._tables)))
+        number = f"{self.library('to_bits')}({self.value(m).name}) & {self.integer(len(entries) - 1)}"
+        return self.emit(f"tables[({number}) + {self.integer(first)}]")  # type: ignore[no-any-return]
+
     def minimum(self, a: Any, b: Any) -> Value:
         return self.where(self.compare("<", a, b), a, b)
 
@@ -176,7 +209,7 @@ class Trace:
         """What `fastact.maths.grammar.bind` resolves names to."""
         plain = ("fabs", "copysign", "sqrt", "fma", "rint")
         found: dict[str, Callable[..., Any]] = {name: _caller(self, name) for name in plain}
-        return found | {n: getattr(self, n) for n in ("where", "minimum", "maximum", "scalb", "logb")}
+        return found | {n: getattr(self, n) for n in PRIMITIVES if n not in plain}
 
 
 def _caller(trace: Trace, name: str) -> Callable[..., Value]:

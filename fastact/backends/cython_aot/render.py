@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastact.maths.grammar import COMPARISONS, OPERATORS, PRIMITIVES, Formula
+from fastact.maths.primitives import ENTRIES
 from fastact.spec import call as convention
 from fastact.spec import kinds
 from fastact.spec.kernel import KernelSpec
@@ -52,6 +53,7 @@ class _Translator:
 
     formula: Formula
     compute: str
+    tables: dict[tuple[str, ...], str]  # of `lookup`: the entries, and the name in C
 
     def expression(self, node: ast.expr) -> str:
         match node:
@@ -75,14 +77,32 @@ class _Translator:
         return f"lit_{self.compute}({str(value).replace('inf', 'INFINITY')})"
 
     def call(self, name: str, args: Sequence[ast.expr], outs: Sequence[str] = ()) -> str:
+        if name == "lookup":
+            entries = tuple(ast.unparse(entry) for entry in args[1:])
+            table = self.tables.setdefault(entries, f"fastact_table_{self.compute}_{len(self.tables)}")
+            return f"lookup{len(entries)}_{self.compute}({self.expression(args[0])}, {table})"
         symbol = self.formula.calls[name].symbol if name in self.formula.calls else name
         return f"{symbol}_{self.compute}({', '.join([*map(self.expression, args), *outs])})"
+
+    def value(self, node: ast.expr, lines: list[str]) -> str:
+        """What a statement assigns or returns, after `lines`."""
+        match node:
+            case ast.Call(func=ast.Name(id="rarely"), args=[c, ast.Name(id=skipped), b, *args]):
+                lines += [
+                    f"rarely_c = {self.expression(c)}",
+                    f"rarely_b = {self.expression(b)}",
+                    f"if any_{self.compute}(rarely_c):",
+                    f"    rarely_b = where_{self.compute}(rarely_c, {self.call(skipped, args)}, rarely_b)",
+                ]
+                return "rarely_b"
+        return self.expression(node)
 
     def function(self) -> str:
         """The formula; one of several values has pointers to them as its last arguments."""
         formula, vector = self.formula, f"v{self.compute}"
         result, arguments = vector, [f"{vector} {p}" for p in formula.parameters]
-        lines, names = [], []
+        lines: list[str] = []
+        names: list[str] = []
         for statement in formula.body:
             match statement:
                 case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Call(func=ast.Name(id=name), args=args)):
@@ -90,17 +110,19 @@ class _Translator:
                     lines.append(self.call(name, args, [f"&{target}" for target in found]))
                     names += found
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                    lines.append(f"{name} = {self.expression(value)}")
+                    lines.append(f"{name} = {self.value(value, lines)}")
                     names.append(name)
                 case ast.Return(value=ast.Tuple(elts=values)):
                     result = "void"
                     arguments += [f"{vector} *out{i}" for i in range(len(values))]
                     lines += [f"out{i}[0] = {self.expression(value)}" for i, value in enumerate(values)]
                 case ast.Return(value=ast.expr() as value):
-                    lines.append(f"return {self.expression(value)}")
+                    lines.append(f"return {self.value(value, lines)}")
         new = [name for name in dict.fromkeys(names) if name not in formula.parameters]
         masks = [name for name in new if name in formula.masks]
         others = [name for name in new if name not in formula.masks]
+        if "rarely" in formula.uses:
+            masks, others = [*masks, "rarely_c"], [*others, "rarely_b"]
         types = (f"mask{self.compute[1:]}", masks), (vector, others)
         declared = [f"cdef {kind} {', '.join(found)}" for kind, found in types if found]
         head = f"cdef inline {result} {formula.symbol}_{self.compute}({', '.join(arguments)}) noexcept nogil:"
@@ -110,16 +132,30 @@ class _Translator:
 def render_functions(roots: Iterable[Formula], compute: str) -> str:
     """The formulas `roots` and all they call, callees first, over the vectors of `compute` (``"f32"`` or ``"f64"``)."""
     done: dict[Formula, str] = {}
+    tables: dict[tuple[str, ...], str] = {}
 
     def visit(formula: Formula) -> None:
         if formula not in done:
             for callee in formula.calls.values():
                 visit(callee)
-            done[formula] = _Translator(formula, compute).function()
+            done[formula] = _Translator(formula, compute, tables).function()
 
     for root in roots:
         visit(root)
-    return "\n".join(done.values())
+    return "\n".join([*_declared(tables, {"f32": "float", "f64": "double"}[compute]), *done.values()])
+
+
+def _declared(tables: Mapping[tuple[str, ...], str], element: str) -> list[str]:
+    """The declarations of the tables of `lookup`."""
+    if not tables:
+        return []
+    return [
+        'cdef extern from *:\n    """',
+        *(f"FASTACT_TABLE{len(e)}({element}, {name}, {', '.join(e)});" for e, name in tables.items()),
+        '    """',
+        *(f"    const {element} *{name}" for name in tables.values()),
+        "",
+    ]
 
 
 @dataclass(frozen=True)
@@ -258,8 +294,11 @@ def render_header() -> str:
         lines += [f"    v{c} lit_{c}(double c)"]
         lines += [f"    {mask} {name}_{c}(v{c} a, v{c} b)" for name in COMPARISONS.values()]
         for name, n in PRIMITIVES.items():
-            arguments = [f"{mask if name == 'where' and i == 0 else f'v{c}'} a{i}" for i in range(n)]
-            lines.append(f"    v{c} {name}_{c}({', '.join(arguments)})")
+            if name not in ("lookup", "rarely"):
+                arguments = [f"{mask if name == 'where' and i == 0 else f'v{c}'} a{i}" for i in range(n)]
+                lines.append(f"    v{c} {name}_{c}({', '.join(arguments)})")
+        lines += [f"    v{c} lookup{n}_{c}(v{c} m, const {element} *entries)" for n in ENTRIES]
+        lines += [f"    bint any_{c}({mask} c)"]
     for d in DTYPES.values():
         s = d.suffix
         lines += [

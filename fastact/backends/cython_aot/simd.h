@@ -22,6 +22,14 @@
 #define FASTACT_INLINE static inline __attribute__((always_inline))
 #endif
 
+/* the entries of a lookup; 8 of them twice, to fill the widest vector */
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FASTACT_TABLE16(element, name, ...) static const __declspec(align(64)) element name[16] = {__VA_ARGS__}
+#else
+#define FASTACT_TABLE16(element, name, ...) static const element name[16] __attribute__((aligned(64), unused)) = {__VA_ARGS__}
+#endif
+#define FASTACT_TABLE8(element, name, ...) FASTACT_TABLE16(element, name, __VA_ARGS__, __VA_ARGS__)
+
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #define FASTACT_ISA "x86-64-v4"
@@ -69,6 +77,19 @@ FASTACT_INLINE vf32 scalb_f32(vf32 x, vf32 n) { return _mm512_scalef_ps(x, n); }
 FASTACT_INLINE vf64 scalb_f64(vf64 x, vf64 n) { return _mm512_scalef_pd(x, n); }
 FASTACT_INLINE vf32 logb_f32(vf32 x) { return _mm512_getexp_ps(x); }
 FASTACT_INLINE vf64 logb_f64(vf64 x) { return _mm512_getexp_pd(x); }
+
+FASTACT_INLINE int any_f32(mask32 c) { return c != 0; }
+FASTACT_INLINE int any_f64(mask64 c) { return c != 0; }
+FASTACT_INLINE vf32 lookup16_f32(vf32 m, const float *entries) {
+    return _mm512_permutexvar_ps(_mm512_castps_si512(m), _mm512_load_ps(entries));
+}
+FASTACT_INLINE vf32 lookup8_f32(vf32 m, const float *entries) { return lookup16_f32(m, entries); }
+FASTACT_INLINE vf64 lookup8_f64(vf64 m, const double *entries) {
+    return _mm512_permutexvar_pd(_mm512_castpd_si512(m), _mm512_load_pd(entries));
+}
+FASTACT_INLINE vf64 lookup16_f64(vf64 m, const double *entries) {
+    return _mm512_permutex2var_pd(_mm512_load_pd(entries), _mm512_castpd_si512(m), _mm512_load_pd(entries + 8));
+}
 
 FASTACT_INLINE vf32 load_f32(const float *p) { return _mm512_loadu_ps(p); }
 FASTACT_INLINE vf64 load_f64(const double *p) { return _mm512_loadu_pd(p); }
@@ -164,6 +185,23 @@ FASTACT_INLINE vf64 logb_f64(vf64 x) {
     return _mm256_sub_pd(_mm256_castsi256_pd(e),
                          where_f64(subnormal, lit_f64(0x1p52 + 1023 + 53), lit_f64(0x1p52 + 1023)));
 }
+
+FASTACT_INLINE int any_f32(mask32 c) { return _mm256_movemask_ps(c) != 0; }
+FASTACT_INLINE int any_f64(mask64 c) { return _mm256_movemask_pd(c) != 0; }
+FASTACT_INLINE vf32 lookup8_f32(vf32 m, const float *entries) {
+    return _mm256_permutevar8x32_ps(_mm256_load_ps(entries), _mm256_castps_si256(m));
+}
+FASTACT_INLINE vf32 lookup16_f32(vf32 m, const float *entries) {
+    /* a blend looks at the sign */
+    vf32 upper = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(m), 28));
+    return _mm256_blendv_ps(lookup8_f32(m, entries), lookup8_f32(m, entries + 8), upper);
+}
+#define FASTACT_LOOKUP_f64(n)                                                                                        \
+    FASTACT_INLINE vf64 lookup##n##_f64(vf64 m, const double *entries) {                                              \
+        return _mm256_i64gather_pd(entries, _mm256_and_si256(_mm256_castpd_si256(m), _mm256_set1_epi64x(n - 1)), 8);  \
+    }
+FASTACT_LOOKUP_f64(8)
+FASTACT_LOOKUP_f64(16)
 
 FASTACT_INLINE vf32 load_f32(const float *p) { return _mm256_loadu_ps(p); }
 FASTACT_INLINE vf64 load_f64(const double *p) { return _mm256_loadu_pd(p); }
@@ -279,6 +317,21 @@ FASTACT_INLINE vf64 logb_f64(vf64 x) {
     __m128i e = _mm_or_si128(_mm_srli_epi64(_mm_castpd_si128(y), 52), _mm_castpd_si128(lit_f64(0x1p52)));
     return _mm_sub_pd(_mm_castsi128_pd(e), where_f64(subnormal, lit_f64(0x1p52 + 1023 + 53), lit_f64(0x1p52 + 1023)));
 }
+
+FASTACT_INLINE int any_f32(mask32 c) { return _mm_movemask_ps(c) != 0; }
+FASTACT_INLINE int any_f64(mask64 c) { return _mm_movemask_pd(c) != 0; }
+#define FASTACT_LOOKUP(n)                                                                                            \
+    FASTACT_INLINE vf32 lookup##n##_f32(vf32 m, const float *entries) {                                               \
+        __m128i k = _mm_and_si128(_mm_castps_si128(m), _mm_set1_epi32(n - 1));                                        \
+        return _mm_setr_ps(entries[_mm_extract_epi32(k, 0)], entries[_mm_extract_epi32(k, 1)],                        \
+                           entries[_mm_extract_epi32(k, 2)], entries[_mm_extract_epi32(k, 3)]);                       \
+    }                                                                                                                 \
+    FASTACT_INLINE vf64 lookup##n##_f64(vf64 m, const double *entries) {                                              \
+        __m128i k = _mm_and_si128(_mm_castpd_si128(m), _mm_set1_epi64x(n - 1));                                       \
+        return _mm_setr_pd(entries[_mm_extract_epi64(k, 0)], entries[_mm_extract_epi64(k, 1)]);                       \
+    }
+FASTACT_LOOKUP(8)
+FASTACT_LOOKUP(16)
 
 FASTACT_INLINE vf32 load_f32(const float *p) { return _mm_loadu_ps(p); }
 FASTACT_INLINE vf64 load_f64(const double *p) { return _mm_loadu_pd(p); }
@@ -397,6 +450,13 @@ FASTACT_INLINE vf64 logb_f64(vf64 x) {
 FASTACT_INLINE vf32 load_f32(const float *p) { return *p; }
 FASTACT_INLINE vf64 load_f64(const double *p) { return *p; }
 FASTACT_INLINE vf32 load_bf16(const uint16_t *p) { return fastact_from_bits_f32((uint32_t)*p << 16); }
+FASTACT_INLINE int any_f32(mask32 c) { return c != 0; }
+FASTACT_INLINE int any_f64(mask64 c) { return c != 0; }
+FASTACT_INLINE vf32 lookup8_f32(vf32 m, const float *entries) { return entries[fastact_bits_f32(m) & 7]; }
+FASTACT_INLINE vf64 lookup8_f64(vf64 m, const double *entries) { return entries[fastact_bits_f64(m) & 7]; }
+FASTACT_INLINE vf32 lookup16_f32(vf32 m, const float *entries) { return entries[fastact_bits_f32(m) & 15]; }
+FASTACT_INLINE vf64 lookup16_f64(vf64 m, const double *entries) { return entries[fastact_bits_f64(m) & 15]; }
+
 FASTACT_INLINE vf32 load_f16(const uint16_t *p) {
     uint32_t h = *p, sign = (h & 0x8000u) << 16, u = (h & 0x7fffu) << 13;
     uint32_t finite = fastact_bits_f32(fastact_from_bits_f32(u) * 0x1p112f);

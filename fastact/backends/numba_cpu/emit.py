@@ -7,12 +7,15 @@ a chain of `@njit` functions took 0.3 s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 
+I32 = ir.IntType(32)
 FLOAT = {"float16": ir.HalfType(), "float32": ir.FloatType(), "float64": ir.DoubleType()}
 BITS = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
 MANTISSA = {"float32": 23, "float64": 52}
@@ -51,6 +54,21 @@ def select_lanes(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, start: int, la
     return builder.shuffle_vector(a, b, numbers)
 
 
+def split(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> list[ir.Value]:
+    """A vector as vectors of `lanes`."""
+    if value.type.count == lanes:
+        return [value]
+    return [select_lanes(builder, value, value, k, lanes) for k in range(0, value.type.count, lanes)]
+
+
+def joined(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """A power of two of vectors as one."""
+    while len(parts) > 1:
+        lanes = 2 * parts[0].type.count
+        parts = [select_lanes(builder, a, b, 0, lanes) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
 class Emitter:
     """Emits operations on floats of one dtype, as vectors of `lanes` or (lanes = 0) scalars.
 
@@ -76,11 +94,14 @@ class Emitter:
         return ir.Constant(type_, [value] * self.lanes if self.lanes else value)
 
     def literal(self, value: float) -> Value:
+        return Value(self, self.splat(self.float, self._rounded(value)))
+
+    def _rounded(self, value: float) -> float:
         if self.dtype == "float32":
             import numpy as np
 
             value = float(np.float32(value))
-        return Value(self, self.splat(self.float, value))
+        return value
 
     def value(self, x: Value | float) -> Value:
         return x if isinstance(x, Value) else self.literal(float(x))
@@ -111,6 +132,91 @@ class Emitter:
     def where(self, c: Mask, a: Value | float, b: Value | float) -> Value:
         return Value(self, self.builder.select(c.ir, self.value(a).ir, self.value(b).ir))
 
+    def rarely(self, c: Mask, f: Callable[..., Value], b: Value | float, *args: Value | float) -> Value:
+        every = [c.ir, *(self.value(v).ir for v in (b, *args))]
+
+        def one(mask: ir.Value, other: ir.Value, *given: ir.Value) -> ir.Value:
+            values = (Value(self, v) for v in given)
+            return self._if_any(mask, other, lambda: self.builder.select(mask, f(*values).ir, other))
+
+        register = 8 * self.target.bytes // self.bits
+        if self.lanes <= register:
+            return Value(self, one(*every))
+
+        def by_registers() -> ir.Value:
+            parts = zip(*(split(self.builder, v, register) for v in every), strict=True)
+            with self._lanes(register):
+                found = [one(*some) for some in parts]
+            return joined(self.builder, found)
+
+        # first all registers at once
+        return Value(self, self._if_any(every[0], every[1], by_registers))
+
+    @contextmanager
+    def _lanes(self, lanes: int) -> Iterator[None]:
+        """Other lanes for a while: formulas are bound to this object."""
+        before = self.lanes, self.float, self.int
+        self.lanes = lanes
+        self.float, self.int = self.shape(FLOAT[self.dtype]), self.shape(ir.IntType(self.bits))
+        yield
+        self.lanes, self.float, self.int = before
+
+    def _if_any(self, mask: ir.Value, b: ir.Value, then: Callable[[], ir.Value]) -> ir.Value:
+        """What `then` emits where any lane of a mask is set, else b."""
+        builder = self.builder
+        vector = isinstance(mask.type, ir.VectorType)
+        lanes = builder.bitcast(mask, ir.IntType(mask.type.count)) if vector else mask
+        before = builder.block
+        needed, after = builder.append_basic_block("rarely"), builder.append_basic_block()
+        builder.cbranch(builder.icmp_unsigned("!=", lanes, lanes.type(0)), needed, after).set_weights([1, 1000])
+        builder.position_at_end(needed)
+        chosen = then()
+        end = builder.block
+        builder.branch(after)
+        builder.position_at_end(after)
+        result = builder.phi(b.type)
+        result.add_incoming(b, before)
+        result.add_incoming(chosen, end)
+        return result
+
+    def lookup(self, m: Value, *entries: float) -> Value:
+        builder, one = self.builder, FLOAT[self.dtype]
+        table = [self._rounded(entry) for entry in entries]
+        number = builder.bitcast(self.value(m).ir, self.int)
+        # registers of 8 floats, or of 16, in which a permutation is a look-up
+        lanes = {"avx512": 16, "avx2": 8}.get(self.target.isa, 0) if self.dtype == "float32" else 0
+        if lanes and self.lanes and self.lanes % lanes == 0:
+            return Value(self, joined(builder, [self._permuted(table, part) for part in split(builder, number, lanes)]))
+        array = ir.Constant(ir.ArrayType(one, len(table)), table)
+        name = f"lookup.{self.dtype}.{zlib.crc32(repr(table).encode()):x}"
+        held = builder.module.globals.get(name)
+        if held is None:
+            held = ir.GlobalVariable(builder.module, array.type, name)
+            held.initializer, held.global_constant, held.linkage = array, True, "internal"
+        index = builder.and_(number, self.integer(len(table) - 1))
+        if not self.lanes:
+            return Value(self, builder.load(builder.gep(held, [I32(0), index], inbounds=True)))
+        result = ir.Constant(self.float, ir.Undefined)
+        for lane in range(self.lanes):
+            at = builder.gep(held, [I32(0), builder.extract_element(index, I32(lane))], inbounds=True)
+            result = builder.insert_element(result, builder.load(at), I32(lane))
+        return Value(self, result)
+
+    def _permuted(self, table: list[float], number: ir.Value) -> ir.Value:
+        """`lookup` in one register."""
+        lanes = number.type.count
+        name = "llvm.x86.avx512.permvar.sf.512" if lanes == 16 else "llvm.x86.avx2.permps"
+        table = table * max(1, lanes // len(table))
+        type_ = ir.VectorType(FLOAT[self.dtype], lanes)
+        halves = [ir.Constant(type_, table[k : k + lanes]) for k in range(0, len(table), lanes)]
+        found = [self.intrinsic(name, half, number, result=type_, overload=False) for half in halves]
+        if len(found) == 1:
+            return found[0]
+        # a blend looks at the sign
+        upper = self.builder.shl(number, ir.Constant(number.type, [28] * lanes))
+        negative = self.builder.icmp_signed("<", upper, ir.Constant(number.type, [0] * lanes))
+        return self.builder.select(negative, found[1], found[0])
+
     def minimum(self, a: Value | float, b: Value | float) -> Value:
         return self.where(self.compare("<", a, b), a, b)
 
@@ -136,16 +242,8 @@ class Emitter:
         lanes = 512 // self.bits
         if self.lanes > lanes:
             register = Emitter(self.builder, self.dtype, lanes, self.target)
-            parts = [
-                register._avx512(name, *(select_lanes(self.builder, a, a, k, lanes) for a in args))
-                for k in range(0, self.lanes, lanes)
-            ]
-            while len(parts) > 1:
-                lanes *= 2
-                parts = [
-                    select_lanes(self.builder, a, b, 0, lanes) for a, b in zip(parts[::2], parts[1::2], strict=True)
-                ]
-            return parts[0]
+            registers = zip(*(split(self.builder, a, lanes) for a in args), strict=True)
+            return joined(self.builder, [register._avx512(name, *parts) for parts in registers])
         # masked form with an all-ones mask, current rounding direction
         ones = ir.Constant(ir.IntType(max(8, lanes)), -1)
         kind = {"float32": "ps", "float64": "pd"}[self.dtype]

@@ -58,14 +58,14 @@ LONG = 12
 PREFETCH_BYTES = 512
 
 
-def _operations(spec: KernelSpec, lanes: int, target: Target) -> int:
+def operations(spec: KernelSpec, lanes: int, target: Target) -> int:
     """How many instructions the formula of a kernel is."""
     nothing = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), ()), "counted")
     builder = ir.IRBuilder(nothing.append_basic_block())
     emit = Emitter(builder, spec.compute, lanes, target)
     taken = len(spec.inputs) + len(spec.params)
     _outputs(spec, emit, [Value(emit, ir.Constant(emit.float, ir.Undefined))] * taken)
-    return len(builder.block.instructions)
+    return sum(len(block.instructions) for block in nothing.blocks)
 
 
 def _outputs(spec: KernelSpec, emit: Emitter, values: list[Value]) -> list[ir.Value]:
@@ -81,7 +81,7 @@ def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
     """`row_loop` of a kernel, or another loop: `stored_row_loop`, for parameters that are numbers."""
     target = simd.host_target()
     lanes = simd.lanes_for(spec.compute, target)
-    long = _operations(spec, lanes, target) >= LONG
+    long = operations(spec, lanes, target) >= LONG
     wide = lanes * (4 if long and target.isa == "avx512" else 2)
     size = BITS[spec.dtype] // 8
     inputs = range(len(spec.inputs))

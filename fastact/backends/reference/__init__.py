@@ -38,6 +38,13 @@ def primitives(dtype: str) -> dict[str, Callable[..., Any]]:
     def typed(ufunc: Any) -> Callable[..., Any]:
         return lambda *args: ufunc(*args, dtype=dtype)
 
+    def rarely(c: Any, f: Callable[..., Any], b: Any, *args: Any) -> Any:
+        return where(c, f(*args), b) if np.any(c) else b
+
+    def lookup(m: Any, *entries: float) -> Any:
+        number = m.view(f"u{m.itemsize}") % len(entries)
+        return np.array(entries, dtype)[number]
+
     def scalb(x: Any, n: Any) -> Any:
         exponent = np.nan_to_num(np.clip(n, -5000, 5000), nan=0.0).astype(np.int32)
         return np.ldexp(cast(x) if isinstance(x, float) else x, exponent)
@@ -47,6 +54,8 @@ def primitives(dtype: str) -> dict[str, Callable[..., Any]]:
 
     return {
         "where": where,
+        "rarely": rarely,
+        "lookup": lookup,
         "minimum": lambda a, b: where(a < b, a, b),
         "maximum": lambda a, b: where(a > b, a, b),
         "fabs": typed(np.fabs),

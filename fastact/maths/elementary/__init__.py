@@ -24,9 +24,20 @@ infinities and signed zeros included, and its error is at most 1.5 ULP while the
 ``log1p_sum(u, n)``            (y, dy) with log(1 + (1 + u)·2^n) = y + dy for n <= 0, (1 + u)·2^n <= 1
 ``tanh_sum(t)``                (y, dy) with tanh(t) = y + dy for t >= 0
 ``x_minus_tanh(x)``            x - tanh(x) without cancellation; 0 at 0, ±inf at ±inf
-``gelu_tail(t)``               t·Q(t) for t >= 0, inf included (0 there), Q(t) = erfc(t/sqrt(2))/2 the normal tail
-``gelu_tail_grad(t)``          Q(t) - t·phi(t) for t >= 0, inf included (0 there), phi the normal density
+``gelu_tail(x)``               t·Q(t), t = abs(x), Q(t) = erfc(t/sqrt(2))/2 the normal tail; 0 at -inf
+``gelu_tail_grad(x)``          Q(t) - t·phi(t), t = abs(x), phi the normal density; 0 at -inf
+``gelu_tanh_tail(x)``          t/(1 + e^v), t = abs(x), v as above at t; 0 at -inf
+``gelu_tanh_tail_grad(x)``     s - t·v'·s(1 - s), s = 1/(1 + e^v), t = abs(x), v as above at t; 0 at -inf
+``logistic_tail(t)``           1/(1 + e^t) for t >= 0, inf included
+``softplus_tail(t)``           log(1 + e^-t) for t >= 0, inf included
+``silu_tail(t)``               t/(1 + e^t) for t >= 0, inf included (0 there)
+``silu_tail_grad(t)``          s - t·s(1 - s), s = 1/(1 + e^t), for t >= 0, inf included (0 there)
+``mish_value(x)``              x·tanh(log(1 + e^x))
+``mish_slope(x)``              the derivative of ``mish_value``
 =============================  ====================================================================================
+
+Of positive x those that take x need no more of what is called tail than counts in x - tail or 1 - tail: beyond 8 it
+may be any number below that at 8.
 
 ``exp_parts`` and its kin keep the power of two apart, so that a formula can scale its result last: x·sigmoid(x) is a
 normal number at x = -90, where sigmoid(x) is not.

@@ -4,7 +4,20 @@ Coefficients: ``tools/float32.sollya``, whose relative errors are quoted as 2^-k
 float32 of the domain, in ULP, while the result is a normal number.
 """
 
-from fastact.maths.primitives import copysign, fabs, fma, logb, maximum, minimum, rint, scalb, sqrt, where
+from fastact.maths.elementary.float32_tables import (
+    gelu_tail_grad_near,
+    gelu_tail_near,
+    gelu_tanh_tail_grad_near,
+    gelu_tanh_tail_near,
+    logistic_tail_near,
+    mish_near,
+    mish_slope_near,
+    silu_tail_grad_near,
+    silu_tail_near,
+    softplus_tail_near,
+    tanh_near,
+)
+from fastact.maths.primitives import copysign, fabs, fma, logb, maximum, minimum, rarely, rint, scalb, sqrt, where
 
 
 def finite(x):
@@ -194,21 +207,7 @@ def tanh_sum(t):
 
 def tanh(x):
     """tanh(x). Max error: 2 ULP on [-inf, inf]"""
-    # y = e/(e + 1), e = (exp(2·abs(x)) - 1)/2, and what rounding e + 1 lost times -y(1 - y); 5 operations less than
-    # tanh_sum
-    t = minimum(10.0, fabs(x))
-    n = rint(2.8853900432586669921875 * t)
-    r = fma(n, -0.3465735912322998046875, t)
-    # exp(2r) - 1, one degree more than expm1_polynomial; 2^-31.0
-    w = r * r
-    q = fma(r, 2.527035214006900787353515625e-2, 8.9175634086132049560546875e-2)
-    q = fma(w, q, fma(r, 0.26667416095733642578125, 0.666663646697998046875))
-    q = fma(w, q, fma(r, 1.3333332538604736328125, 2.0))
-    s = scalb(0.5, n)
-    e = fma(s, fma(w, q, r + r), s - 0.5)
-    d = e + 1.0
-    y = e / d
-    return copysign(minimum(1.0, fma(d - 1.0 - e, fma(-y, y, y), y)), x)
+    return copysign(tanh_near(minimum(9.25, fabs(x))), x)
 
 
 def x_minus_tanh(x):
@@ -283,19 +282,19 @@ def gelu_exp_polynomial(s):
     return fma(s * s, q, -0.5 * s)
 
 
-def gelu_tail(t):
-    """t·erfc(t/sqrt(2))/2 for t >= 0. Max error: 2 ULP on [0, inf]
+def clipped(x, limit):
+    """abs(x), of positive x at most a limit: tails that do not count in x - tail would be slow where subnormal"""
+    return maximum(-x, minimum(limit, x))
 
-    Below 0.9, t·(1/2 + t·B(t²)), 2^-26.3; beyond, exp(-t²/2)·(1/sqrt(2 pi))·(1 - h) with h = N(t)/(t·P(t) + N(t)),
-    2^-27.7: h and its errors fade as t grows. P's leading coefficient is 1; N's too would save a multiplication, at
-    2^-26.3 and 2.05 ULP of the result.
+
+def gelu_tail_far(x):
+    """`gelu_tail` for abs(x) >= 0.9
+
+    exp(-t²/2)·(1/sqrt(2 pi))·(1 - h) with h = N(t)/(t·P(t) + N(t)), 2^-27.7: h and its errors fade as t grows. P's
+    leading coefficient is 1; N's too would save a multiplication, at 2^-26.3 and 2.05 ULP of the result.
     """
-    t = minimum(15.0, t)
+    t = minimum(15.0, clipped(x, 8.0))
     w = t * t
-    b = fma(w, -9.50304456637240946292877197265625e-5, 1.170012052170932292938232421875e-3)
-    b = fma(w, fma(w, b, -9.966938756406307220458984375e-3), 6.648932397365570068359375e-2)
-    b = fma(w, b, -0.3989422321319580078125)
-    near = t * fma(t, b, 0.5)
     n = rint(-0.721347510814666748046875 * w)
     # s = t² + 2 n log(2); n times the first part of 2 log(2) is exact
     s = fma(n, -1.2401575421938e-5, fma(t, t, 1.3863067626953125 * n))
@@ -312,16 +311,21 @@ def gelu_tail(t):
     q = fma(t, fma(t, 0.99976360797882080078125, 7.662632465362548828125), 27.54790496826171875)
     q = fma(t, q, 49.129180908203125)
     h = q / fma(t, p, q)
-    far = scalb(0.398942291736602783203125 + fma(-h, 0.398942291736602783203125 + u, u), n)
-    return where(t < 0.9, near, far)
+    return scalb(0.398942291736602783203125 + fma(-h, 0.398942291736602783203125 + u, u), n)
 
 
-def gelu_tail_grad(t):
-    """erfc(t/sqrt(2))/2 - t·exp(-t²/2)/sqrt(2 pi) for t >= 0. Max error: 4 ULP on [0, inf], or 2^-23
+def gelu_tail(x):
+    """t·Q(t), t = abs(x), Q(t) = erfc(t/sqrt(2))/2; for x > 8 as for 8. Max error: 2 ULP on [-inf, 0]"""
+    t = fabs(x)
+    return rarely(t >= 3.75, gelu_tail_far, gelu_tail_near(t), x)
+
+
+def gelu_tail_grad_far(x):
+    """`gelu_tail_grad`, everywhere
 
     exp(-t²/2)·(P(t)/Q(t) - t/sqrt(2 pi)), P/Q to 2^-26.4 on [0, 13.3].
     """
-    t = minimum(15.0, t)
+    t = minimum(15.0, clipped(x, 8.0))
     w = t * t
     n = rint(-0.721347510814666748046875 * w)
     u = gelu_exp_polynomial(fma(n, 1.38629436492919921875, w) + fma(n, -3.8093085999155357e-9, fma(t, t, -w)))
@@ -331,6 +335,15 @@ def gelu_tail_grad(t):
     q = fma(t, fma(t, fma(t, q, 1.194485187530517578125), 1.66925823688507080078125), 1.0)
     h = fma(-0.3989422804014327, t, p / q)
     return scalb(fma(h, u, h), n)
+
+
+def gelu_tail_grad(x):
+    """Q(t) - t·exp(-t²/2)/sqrt(2 pi), t and Q as above; for x > 8 as for 8.
+
+    Max error: 4 ULP on [-inf, 0], or 2^-23
+    """
+    t = fabs(x)
+    return rarely(t >= 3.75, gelu_tail_grad_far, gelu_tail_grad_near(t), x)
 
 
 def quick_gelu_parts(x):
@@ -354,3 +367,113 @@ def gelu_tanh_parts(x):
     )
     n = rint(x * g)
     return exp2m1_polynomial(fma(-x, d, fma(-x, g, n))), n
+
+
+def minus_square(p, n, u):
+    """u - p²·2^n for n < 0; with subnormal powers of two, which cost 150 cycles each, left out: they do not count"""
+    return fma(-p, scalb(p, maximum(-60.0, n)), u)
+
+
+def gelu_tanh_tail_far(x):
+    """`gelu_tanh_tail` for abs(x) >= 3.75"""
+    # with e = exp(-v), 1/(1 + exp(v)) = e(1 - e) but for e³
+    w = minimum(12.0, clipped(x, 8.0))
+    u, n = gelu_tanh_parts(w)
+    h = minus_square(1.0 + u, -n, u)
+    return scalb(fma(w, h, w), -n)
+
+
+def gelu_tanh_tail(x):
+    """t/(1 + exp(v)), v = 2 sqrt(2/pi) (t + 0.044715 t³), t = abs(x); for x > 8 as for 8"""
+    t = fabs(x)
+    return rarely(t >= 3.75, gelu_tanh_tail_far, gelu_tanh_tail_near(t), x)
+
+
+def gelu_tanh_tail_grad_far(x):
+    """`gelu_tanh_tail_grad` for abs(x) >= 3.75"""
+    # e(1 - t·v' + e(2t·v' - 1)) but for e³
+    w = minimum(12.0, clipped(x, 8.0))
+    u, n = gelu_tanh_parts(w)
+    z = w * fma(0.21406444907188416, w * w, 1.5957691669464111)
+    h = fma(scalb(1.0 + u, maximum(-60.0, -n)), z + z - 1.0, 1.0 - z)
+    return scalb(fma(h, u, h), -n)
+
+
+def gelu_tanh_tail_grad(x):
+    """s - t·v'·s(1 - s), s = 1/(1 + exp(v)), t and v as above; for x > 8 as for 8"""
+    t = fabs(x)
+    return rarely(t >= 3.75, gelu_tanh_tail_grad_far, gelu_tanh_tail_grad_near(t), x)
+
+
+def logistic_tail_far(t):
+    """`logistic_tail` for t >= 11.25: e - e² but for e³, e = exp(-t)"""
+    u, n = expm1_parts(-minimum(200.0, t))
+    return scalb(1.0 + minus_square(1.0 + u, n, u), n)
+
+
+def logistic_tail(t):
+    """1/(1 + exp(t)) for t >= 0. Max error: 2 ULP on [0, inf]"""
+    return rarely(t >= 11.25, logistic_tail_far, logistic_tail_near(t), t)
+
+
+def silu_tail_far(t):
+    """`silu_tail` for t >= 11.25: t(e - e²) but for e³, e = exp(-t)"""
+    w = minimum(200.0, t)
+    u, n = expm1_parts(-w)
+    h = minus_square(1.0 + u, n, u)
+    return scalb(fma(w, h, w), n)
+
+
+def silu_tail(t):
+    """t/(1 + exp(t)) for t >= 0"""
+    return rarely(t >= 11.25, silu_tail_far, silu_tail_near(t), t)
+
+
+def silu_tail_grad_far(t):
+    """`silu_tail_grad` for t >= 11.25: e(1 - t + e(2t - 1)) but for e³, e = exp(-t)"""
+    w = minimum(200.0, t)
+    u, n = expm1_parts(-w)
+    h = fma(scalb(1.0 + u, maximum(-60.0, n)), w + w - 1.0, 1.0 - w)
+    return scalb(fma(h, u, h), n)
+
+
+def silu_tail_grad(t):
+    """s - t·s(1 - s), s = 1/(1 + exp(t)), for t >= 0"""
+    return rarely(t >= 11.25, silu_tail_grad_far, silu_tail_grad_near(t), t)
+
+
+def softplus_tail_far(t):
+    """`softplus_tail` for t >= 11.25: e - e²/2 but for e³, e = exp(-t)"""
+    u, n = expm1_parts(-minimum(200.0, t))
+    return scalb(1.0 + 0.5 * minus_square(1.0 + u, n, u + u), n)
+
+
+def softplus_tail(t):
+    """log(1 + exp(-t)) for t >= 0"""
+    return rarely(t >= 11.25, softplus_tail_far, softplus_tail_near(t), t)
+
+
+def mish_far(x):
+    """`mish_value` for abs(x) >= 9.375: x, or x(e - e²/2) but for e³, e = exp(x)"""
+    w = maximum(-200.0, x)
+    u, n = expm1_parts(minimum(0.0, w))
+    h = 0.5 * minus_square(1.0 + u, n, u + u)
+    return where(x > 0.0, x, scalb(fma(w, h, w), n))
+
+
+def mish_value(x):
+    """x·tanh(log(1 + exp(x)))"""
+    return rarely(fabs(x) >= 9.375, mish_far, mish_near(x), x)
+
+
+def mish_slope_far(x):
+    """`mish_slope` for abs(x) >= 11.25: 1, or e(1 + x - e(1/2 + x)) but for e³, e = exp(x)"""
+    w = maximum(-200.0, x)
+    u, n = expm1_parts(minimum(0.0, w))
+    h = fma(-scalb(1.0 + u, maximum(-60.0, n)), 0.5 + w, 1.0 + w)
+    return where(x > 0.0, 1.0, scalb(fma(h, u, h), n))
+
+
+def mish_slope(x):
+    """The derivative of `mish_value`"""
+    return rarely(fabs(x) >= 11.25, mish_slope_far, mish_slope_near(x), x)

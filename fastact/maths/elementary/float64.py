@@ -5,6 +5,7 @@ of names (p, dp) is an unevaluated sum whose second part is below the rounding o
 leading bits, whose product with an exponent is exact, and the rest.
 """
 
+from fastact.maths.elementary.logistic import logistic_product_slope, logistic_sum
 from fastact.maths.primitives import copysign, fabs, fma, logb, maximum, minimum, rint, scalb, where
 
 
@@ -316,12 +317,12 @@ def mills_sum(t):
     return p, v - (p - 0.466200354709477), y, dy
 
 
-def gelu_tail(t):
-    """t·Q(t) for t >= 0, Q(t) = erfc(t/sqrt(2))/2.
+def gelu_tail(x):
+    """t·Q(t) t = abs(x), Q(t) = erfc(t/sqrt(2))/2.
 
-    Max error: 1.7 ULP on [0, inf].
+    Max error: 1.7 ULP on [-inf, 0].
     """
-    t = minimum(39.0, t)
+    t = minimum(39.0, fabs(x))
     p, dp, y, dy = mills_sum(t)
     u = t * y
     du = fma(t, y, -u) + t * dy
@@ -335,12 +336,12 @@ def gelu_tail(t):
     return scalb(fma(e, m, fma(de, m, e * dm)), n)
 
 
-def gelu_tail_grad(t):
-    """Q(t) - t·phi(t) for t >= 0, phi(t) = exp(-t²/2)/sqrt(2 pi).
+def gelu_tail_grad(x):
+    """Q(t) - t·phi(t) t = abs(x), phi(t) = exp(-t²/2)/sqrt(2 pi).
 
-    Max error: 3 ULP on [0, inf], or 2^-52 absolute within 1 of the zero at 0.75.
+    Max error: 3 ULP on [-inf, 0], or 2^-52 absolute within 1 of the zero at 0.75.
     """
-    t = minimum(39.0, t)
+    t = minimum(39.0, fabs(x))
     p, dp, y, dy = mills_sum(t)
     m = p * y
     k = fma(-0.3989422804014327, t, m)
@@ -438,3 +439,91 @@ def erfc(x):
 def finite(x):
     """x, with the largest finite number of its sign for an infinity."""
     return minimum(1.7976931348623157e308, maximum(-1.7976931348623157e308, x))
+
+
+def gelu_tanh_tail(x):
+    """t/(1 + exp(v)), v = 2 sqrt(2/pi) (t + 0.044715 t³), t = abs(x)."""
+    w = minimum(100.0, fabs(x))
+    u, n = gelu_tanh_parts(-w)
+    return scalb(w / logistic_sum(scalb(1.0, n), u), n)
+
+
+def gelu_tanh_tail_grad(x):
+    """s - t·v'·s(1 - s), s = 1/(1 + exp(v)), v as above, t = abs(x); as s·(1 - t·v' + t·v'·s)."""
+    t = minimum(100.0, fabs(x))
+    u, n = gelu_tanh_parts(-t)
+    s = scalb(1.0, n)
+    # 1 - t·v' with the roundings of t², of v' and of its constants kept
+    z = t * t
+    v = fma(0.21406444907188416, z, 1.5957691669464111)
+    dv = fma(0.21406444907188416, fma(t, t, -z), fma(-2.540834209696641e-10, z, -4.534068032135963e-08))
+    dv = dv + fma(0.21406444907188416, z, 1.5957691669464111 - v)
+    h = fma(-t, v, fma(-t, dv, 1.0))
+    d = logistic_sum(s, u)
+    return scalb(fma(s, (1.0 - h) / d, h) / d, n)
+
+
+def logistic_tail(t):
+    """1/(1 + exp(t)) for t >= 0.
+
+    Max error: 2 ULP on [0, inf].
+    """
+    u, n = expm1_parts_minus(-minimum(1000.0, t))
+    s = scalb(1.0, n)
+    return s / logistic_sum(s, u)
+
+
+def silu_tail(t):
+    """t/(1 + exp(t)) for t >= 0."""
+    w = minimum(1000.0, t)
+    u, n = expm1_parts_minus(-w)
+    return scalb(w / logistic_sum(scalb(1.0, n), u), n)
+
+
+def silu_tail_grad(t):
+    """s - t·s(1 - s), s = 1/(1 + exp(t)), for t >= 0."""
+    c = -minimum(1000.0, t)
+    u, n = expm1_parts_minus(c)
+    return logistic_product_slope(c + 1.0, u, n)
+
+
+def softplus_tail(t):
+    """log(1 + exp(-t)) for t >= 0."""
+    u, n = expm1_parts(-minimum(1000.0, t))
+    y, dy = log1p_sum(u, n)
+    return dy + y
+
+
+def mish_value(x):
+    """x·tanh(log(1 + exp(x)))."""
+    # with exp(x) = s(1 + u), s = 2^n, this is x·s·a/d with a = s + 2 + u·(2s + 2 + s·u) and d = s·a + 2
+    w = minimum(20.0, maximum(-1000.0, x))
+    u, n = expm1_parts(w)
+    s = scalb(1.0, n)
+    g = s + 2.0
+    a = fma(u, fma(s, u, fma(2.0, s, 2.0)), g)
+    d = fma(s, a, 2.0)
+    r = 1.0 / d
+    q = a * r
+    # what rounding s + 2, d and the quotient lost
+    lost = fma(-q, fma(s, a, 2.0 - d), fma(-q, d, a) + (s - (g - 2.0)))
+    return where(x > 20.0, x, copysign(scalb(fma(w, q, lost * r * w), n), x))
+
+
+def mish_slope(x):
+    """The derivative of `mish_value`: e/d·(e + 2 + 4x(e + 1)/d), e = exp(x), d = e² + 2e + 2."""
+    w = minimum(20.0, maximum(-1000.0, x))
+    u, n = expm1_parts(w)
+    p = 1.0 + u
+    e = scalb(p, n)
+    g = e + 2.0
+    d = fma(e, g, 2.0)
+    dd = fma(e, g, 2.0 - d) + e * (e - (g - 2.0))
+    a = fma(fma(e + 4.0, e, fma(4.0, w, 6.0)), e, fma(4.0, w, 4.0))
+    r = 1.0 / d
+    q = a * r
+    h = r * p
+    v = q * h
+    # what the roundings of d, twice, of r and of q lost
+    lost = fma(v, 2.0 * (fma(-r, d, 1.0) - r * dd), fma(a, r, -q) * h)
+    return where(x > 20.0, 1.0, scalb(v + lost, n))
