@@ -1,0 +1,69 @@
+"""Piecewise polynomials: the file is what its generator makes, and the rare side is taken by the lanes that need it."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import same
+
+import fastact as fa
+from fastact.backends.reference import primitives
+from fastact.maths import grammar
+from fastact.spec.table import OPS
+
+
+def generator():
+    spec = spec_from_file_location("lookup_tables", Path(__file__).parent.parent / "tools" / "lookup_tables.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_file_is_what_the_generator_makes():
+    made, kept = generator().module(), (grammar.MATHS / "elementary" / "float32_tables.py").read_text(encoding="utf-8")
+    assert made == kept, "run tools/lookup_tables.py"
+
+
+def reaches(formula, primitive):
+    return primitive in formula.uses or any(reaches(callee, primitive) for callee in formula.calls.values())
+
+
+# activations of which a lane beyond the tables takes another path, with their defaults
+FORMULAS = grammar.read("float32")
+RARE = sorted({n.removesuffix("_default") for n, f in FORMULAS.items() if reaches(f, "rarely")} & set(OPS))
+
+
+def test_which_have_tables():
+    assert {"gelu", "mish", "silu"} <= set(RARE)
+    assert not any(reaches(f, "lookup") for f in grammar.read("float64").values())
+
+
+@pytest.mark.parametrize("name", RARE)
+@pytest.mark.parametrize("far", [-30.0, 30.0, np.nan])
+def test_one_far_element_among_near_ones(name, far, backend):
+    """At each place of several vectors; the others are what they are without it."""
+    near = np.random.default_rng(0).uniform(-3.5, 3.5, 131).astype(np.float32)
+    f, dy = getattr(fa, name), np.ones_like(near)
+    alone = np.full(1, far, np.float32)
+    for run in (f, lambda x: f.backward(dy[: x.size], x)):
+        plain, one = run(near), run(alone)
+        for place in range(near.size):
+            x, expected = near.copy(), plain.copy()
+            x[place], expected[place] = far, one[0]
+            assert same(run(x), expected), place
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("count", [8, 16])
+def test_lookup_goes_by_the_lowest_bits(dtype, count):
+    entries = tuple(float(k * k) for k in range(count))
+    magic = np.array(1.5 * 2.0 ** (23 if dtype == "float32" else 52), dtype)
+    k = np.arange(-20, 20).astype(dtype)
+    assert (
+        primitives(dtype)["lookup"](magic + k, *entries) == np.array(entries, dtype)[np.arange(-20, 20) % count]
+    ).all()
+    if dtype == "float64":
+        from fastact.maths.primitives import lookup
+
+        assert [lookup(float(m), *entries) for m in magic + k] == [entries[j % count] for j in range(-20, 20)]
