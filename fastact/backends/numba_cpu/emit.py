@@ -259,6 +259,13 @@ class Emitter:
         x, n = self.value(x), self.value(n)
         if self._has_avx512:
             return Value(self, self._avx512("scalef", x.ir, n.ir))
+        if not self.lanes:
+            return self._scaled_twice(x, n)
+        # mostly one power of two will do, which is less than half the operations
+        most = self.builder.fcmp_unordered(">", self.fabs(n).ir, self.literal(float(self.bias - 1)).ir)
+        return Value(self, self._if_any(most, (x * self._power_of_two(n)).ir, lambda: self._scaled_twice(x, n).ir))
+
+    def _scaled_twice(self, x: Value, n: Value) -> Value:
         # two exact powers of two: the first product stays normal, so only the second one rounds
         limit = float(2 * (self.bias - 1))
         n = self.minimum(limit + 2.0, self.maximum(-limit, n))
