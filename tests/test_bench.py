@@ -16,6 +16,7 @@ import numpy as np
 import oracle
 import pytest
 import ulp
+from modules import load
 from subprocesses import PACKAGE
 
 import fastact as fa
@@ -38,14 +39,7 @@ def run(module, *argv: str) -> int:
 
 
 def of_checkout(name: str):
-    """A module of benchmarks/, which is not on the path: there, the package that is not built would be found."""
-    path = BENCHMARKS / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    return load(BENCHMARKS / f"{name}.py")
 
 
 # the truth

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from modules import ROOT, load
 
 import fastact as fa
 from fastact.api.functions import FUNCTIONS
 from fastact.spec.table import OPS
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 
 
-def tool(name):
-    path = ROOT / "tools" / f"{name}.py"
-    if not path.exists() or not DOCS.exists():
-        pytest.skip("tools/ and docs/ are not in this checkout")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_pages_of_the_tables(tmp_path):
-    site_pages = tool("site_pages")
+    site_pages = load(ROOT / "tools" / "site_pages.py")
     folder, scripts = tmp_path / "pages", tmp_path / "scripts"
     scripts.mkdir()
     (scripts / "of_an_earlier_table.py").touch()
@@ -50,7 +36,7 @@ def test_pages_of_the_tables(tmp_path):
 
 
 def test_links_of_pages_outside_docs():
-    site_pages = tool("site_pages")
+    site_pages = load(ROOT / "tools" / "site_pages.py")
     text = site_pages.copied("CONTRIBUTING.md")
     assert "(../design.md)" in text and "(benchmarks.md)" in text
     for path in site_pages.COPIED:
@@ -86,11 +72,11 @@ def test_links_of_the_repository():
     ],
 )
 def test_summaries(first, wanted):
-    assert tool("site_pages").headed(first) == wanted
+    assert load(ROOT / "tools" / "site_pages.py").headed(first) == wanted
 
 
 def test_dead_links_are_found(tmp_path, capsys, monkeypatch):
-    check_links = tool("check_links")
+    check_links = load(ROOT / "tools" / "check_links.py")
     (tmp_path / "other.html").write_text('<h1 id="here">x</h1><a href="https://example.org">y</a>')
     good = '<a href="other.html#here">a</a><a href="#me" id="me">b</a><a href="other.html?x=1">c</a>'
     (tmp_path / "index.html").write_text(good)

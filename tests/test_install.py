@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from modules import load
 from subprocesses import PACKAGE, python
 
 import fastact as fa
@@ -100,13 +100,6 @@ except RuntimeError as error:
 
 
 # ---- compilers
-
-
-def load(path):
-    spec = spec_from_file_location(path.stem, path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

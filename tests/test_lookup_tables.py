@@ -1,11 +1,9 @@
 """Piecewise polynomials: the file is what its generator makes, and the rare side is taken by the lanes that need it."""
 
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-
 import numpy as np
 import pytest
 from cases import same
+from modules import ROOT, load
 
 import fastact as fa
 from fastact.backends.reference import primitives
@@ -13,15 +11,11 @@ from fastact.maths import grammar
 from fastact.spec.table import OPS
 
 
-def generator():
-    spec = spec_from_file_location("lookup_tables", Path(__file__).parent.parent / "tools" / "lookup_tables.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_file_is_what_the_generator_makes():
-    made, kept = generator().module(), (grammar.MATHS / "elementary" / "float32_tables.py").read_text(encoding="utf-8")
+    made, kept = (
+        load(ROOT / "tools" / "lookup_tables.py").module(),
+        (grammar.MATHS / "elementary" / "float32_tables.py").read_text(encoding="utf-8"),
+    )
     assert made == kept, "run tools/lookup_tables.py"
 
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import platform
 import sys
-from pathlib import Path
 
 import pytest
+from modules import ROOT, load
 
 from fastact.spec.table import OPS
 
-ROOT = Path(__file__).parent.parent
 FILE = ROOT / "tools" / "ports.py"
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason="tools/ is not in this checkout")
 
 
 @pytest.fixture(scope="module")
 def ports():
-    spec = importlib.util.spec_from_file_location("ports", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ports"] = module  # its dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    return load(FILE)
 
 
 def test_page_is_up_to_date(ports):

@@ -38,7 +38,8 @@ def golden() -> str:
     formulas, f = grammar.parse(GOLDEN / "formulas.py"), golden_module()
     step = Op("soft_step", f.soft_step, f.soft_step_grad, params=(Param("width", None),))
     total = Op("sum", f.add, f.two_sum_error, params=(Param("b", None),))
-    kinds = (step, "forward"), (step, "backward"), (total, "value_and_grad")
+    tabled = Op("tabled", f.tabled, f.tabled)
+    kinds = (step, "forward"), (step, "backward"), (total, "value_and_grad"), (tabled, "forward")
     specs = [kernel_of(op, kind, dtype) for op, kind in kinds for dtype in ("float32", "bfloat16")]
     return render.render_module(specs, {"f32": formulas})
 

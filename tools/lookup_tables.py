@@ -169,8 +169,9 @@ def source(table: Table) -> str:
     ]
     for d in reversed(range(table.degree + 1)):
         entries = [str(np.float32(float(found[d]))) for found in coefficients]
-        # a literal is a float: not 1e-07
+        # a literal is a float: not 1e-07; what is 0 at 0 is -0 at -0
         entries = [e if "." in e else e.replace("e", ".0e") for e in entries]
+        entries[0] = "-0.0" if d == 0 and entries[0] == "0.0" else entries[0]
         rows = ["        " + ", ".join(entries[k : k + 4]) + "," for k in range(0, len(entries), 4)]
         rows[-1] = rows[-1].removesuffix(",") + ")"
         top = d == table.degree

@@ -30,7 +30,7 @@ from fastact.maths.elementary.float32 import (
     x_minus_tanh,
 )
 from fastact.maths.elementary.logistic import logistic_product_slope, logistic_sum
-from fastact.maths.primitives import copysign, fabs, fma, maximum, minimum, scalb, sqrt, where
+from fastact.maths.primitives import copysign, fabs, fma, maximum, minimum, rarely, scalb, sqrt, where
 
 
 def clip(x, low, high):
@@ -626,7 +626,9 @@ def softplus(x, beta):
     h = y * r
     dh = (fma(-h, beta, y) + dy) * r
     n = where(far, n, 0.0)
-    return maximum(0.0, x) + scalb(dh, n) + scalb(h, n)
+    y = maximum(0.0, x) + scalb(dh, n) + scalb(h, n)
+    # the same bits as with the default
+    return rarely(beta == 1.0, softplus_default, y, x)
 
 
 def softplus_grad(x, beta):
@@ -634,7 +636,9 @@ def softplus_grad(x, beta):
     z = beta * x
     u, n = expm1_parts_sum(-clip(z, -1000.0, 60.0), -product_error(beta, x, z))
     s = scalb(1.0, -n)
-    return s / logistic_sum(s, u)
+    y = s / logistic_sum(s, u)
+    # the same bits as with the default
+    return rarely(beta == 1.0, softplus_default_grad, y, x)
 
 
 def softplus_grad_from_output(y, beta):
@@ -661,7 +665,9 @@ def silu(x, beta):
     z = beta * w
     u, n = expm1_parts_sum(-clip(z, -3000.0, 60.0), -product_error(beta, w, z))
     # beyond -3000 only the sign of x is left
-    return scalb(where(z < -3000.0, -beta, x) / logistic_sum(scalb(1.0, -n), u), -n)
+    y = scalb(where(z < -3000.0, -beta, x) / logistic_sum(scalb(1.0, -n), u), -n)
+    # the same bits as with the default
+    return rarely(beta == 1.0, silu_default, y, x)
 
 
 def silu_grad(x, beta):
@@ -670,7 +676,9 @@ def silu_grad(x, beta):
     z = beta * w
     c = clip(z, -3000.0, 44.0)
     u, n = expm1_parts_sum(-c, -product_error(beta, w, z))
-    return logistic_product_slope(where(c == z, fma(beta, w, 1.0), c + 1.0), u, -n)
+    y = logistic_product_slope(where(c == z, fma(beta, w, 1.0), c + 1.0), u, -n)
+    # the same bits as with the default
+    return rarely(beta == 1.0, silu_default_grad, y, x)
 
 
 def silu_default(x):

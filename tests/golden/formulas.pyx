@@ -37,6 +37,9 @@ cdef extern from 'simd.h' nogil:
     vf32 scalb_f32(vf32 a0, vf32 a1)
     vf32 sqrt_f32(vf32 a0)
     vf32 where_f32(mask32 a0, vf32 a1, vf32 a2)
+    vf32 lookup8_f32(vf32 m, const float *entries)
+    vf32 lookup16_f32(vf32 m, const float *entries)
+    bint any_f32(mask32 c)
     ctypedef double vf64
     ctypedef int mask64
     enum: LANES_f64, PARTS_f64, STEP_f64
@@ -57,6 +60,9 @@ cdef extern from 'simd.h' nogil:
     vf64 scalb_f64(vf64 a0, vf64 a1)
     vf64 sqrt_f64(vf64 a0)
     vf64 where_f64(mask64 a0, vf64 a1, vf64 a2)
+    vf64 lookup8_f64(vf64 m, const double *entries)
+    vf64 lookup16_f64(vf64 m, const double *entries)
+    bint any_f64(mask64 c)
     ctypedef float tile_f32[1]
     vf32 load_f32(const float *p)
     void store_f32(float *p, vf32 v, int stream)
@@ -75,6 +81,14 @@ cdef extern from 'simd.h' nogil:
     uint16_t *SLOT_bf16 "SLOT" (tile_bf16 tile, uint16_t *p)
     void FLUSH(void *p, void *tile)
     void streamed(int stream)
+
+cdef extern from *:
+    """
+FASTACT_TABLE8(float, fastact_table_f32_0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -7.0);
+FASTACT_TABLE16(float, fastact_table_f32_1, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0);
+    """
+    const float *fastact_table_f32_0
+    const float *fastact_table_f32_1
 
 cdef inline vf32 soft_step_f32(vf32 x, vf32 width) noexcept nogil:
     cdef mask32 above, below
@@ -102,6 +116,23 @@ cdef inline vf32 two_sum_error_f32(vf32 a, vf32 b) noexcept nogil:
     e = b
     two_sum_f32(a, e, &s, &e)
     return ((s - s) - e)
+
+cdef inline vf32 tabled_f32(vf32 x) noexcept nogil:
+    cdef mask32 rarely_c
+    cdef vf32 m, y, z, rarely_b
+    m = (fabs_f32(x) + lit_f32(12582912.0))
+    y = lookup8_f32(m, fastact_table_f32_0)
+    rarely_c = gt_f32(x, lit_f32(1000000000.0))
+    rarely_b = y
+    if any_f32(rarely_c):
+        rarely_b = where_f32(rarely_c, add_f32(x, y), rarely_b)
+    y = rarely_b
+    z = lookup16_f32(m, fastact_table_f32_1)
+    rarely_c = ge_f32(fabs_f32(x), lit_f32(100.0))
+    rarely_b = (z - y)
+    if any_f32(rarely_c):
+        rarely_b = where_f32(rarely_c, add_f32(x, m), rarely_b)
+    return rarely_b
 
 cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
     cdef const float *p_x = <const float *>call.data[0]
@@ -497,6 +528,78 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
             row += 1
     streamed(stream)
 
+cdef void tabled_forward_float32(const fastact_call *call) noexcept nogil:
+    cdef const float *p_x = <const float *>call.data[0]
+    cdef float *p_y = <float *>call.data[1]
+    cdef tile_f32 t_y
+    cdef vf32 v0_x, v0_y, v1_x, v1_y, v2_x, v2_y, v3_x, v3_y
+    cdef int64_t i, j, row = 0, n = call.n
+    cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    while row < call.rows:
+        i = 0
+        while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+            v0_x = load_f32(p_x + i + 0 * LANES_f32)
+            v1_x = load_f32(p_x + i + 1 * LANES_f32)
+            v2_x = load_f32(p_x + i + 2 * LANES_f32)
+            v3_x = load_f32(p_x + i + 3 * LANES_f32)
+            v0_y = tabled_f32(v0_x)
+            v1_y = tabled_f32(v1_x)
+            v2_y = tabled_f32(v2_x)
+            v3_y = tabled_f32(v3_x)
+            store_f32(p_y + i + 0 * LANES_f32, v0_y, stream)
+            store_f32(p_y + i + 1 * LANES_f32, v1_y, stream)
+            store_f32(p_y + i + 2 * LANES_f32, v2_y, stream)
+            store_f32(p_y + i + 3 * LANES_f32, v3_y, stream)
+            i += 4 * LANES_f32
+        while i < n:
+            for k in range(PARTS_f32):
+                j = i + k * LANES_f32
+                v0_x = load_f32(p_x + j)
+                v0_y = tabled_f32(v0_x)
+                store_f32(SLOT_f32(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
+            FLUSH(p_y + i, t_y)
+            i += STEP_f32
+        p_x = <const float *>(<const char *>p_x + call.row_step[0])
+        p_y = <float *>(<const char *>p_y + call.row_step[1])
+        row += 1
+    streamed(stream)
+
+cdef void tabled_forward_bfloat16(const fastact_call *call) noexcept nogil:
+    cdef const uint16_t *p_x = <const uint16_t *>call.data[0]
+    cdef uint16_t *p_y = <uint16_t *>call.data[1]
+    cdef tile_bf16 t_y
+    cdef vf32 v0_x, v0_y, v1_x, v1_y, v2_x, v2_y, v3_x, v3_y
+    cdef int64_t i, j, row = 0, n = call.n
+    cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    while row < call.rows:
+        i = 0
+        while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+            v0_x = load_bf16(p_x + i + 0 * LANES_f32)
+            v1_x = load_bf16(p_x + i + 1 * LANES_f32)
+            v2_x = load_bf16(p_x + i + 2 * LANES_f32)
+            v3_x = load_bf16(p_x + i + 3 * LANES_f32)
+            v0_y = tabled_f32(v0_x)
+            v1_y = tabled_f32(v1_x)
+            v2_y = tabled_f32(v2_x)
+            v3_y = tabled_f32(v3_x)
+            store_bf16(p_y + i + 0 * LANES_f32, v0_y, stream)
+            store_bf16(p_y + i + 1 * LANES_f32, v1_y, stream)
+            store_bf16(p_y + i + 2 * LANES_f32, v2_y, stream)
+            store_bf16(p_y + i + 3 * LANES_f32, v3_y, stream)
+            i += 4 * LANES_f32
+        while i < n:
+            for k in range(PARTS_f32):
+                j = i + k * LANES_f32
+                v0_x = load_bf16(p_x + j)
+                v0_y = tabled_f32(v0_x)
+                store_bf16(SLOT_bf16(t_y, p_y + i) + k * LANES_f32, v0_y, stream)
+            FLUSH(p_y + i, t_y)
+            i += STEP_f32
+        p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
+        p_y = <uint16_t *>(<const char *>p_y + call.row_step[1])
+        row += 1
+    streamed(stream)
+
 cdef dict _ADDRESSES = {
     ('soft_step_forward', 'float32'): <size_t>&soft_step_forward_float32,
     ('soft_step_forward', 'bfloat16'): <size_t>&soft_step_forward_bfloat16,
@@ -504,6 +607,8 @@ cdef dict _ADDRESSES = {
     ('soft_step_backward', 'bfloat16'): <size_t>&soft_step_backward_bfloat16,
     ('sum_value_and_grad', 'float32'): <size_t>&sum_value_and_grad_float32,
     ('sum_value_and_grad', 'bfloat16'): <size_t>&sum_value_and_grad_bfloat16,
+    ('tabled_forward', 'float32'): <size_t>&tabled_forward_float32,
+    ('tabled_forward', 'bfloat16'): <size_t>&tabled_forward_bfloat16,
 }
 
 
