@@ -2,10 +2,10 @@
 
     python tools/lookup_tables.py
 
-Each function is fitted on [0, limit) in 8 intervals of equal width, or on (-limit, limit) in 15. On the k-th, which
-may be negative, the polynomial's variable is the distance from k widths: what is 0 at 0 keeps its relative accuracy.
-The coefficients of an interval are rounded to float32 one after the other, lowest first: each time the others are
-fitted again, by weighted least squares at Chebyshev nodes, to what the rounded ones leave. Needs mpmath.
+Each function is fitted on [0, limit) in 8 or 16 intervals of equal width, or on (-limit, limit) in 15. On the k-th,
+which may be negative, the polynomial's variable is the distance from k widths: what is 0 at 0 keeps its relative
+accuracy. The coefficients of an interval are rounded to float32 one after the other, lowest first: each time the
+others are fitted again, by weighted least squares at Chebyshev nodes, to what the rounded ones leave. Needs mpmath.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import numpy as np
 
 FILE = Path(__file__).parent.parent / "fastact" / "maths" / "elementary" / "float32_tables.py"
 Real = Callable[[mp.mpf], mp.mpf]
-COUNT = 8
 # 1.5·2^23, to which a float32 adds an integer by rounding
 MAGIC = 12582912.0
 
@@ -37,10 +36,12 @@ class Table:
         What it computes.
     function : callable
     width : float
-        Of an interval; the range is 7.5 of them. Its bits are few, so that multiples of it are exact.
+        Of an interval. Its bits are few, so that multiples of it are exact.
     degree : int
+    count : int
+        How many intervals: 8 or 16.
     both : bool
-        Whether x may be negative: there are 8 more intervals then.
+        Whether x may be negative: half of the intervals are below 0 then.
     apart : float
         A part of the slope at 0 that is exact and added last: so the rounding of the other part and of what it is
         added to counts less.
@@ -53,6 +54,7 @@ class Table:
     function: Real
     width: float
     degree: int
+    count: int = 8
     both: bool = False
     apart: float = 0.0
     least: float = 0.0
@@ -60,12 +62,12 @@ class Table:
     @property
     def intervals(self) -> list[int]:
         """Their numbers, in the order of the lowest bits of 1.5·2^23 plus each; -8 is not used."""
-        return [*range(COUNT), *(range(-COUNT, 0) if self.both else ())]
+        return [*range(8), *range(-8, 0)] if self.both else [*range(self.count)]
 
     @property
     def limit(self) -> float:
         """The end of the range."""
-        return (COUNT - 0.5) * self.width
+        return (max(self.intervals) + 0.5) * self.width
 
 
 def upper(t: mp.mpf) -> mp.mpf:
@@ -107,17 +109,17 @@ def log1p_exp(x: mp.mpf) -> mp.mpf:
 
 
 TABLES = [
-    Table("gelu_tail_near", "t·Q(t), Q the normal tail", lambda t: t * upper(t), 0.5, 8),
-    Table("gelu_tail_grad_near", "Q(t) - t·phi(t)", lambda t: upper(t) - t * mp.npdf(t), 0.5, 8, least=0.02),
-    Table("gelu_tanh_tail_near", "t/(1 + exp(v))", lambda t: t * logistic(-gelu_tanh_argument(t)), 0.5, 8),
-    Table("gelu_tanh_tail_grad_near", "its derivative", lambda t: gelu_tanh_slope(-t), 0.5, 8, least=0.02),
+    Table("gelu_tail_near", "t·Q(t), Q the normal tail", lambda t: t * upper(t), 0.375, 8, 16),
+    Table("gelu_tail_grad_near", "Q(t) - t·phi(t)", lambda t: upper(t) - t * mp.npdf(t), 0.375, 8, 16, least=0.02),
+    Table("gelu_tanh_tail_near", "t/(1 + exp(v))", lambda t: t * logistic(-gelu_tanh_argument(t)), 0.3125, 8, 16),
+    Table("gelu_tanh_tail_grad_near", "its derivative", lambda t: gelu_tanh_slope(-t), 0.34375, 9, 16, least=0.02),
     Table("logistic_tail_near", "1/(1 + exp(t))", lambda t: logistic(-t), 1.5, 8),
     Table("silu_tail_near", "t/(1 + exp(t))", lambda t: t * logistic(-t), 1.5, 8),
     Table("silu_tail_grad_near", "its derivative", lambda t: logistic_slope(-t), 1.5, 8, least=0.02),
     Table("softplus_tail_near", "log(1 + exp(-t))", lambda t: log1p_exp(-t), 1.5, 7),
     Table("tanh_near", "tanh(t)", mp.tanh, 1.25, 9),
-    Table("mish_near", "x·tanh(log(1 + exp(x)))", mish, 1.25, 9, both=True, apart=0.5),
-    Table("mish_slope_near", "its derivative", mish_slope, 1.5, 9, both=True, least=0.02),
+    Table("mish_near", "x·tanh(log(1 + exp(x)))", mish, 1.25, 9, 16, both=True, apart=0.5),
+    Table("mish_slope_near", "its derivative", mish_slope, 1.5, 9, 16, both=True, least=0.02),
 ]
 
 
@@ -131,7 +133,7 @@ def fit(table: Table) -> tuple[list[list[mp.mpf]], float]:
     degree, width, half = table.degree, mp.mpf(table.width), mp.mpf(table.width) / 2
     coefficients, worst = [], mp.mpf(0)
     for k in table.intervals:
-        if k == -COUNT:
+        if k == -8:
             coefficients.append([mp.mpf(0)] * (degree + 1))
             continue
         centre, low = k * width, -half if k or table.both else mp.mpf(0)

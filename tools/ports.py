@@ -149,7 +149,7 @@ class Loop:
 _LABEL = re.compile(r"^(\.LBB\w+):")
 _JUMP = re.compile(r"^\tj\w+\t(\.LBB\w+)")
 _STORE = re.compile(r"^\tvmov\w+\t%[xyz]mm\d+, [^%]*\(")
-_MEMORY = re.compile(r"^\tv[^#]*\(%")
+_MEMORY = re.compile(r"^\tv[^#]*\(%(?!rip)")
 _OF_FRAME = re.compile(r"# \d+-byte (Folded )?(Spill|Reload)")
 
 
@@ -184,7 +184,9 @@ def wide_loop(assembly: str, inputs: int, outputs: int, group: int) -> Loop:
         if jump is None or places.get(jump[1], i) >= i:
             continue
         body = [text for text in lines[places[jump[1]] + 1 : i + 1] if text.startswith("\t")]
-        inside = any(_LABEL.match(text) for text in lines[places[jump[1]] + 1 : i])
+        # what lanes rarely need is elsewhere, and comes back to a label in here
+        jumps = (_JUMP.match(text) for text in lines[places[jump[1]] + 1 : i])
+        inside = any(other and places[jump[1]] <= places.get(other[1], -1) <= i for other in jumps)
         frame = Counter(found[2] for text in body if (found := _OF_FRAME.search(text)))
         arrays = [text for text in body if not _OF_FRAME.search(text)]
         stores = sum(_STORE.match(text) is not None for text in arrays)
