@@ -524,7 +524,7 @@ EXPONENTS: dict[str, Callable] = {
     "expm1_parts_sum": lambda m, x, dx: x + dx,
     "quick_gelu_parts": lambda m, x: -m.number("1.702") * x,
     "gelu_tanh_parts": lambda m, x: -_gelu_tanh_argument(m, x),
-    "gelu_exp": lambda m, x: -x * x / 2,
+    "gelu_exp_parts": lambda m, x: -x * x / 2,
 }
 
 

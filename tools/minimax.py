@@ -89,9 +89,4 @@ def excess(t: mp.mpf) -> mp.mpf:
 
 
 if __name__ == "__main__":
-    show(
-        "gelu_tail: excess on [0.88, 13.3]; its Q over the last coefficient is P",
-        remez(excess, scaled_tail, 0.88, 13.3, 3, 4),
-    )
     show("erfc_tail: excess on [0, 13.2]", remez(excess, scaled_tail, 0, 13.2, 4, 4))
-    show("gelu_tail_grad: scaled_tail on [0, 13.3]", remez(scaled_tail, lambda t: 1 / scaled_tail(t), 0, 13.3, 4, 5))
