@@ -56,16 +56,14 @@ FASTACT_INLINE vf32 maximum_f32(vf32 a, vf32 b) { return _mm512_max_ps(a, b); }
 FASTACT_INLINE vf64 maximum_f64(vf64 a, vf64 b) { return _mm512_max_pd(a, b); }
 FASTACT_INLINE vf32 fabs_f32(vf32 x) { return _mm512_abs_ps(x); }
 FASTACT_INLINE vf64 fabs_f64(vf64 x) { return _mm512_abs_pd(x); }
-/* 0xe4: the bits of the third operand where the mask (the second) is set, else those of the first */
+/* 0xd8: the bits of the second operand where the third is set, else those of the first, which is overwritten */
 FASTACT_INLINE vf32 copysign_f32(vf32 x, vf32 s) {
-    __m512i sign = _mm512_set1_epi32(INT32_MIN);
-    return _mm512_castsi512_ps(
-        _mm512_ternarylogic_epi32(sign, _mm512_castps_si512(s), _mm512_castps_si512(x), 0xca));
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(x), _mm512_castps_si512(s),
+                                                         _mm512_set1_epi32(INT32_MIN), 0xd8));
 }
 FASTACT_INLINE vf64 copysign_f64(vf64 x, vf64 s) {
-    __m512i sign = _mm512_set1_epi64(INT64_MIN);
-    return _mm512_castsi512_pd(
-        _mm512_ternarylogic_epi64(sign, _mm512_castpd_si512(s), _mm512_castpd_si512(x), 0xca));
+    return _mm512_castsi512_pd(_mm512_ternarylogic_epi64(_mm512_castpd_si512(x), _mm512_castpd_si512(s),
+                                                         _mm512_set1_epi64(INT64_MIN), 0xd8));
 }
 FASTACT_INLINE vf32 sqrt_f32(vf32 x) { return _mm512_sqrt_ps(x); }
 FASTACT_INLINE vf64 sqrt_f64(vf64 x) { return _mm512_sqrt_pd(x); }
