@@ -2,10 +2,11 @@
 
     python tools/lookup_tables.py
 
-Each function is fitted on [0, limit) in 8 or 16 intervals of equal width, or on (-limit, limit) in 15. On the k-th,
-which may be negative, the polynomial's variable is the distance from k widths: what is 0 at 0 keeps its relative
-accuracy. The coefficients of an interval are rounded to float32 one after the other, lowest first: each time the
-others are fitted again, by weighted least squares at Chebyshev nodes, to what the rounded ones leave. Needs mpmath.
+Each function is fitted on [0, limit) in 8 or 16 intervals, or on (-limit, limit) in 15. They are of equal width, or
+become narrower as t grows. The polynomial's variable is the distance from the centre of the interval, in that around 0
+from 0, so that what is 0 at 0 keeps its relative accuracy. The coefficients of an interval are rounded to float32 one
+after the other, lowest first: each time the others are fitted again, by weighted least squares at Chebyshev nodes, to
+what the rounded ones leave. Needs mpmath.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ class Table:
         What it computes.
     function : callable
     width : float
-        Of an interval. Its bits are few, so that multiples of it are exact.
+        Of the intervals, of the first where they become narrower. Its bits are few: multiples of it are exact.
     degree : int
     count : int
         How many intervals: 8 or 16.
+    end : float, optional
+        The end of the range, where intervals become narrower: then they are equal in t/width + curve·t².
     both : bool
         Whether x may be negative: half of the intervals are below 0 then.
     apart : float
@@ -55,6 +58,7 @@ class Table:
     width: float
     degree: int
     count: int = 8
+    end: float = 0.0
     both: bool = False
     apart: float = 0.0
     least: float = 0.0
@@ -67,7 +71,40 @@ class Table:
     @property
     def limit(self) -> float:
         """The end of the range."""
-        return (max(self.intervals) + 0.5) * self.width
+        return self.end or (max(self.intervals) + 0.5) * self.width
+
+    @property
+    def curve(self) -> np.float32:
+        """By how much of t² the number of t's interval is more than t/width."""
+        return np.float32((self.count - 0.5 - self.end / self.width) / self.end**2 if self.end else 0.0)
+
+    def place(self, u: mp.mpf) -> mp.mpf:
+        """Where t/width + curve·t² is u."""
+        a, b = 1 / mp.mpf(self.width), mp.mpf(float(self.curve))
+        return (mp.sqrt(a * a + 4 * b * u) - a) / (2 * b) if b else u / a
+
+    def span(self, k: int) -> tuple[mp.mpf, mp.mpf, mp.mpf]:
+        """The centre of an interval and where it begins and ends, from there."""
+        half = mp.mpf(1) / 2
+        low, high = self.place(k - half) if k or self.both else mp.mpf(0), self.place(k + half)
+        centre = k * mp.mpf(self.width)
+        if self.end and k:
+            centre = self.tame((low + high) / 2)
+        return centre, low - centre, high - centre
+
+    def tame(self, centre: mp.mpf) -> mp.mpf:
+        """A float32 near the centre at which the function is nearly a float32 itself (Gal, 1986): no rounding there."""
+        found, best = centre, mp.inf
+        c = np.float32(float(centre))
+        for j in range(4000):
+            at = np.float32(float(centre)) + np.spacing(c) * np.float32((j + 1) // 2 * (-1) ** j)
+            value = self.function(mp.mpf(float(at)))
+            error = abs(value - rounded(value)) / mp.mpf(float(np.spacing(np.float32(float(abs(value))))))
+            if error < best:
+                found, best = mp.mpf(float(at)), error
+            if best < mp.mpf("2e-3"):
+                break
+        return found
 
 
 def upper(t: mp.mpf) -> mp.mpf:
@@ -109,10 +146,12 @@ def log1p_exp(x: mp.mpf) -> mp.mpf:
 
 
 TABLES = [
-    Table("gelu_tail_near", "t·Q(t), Q the normal tail", lambda t: t * upper(t), 0.375, 8, 16),
-    Table("gelu_tail_grad_near", "Q(t) - t·phi(t)", lambda t: upper(t) - t * mp.npdf(t), 0.375, 8, 16, least=0.02),
-    Table("gelu_tanh_tail_near", "t/(1 + exp(v))", lambda t: t * logistic(-gelu_tanh_argument(t)), 0.3125, 8, 16),
-    Table("gelu_tanh_tail_grad_near", "its derivative", lambda t: gelu_tanh_slope(-t), 0.34375, 9, 16, least=0.02),
+    Table("gelu_tail_near", "t·Q(t), Q the normal tail", lambda t: t * upper(t), 0.875, 7, 16, 6.25),
+    Table(
+        "gelu_tail_grad_near", "Q(t) - t·phi(t)", lambda t: upper(t) - t * mp.npdf(t), 0.875, 7, 16, 6.25, least=0.02
+    ),
+    Table("gelu_tanh_tail_near", "t/(1 + exp(v))", lambda t: t * logistic(-gelu_tanh_argument(t)), 0.875, 7, 16, 5.5),
+    Table("gelu_tanh_tail_grad_near", "its derivative", lambda t: gelu_tanh_slope(-t), 0.875, 7, 16, 5.5, least=0.02),
     Table("logistic_tail_near", "1/(1 + exp(t))", lambda t: logistic(-t), 1.5, 8),
     Table("silu_tail_near", "t/(1 + exp(t))", lambda t: t * logistic(-t), 1.5, 8),
     Table("silu_tail_grad_near", "its derivative", lambda t: logistic_slope(-t), 1.5, 8, least=0.02),
@@ -130,15 +169,15 @@ def rounded(x: mp.mpf) -> mp.mpf:
 
 def fit(table: Table) -> tuple[list[list[mp.mpf]], float]:
     """The coefficients of each interval, lowest first, and the logarithm to base 2 of the largest error."""
-    degree, width, half = table.degree, mp.mpf(table.width), mp.mpf(table.width) / 2
+    degree = table.degree
     coefficients, worst = [], mp.mpf(0)
     for k in table.intervals:
         if k == -8:
             coefficients.append([mp.mpf(0)] * (degree + 1))
             continue
-        centre, low = k * width, -half if k or table.both else mp.mpf(0)
+        centre, low, high = table.span(k)
         nodes = 3 * degree + 6
-        xs = [(low + half) / 2 + (half - low) / 2 * mp.cos(mp.pi * (2 * j + 1) / (2 * nodes)) for j in range(nodes)]
+        xs = [(low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (2 * j + 1) / (2 * nodes)) for j in range(nodes)]
         values = [table.function(centre + x) for x in xs]
         weights = [1 / max(abs(v), mp.mpf(table.least)) for v in values]
         found = [rounded(table.function(centre))]
@@ -149,9 +188,9 @@ def fit(table: Table) -> tuple[list[list[mp.mpf]], float]:
             for i, (x, w) in enumerate(zip(xs, weights, strict=True)):
                 # of the magnitude of 1, so that the equations are well conditioned
                 for j in range(degree - d + 1):
-                    a[i, j] = (x / half) ** (d + j) * w
+                    a[i, j] = (x / high) ** (d + j) * w
                 b[i] = rest[i] * w
-            found.append(rounded(mp.lu_solve(a, b)[0] / half**d))
+            found.append(rounded(mp.lu_solve(a, b)[0] / high**d))
             rest = [r - found[d] * x**d for r, x in zip(rest, xs, strict=True)]
         worst = max(worst, *(abs(r) * w for r, w in zip(rest, weights, strict=True)))
         coefficients.append(found)
@@ -166,9 +205,15 @@ def source(table: Table) -> str:
     lines = [
         f"def {table.name}({x}):",
         f'    """{table.text} for {span}; its error is 2^{worst:.1f} of {of}"""',
-        f"    m = fma({x}, {float(np.float32(1 / table.width))!r}, {MAGIC})",
-        f"    f = fma(m - {MAGIC}, -{table.width}, {x})",
     ]
+    scale = repr(float(np.float32(1 / table.width)))
+    if table.end:
+        centres = [str(np.float32(float(table.span(k)[0]))) for k in table.intervals]
+        rows = ["        " + ", ".join(centres[k : k + 8]) for k in range(0, len(centres), 8)]
+        lines.append(f"    m = fma(t, fma(t, {float(table.curve)!r}, {scale}), {MAGIC})")
+        lines.append("    f = t - lookup(m,\n" + ",\n".join(rows) + ")")
+    else:
+        lines += [f"    m = fma({x}, {scale}, {MAGIC})", f"    f = fma(m - {MAGIC}, -{table.width}, {x})"]
     for d in reversed(range(table.degree + 1)):
         entries = [str(np.float32(float(found[d]))) for found in coefficients]
         # a literal is a float: not 1e-07; what is 0 at 0 is -0 at -0

@@ -205,7 +205,7 @@ def _scalar(builder: ir.IRBuilder, method: Method, dtype: str, args: Any) -> lis
         set.add(builder.function.attributes, WIDTH)
     outputs = range(len(ALL[method.kind].outputs))
     spec = kernel_of(method.op, method.kind, dtype)
-    if target.isa in ("avx512", "avx2") and kernels.operations(spec, 0, target) >= kernels.LONG:
+    if target.isa in ("avx512", "avx2") and kernels.operations(spec, 0, target)[0] >= kernels.LONG:
         calls = [builder.call(_vectorised(builder.module, method, dtype, i, len(args)), args) for i in outputs]
         for call in calls:
             call.fastmath = _NoFlags()

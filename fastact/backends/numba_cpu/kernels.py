@@ -54,18 +54,20 @@ def stored_row_loop(call, starts):  # type: ignore[no-untyped-def]
 # AVX-512, data in the first-level cache: against one vector 4 to 16 % less time with four for formulas of LONG
 # operations or more, where two give half of that; for shorter ones two are enough, four lost 2 % at 2^20 elements.
 # Prefetching gained the long ones 3 to 9 % at 2^20 elements and cost the short ones, which wait for memory, as much.
+# Formulas by tables are short chains, and their rare side is a branch for each vector: one at a time lost nothing with
+# AVX-512 and gained 5 % with AVX2 (Intel Xeon).
 LONG = 12
 PREFETCH_BYTES = 512
 
 
-def operations(spec: KernelSpec, lanes: int, target: Target) -> int:
-    """How many instructions the formula of a kernel is."""
+def operations(spec: KernelSpec, lanes: int, target: Target) -> tuple[int, bool]:
+    """How many instructions the formula of a kernel is, and whether lanes may take a rare side."""
     nothing = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), ()), "counted")
     builder = ir.IRBuilder(nothing.append_basic_block())
     emit = Emitter(builder, spec.compute, lanes, target)
     taken = len(spec.inputs) + len(spec.params)
     _outputs(spec, emit, [Value(emit, ir.Constant(emit.float, ir.Undefined))] * taken)
-    return sum(len(block.instructions) for block in nothing.blocks)
+    return sum(len(block.instructions) for block in nothing.blocks), emit.branches
 
 
 def _outputs(spec: KernelSpec, emit: Emitter, values: list[Value]) -> list[ir.Value]:
@@ -81,8 +83,9 @@ def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
     """`row_loop` of a kernel, or another loop: `stored_row_loop`, for parameters that are numbers."""
     target = simd.host_target()
     lanes = simd.lanes_for(spec.compute, target)
-    long = operations(spec, lanes, target) >= LONG
-    wide = lanes * (4 if long and target.isa == "avx512" else 2)
+    count, branches = operations(spec, lanes, target)
+    long = count >= LONG
+    wide = lanes * (1 if branches else 4 if long and target.isa == "avx512" else 2)
     size = BITS[spec.dtype] // 8
     inputs = range(len(spec.inputs))
     params = range(len(inputs), len(inputs) + len(spec.params))

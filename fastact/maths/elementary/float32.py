@@ -296,7 +296,7 @@ def clipped(x, limit):
 
 
 def gelu_tail_far(x):
-    """`gelu_tail` for abs(x) >= 5.8: exp(-t²/2)·R(t), 2^-26.0"""
+    """`gelu_tail` for abs(x) >= 6.25: exp(-t²/2)·R(t), 2^-26.0"""
     t = minimum(14.4, clipped(x, 8.0))
     u, n = gelu_exp_parts(t)
     v = t - 8.0
@@ -320,11 +320,11 @@ def gelu_tail_far(x):
 def gelu_tail(x):
     """t·Q(t), t = abs(x), Q(t) = erfc(t/sqrt(2))/2; for x > 8 as for 8. Max error: 2 ULP on [-inf, 0]"""
     t = fabs(x)
-    return rarely(t >= 5.8125, gelu_tail_far, gelu_tail_near(t), x)
+    return rarely(t >= 6.25, gelu_tail_far, gelu_tail_near(t), x)
 
 
 def gelu_tail_grad_far(x):
-    """`gelu_tail_grad` for abs(x) >= 5.8: exp(-t²/2)·H(t), 2^-24.6"""
+    """`gelu_tail_grad` for abs(x) >= 6.25: exp(-t²/2)·H(t), 2^-24.6"""
     t = minimum(14.4, clipped(x, 8.0))
     u, n = gelu_exp_parts(t)
     v = t - 8.0
@@ -342,7 +342,7 @@ def gelu_tail_grad(x):
     Max error: 4 ULP on [-inf, 0], or 2^-23
     """
     t = fabs(x)
-    return rarely(t >= 5.8125, gelu_tail_grad_far, gelu_tail_grad_near(t), x)
+    return rarely(t >= 6.25, gelu_tail_grad_far, gelu_tail_grad_near(t), x)
 
 
 def quick_gelu_parts(x):
@@ -374,7 +374,7 @@ def minus_square(p, n, u):
 
 
 def gelu_tanh_tail_far(x):
-    """`gelu_tanh_tail` for abs(x) >= 4.8"""
+    """`gelu_tanh_tail` for abs(x) >= 5.5"""
     # with e = exp(-v), 1/(1 + exp(v)) = e(1 - e) but for e³
     w = minimum(12.0, clipped(x, 8.0))
     u, n = gelu_tanh_parts(w)
@@ -385,11 +385,11 @@ def gelu_tanh_tail_far(x):
 def gelu_tanh_tail(x):
     """t/(1 + exp(v)), v = 2 sqrt(2/pi) (t + 0.044715 t³), t = abs(x); for x > 8 as for 8"""
     t = fabs(x)
-    return rarely(t >= 4.84375, gelu_tanh_tail_far, gelu_tanh_tail_near(t), x)
+    return rarely(t >= 5.5, gelu_tanh_tail_far, gelu_tanh_tail_near(t), x)
 
 
 def gelu_tanh_tail_grad_far(x):
-    """`gelu_tanh_tail_grad` for abs(x) >= 5.3"""
+    """`gelu_tanh_tail_grad` for abs(x) >= 5.5"""
     # e(1 - t·v' + e(2t·v' - 1)) but for e³
     w = minimum(12.0, clipped(x, 8.0))
     u, n = gelu_tanh_parts(w)
@@ -401,7 +401,7 @@ def gelu_tanh_tail_grad_far(x):
 def gelu_tanh_tail_grad(x):
     """s - t·v'·s(1 - s), s = 1/(1 + exp(v)), t and v as above; for x > 8 as for 8"""
     t = fabs(x)
-    return rarely(t >= 5.328125, gelu_tanh_tail_grad_far, gelu_tanh_tail_grad_near(t), x)
+    return rarely(t >= 5.5, gelu_tanh_tail_grad_far, gelu_tanh_tail_grad_near(t), x)
 
 
 def logistic_tail_far(t):
