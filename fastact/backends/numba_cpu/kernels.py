@@ -105,8 +105,8 @@ def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
             steps = builder.or_(steps, _field(builder, call, STEP + 8 * j))
         return builder.icmp_unsigned("==", steps, ir.Constant(I64, 0))
 
-    def elements(width: int, store: Callable[..., Any]) -> Callable[..., None]:
-        # computes `width` elements of a row, from element i on
+    def elements(width: int, store: Callable[..., Any], one_value: bool) -> Callable[..., None]:
+        # computes `width` elements of a row, from element i on; parameters are one value along the row, or arrays
         def emitted(builder: ir.IRBuilder, call: ir.Value, starts: ir.Value, i: ir.Value) -> None:
             offset = builder.mul(i, ir.Constant(I64, size))
             emit = Emitter(builder, spec.compute, width, target)
@@ -132,7 +132,7 @@ def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
                     simd.prefetch(builder, builder.add(source, ir.Constant(I64, PREFETCH_BYTES + k)), 3)
             values = [load(source) for source in sources]
             for j in params:
-                if width == wide:
+                if one_value:
                     values.append(load_fixed(start(j)))
                 else:
                     step = _field(builder, call, STEP + 8 * j)
@@ -149,10 +149,10 @@ def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
     emitters: dict[str, tuple[Any, int, Callable[..., Any]]] = {
         "length": (types.int64, 1, length),
         "fixed": (types.boolean, 1, fixed),
-        "store_wide": (types.void, 3, elements(wide, simd.store)),
-        "stream_wide": (types.void, 3, elements(wide, simd.stream)),
-        "store_one": (types.void, 3, elements(lanes, simd.store)),
-        "stream_one": (types.void, 3, elements(lanes, simd.stream)),
+        "store_wide": (types.void, 3, elements(wide, simd.store, True)),
+        "stream_wide": (types.void, 3, elements(wide, simd.stream, True)),
+        "store_one": (types.void, 3, elements(lanes, simd.store, False)),
+        "stream_one": (types.void, 3, elements(lanes, simd.stream, False)),
     }
     intrinsics = {name: _intrinsic(name, *rest) for name, rest in emitters.items()}
     return FunctionType(loop.__code__, {**globals(), **intrinsics, "ONE": lanes, "WIDE": wide}, spec.symbol)

@@ -297,7 +297,7 @@ def clipped(x, limit):
 
 def gelu_tail_far(x):
     """`gelu_tail` for abs(x) >= 6.25: exp(-t²/2)·R(t), 2^-26.0"""
-    t = minimum(14.4, clipped(x, 8.0))
+    t = minimum(15.0, clipped(x, 8.0))
     u, n = gelu_exp_parts(t)
     v = t - 8.0
     r = fma(
@@ -325,7 +325,7 @@ def gelu_tail(x):
 
 def gelu_tail_grad_far(x):
     """`gelu_tail_grad` for abs(x) >= 6.25: exp(-t²/2)·H(t), 2^-24.6"""
-    t = minimum(14.4, clipped(x, 8.0))
+    t = minimum(15.0, clipped(x, 8.0))
     u, n = gelu_exp_parts(t)
     v = t - 8.0
     h = fma(v, 4.45034176177472318158834241330623626708984375e-10, -1.126292925590632876264862716197967529296875e-8)
