@@ -17,18 +17,14 @@ def test_the_file_is_what_the_generator_makes():
     assert made == kept, "run tools/lookup_tables.py"
 
 
-def reaches(formula, primitive):
-    return primitive in formula.uses or any(reaches(callee, primitive) for callee in formula.calls.values())
-
-
 # activations of which a lane beyond the tables takes another path, with their defaults
 FORMULAS = grammar.read("float32")
-RARE = sorted({n.removesuffix("_default") for n, f in FORMULAS.items() if reaches(f, "rarely")} & set(OPS))
+RARE = sorted({n.removesuffix("_default") for n, f in FORMULAS.items() if f.reaches("rarely")} & set(OPS))
 
 
 def test_which_have_tables():
     assert {"gelu", "mish", "silu"} <= set(RARE)
-    assert not any(reaches(f, "lookup") for f in grammar.read("float64").values())
+    assert not any(f.reaches("lookup") for f in grammar.read("float64").values())
 
 
 @pytest.mark.parametrize("name", RARE)

@@ -81,6 +81,10 @@ class Formula:
         """The statements after the docstring."""
         return self.node.body[ast.get_docstring(self.node) is not None :]
 
+    def reaches(self, primitive: str) -> bool:
+        """Whether it, or what it calls, calls a primitive."""
+        return primitive in self.uses or any(callee.reaches(primitive) for callee in self.calls.values())
+
     @property
     def results(self) -> int:
         """How many values it returns."""

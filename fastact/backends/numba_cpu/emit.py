@@ -87,8 +87,8 @@ class Emitter:
         self.bias = (1 << (self.bits - self.mantissa - 2)) - 1
         self.float = self.shape(FLOAT[dtype])
         self.int = self.shape(ir.IntType(self.bits))
-        # whether `rarely` was called
-        self.branches = False
+        # whether `lookup` was called
+        self.tables = False
 
     def shape(self, element: ir.Type) -> ir.Type:
         return ir.VectorType(element, self.lanes) if self.lanes else element
@@ -136,8 +136,6 @@ class Emitter:
         return Value(self, self.builder.select(c.ir, self.value(a).ir, self.value(b).ir))
 
     def rarely(self, c: Mask, f: Callable[..., Value], b: Value | float, *args: Value | float) -> Value:
-        self.branches = True
-
         def one(mask: ir.Value, other: ir.Value, *given: ir.Value) -> ir.Value:
             values = (Value(self, v) for v in given)
             return self._if_any(mask, other, lambda: self.builder.select(mask, f(*values).ir, other))
@@ -180,6 +178,7 @@ class Emitter:
         return result
 
     def lookup(self, m: Value, *entries: float) -> Value:
+        self.tables = True
         builder, one = self.builder, FLOAT[self.dtype]
         table = [self._rounded(entry) for entry in entries]
         number = builder.bitcast(self.value(m).ir, self.int)

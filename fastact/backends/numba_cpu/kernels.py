@@ -61,13 +61,13 @@ PREFETCH_BYTES = 512
 
 
 def operations(spec: KernelSpec, lanes: int, target: Target) -> tuple[int, bool]:
-    """How many instructions the formula of a kernel is, and whether lanes may take a rare side."""
+    """How many instructions the formula of a kernel is, and whether it has tables."""
     nothing = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), ()), "counted")
     builder = ir.IRBuilder(nothing.append_basic_block())
     emit = Emitter(builder, spec.compute, lanes, target)
     taken = len(spec.inputs) + len(spec.params)
     _outputs(spec, emit, [Value(emit, ir.Constant(emit.float, ir.Undefined))] * taken)
-    return sum(len(block.instructions) for block in nothing.blocks), emit.branches
+    return sum(len(block.instructions) for block in nothing.blocks), emit.tables
 
 
 def _outputs(spec: KernelSpec, emit: Emitter, values: list[Value]) -> list[ir.Value]:
@@ -83,9 +83,9 @@ def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
     """`row_loop` of a kernel, or another loop: `stored_row_loop`, for parameters that are numbers."""
     target = simd.host_target()
     lanes = simd.lanes_for(spec.compute, target)
-    count, branches = operations(spec, lanes, target)
+    count, tables = operations(spec, lanes, target)
     long = count >= LONG
-    wide = lanes * (1 if branches else 4 if long and target.isa == "avx512" else 2)
+    wide = lanes * (1 if tables else 4 if long and target.isa == "avx512" else 2)
     size = BITS[spec.dtype] // 8
     inputs = range(len(spec.inputs))
     params = range(len(inputs), len(inputs) + len(spec.params))
