@@ -367,8 +367,8 @@ def render_module(
         compute, own = DTYPES[spec.dtype].compute, list[str]()
         statements(spec, own)
         called.setdefault(compute, []).extend(own)
-        # of several vectors GCC would look up all coefficients first, and put them on the stack: tanh took 5.2 ns for 16
-        # elements instead of 4.4. The branch of `rarely` keeps it from that
+        # of several vectors GCC would look up all coefficients first, and put them on the stack: tanh took 5.2 ns for
+        # 16 elements instead of 4.4. The branch of `rarely` keeps it from that
         reached = [formulas[compute][name] for name in own]
         maps.append(render_map(spec, not any(f.reaches("lookup") and not f.reaches("rarely") for f in reached)))
     for compute, names in called.items():
