@@ -46,7 +46,7 @@ from fastact.backends.numba_cpu.simd import vector as vector_of
 from fastact.dispatch import FUSED_STEPS
 from fastact.maths.grammar import bind
 from fastact.spec.call import BYTES, COLS, DATA, FLAGS, ROW_STEP, ROWS
-from fastact.spec.kernel import kernel_of, row_kernel_of
+from fastact.spec.kernel import KernelSpec, kernel_of, row_kernel_of
 from fastact.spec.kinds import ALL, FUSED, KINDS, body, kinds_of
 
 
@@ -206,7 +206,7 @@ def _scalar(builder: ir.IRBuilder, method: Method, dtype: str, args: Any) -> lis
     outputs = range(len(ALL[method.kind].outputs))
     spec = kernel_of(method.op, method.kind, dtype)
     if target.isa in ("avx512", "avx2") and kernels.operations(spec, 0, target)[0] >= kernels.LONG:
-        calls = [builder.call(_vectorised(builder.module, method, dtype, i, len(args)), args) for i in outputs]
+        calls = [builder.call(_vectorised(builder.module, method, spec, i, len(args)), args) for i in outputs]
         for call in calls:
             call.fastmath = _NoFlags()
         return calls
@@ -220,16 +220,17 @@ def _emitted(builder: ir.IRBuilder, method: Method, dtype: str, lanes: int, args
     return [emit.value(output).ir for output in outputs]
 
 
-def _vectorised(module: ir.Module, method: Method, dtype: str, output: int, count: int) -> ir.Function:
+def _vectorised(module: ir.Module, method: Method, spec: KernelSpec, output: int, count: int) -> ir.Function:
     """A function of `count` numbers with a variant over vectors, which LLVM calls in loops that it vectorises.
 
     LLVM's own vectors of inlined formulas are slower: where a formula has tables, a gather for each coefficient. The
     names and attributes are those of LLVM's "Vector Function ABI variants".
     """
+    dtype = spec.dtype
     lanes = lanes_for(dtype, host_target())
-    scalar, vector = (
-        f"fastact_{method.op.name}_{method.kind}_{output}_{dtype}_{what}" for what in ("one", f"x{lanes}")
-    )
+    # by the formulas, too: a process may hold code of two activations of one name
+    name = f"fastact_{spec.symbol}_{spec.digest[:16]}_{output}"
+    scalar, vector = f"{name}_one", f"{name}_x{lanes}"
     if scalar in module.globals:
         return module.globals[scalar]
     wide = vector_of(dtype, lanes)
@@ -244,7 +245,9 @@ def _vectorised(module: ir.Module, method: Method, dtype: str, output: int, coun
     builder.ret(_emitted(builder, method, dtype, lanes, vectors.args)[output])
     # through the variant, which is so in use before any loop is vectorised
     splats = [splat(scalar_builder, a, lanes) for a in one.args]
-    scalar_builder.ret(scalar_builder.extract_element(scalar_builder.call(vectors, splats), ir.Constant(I32, 0)))
+    call = scalar_builder.call(vectors, splats)
+    call.fastmath = _NoFlags()
+    scalar_builder.ret(scalar_builder.extract_element(call, ir.Constant(I32, 0)))
     variant = f"_ZGV_LLVM_N{lanes}{'v' * count}_{scalar}({vector})"
     set.add(one.attributes, f'"vector-function-abi-variant"="{variant}"')
     return one
