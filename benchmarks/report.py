@@ -17,17 +17,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastact.tools.bench import SMALL, STREAM_SIZE, cell_name, geometric_mean, size_text, time_text
+from fastact.tools.bench import (
+    SMALL,
+    STREAM_SIZE,
+    cell_name,
+    geometric_mean,
+    markdown_table,
+    size_text,
+    time_text,
+)
 
 # targets
 GEOMETRIC_MEAN, WORST, STREAM_SHARE, SMALL_SECONDS = 2.0, 1.0, 0.9, 0.6e-6
 CACHED_SIZE = 2**16  # elements that stay in the second-level caches: what they take is arithmetic
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
-
-
-def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
-    rule = [":---" if i < left else "---:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 def machine_lines(result: dict[str, Any]) -> list[str]:
@@ -106,7 +109,7 @@ def targets(result: dict[str, Any]) -> str:
         )
     asked = f"<= {SMALL_SECONDS * 1e6:g} µs"
     lines.append([f"`fa.relu(x, out=y)`, {SMALL} elements", asked, f"{time_text(call)} µs", met[call <= SMALL_SECONDS]])
-    return table(["target", "asked", "measured", ""], lines)
+    return markdown_table(["target", "asked", "measured", ""], lines)
 
 
 def cell_rows(result: dict[str, Any], size: int, peers: list[str]) -> list[list[str]]:
@@ -153,7 +156,7 @@ def fused(result: dict[str, Any], source: str) -> str:
             "no ratio. "
             "'floor' is the time of a streaming copy, measured in the same rounds, for each two arrays that must be "
             "read or written, and 'of floor' our speed over that.",
-            table(["", "", "elements", *columns, "ratio", "floor", "of floor"], rows, left=2),
+            markdown_table(["", "", "elements", *columns, "ratio", "floor", "of floor"], rows, left=(0, 1)),
             *(
                 [f"Geometric mean of the ratios: {geometric_mean(r['ratio'] for r in compared):.2f}."]
                 if compared
@@ -201,8 +204,8 @@ def steps(result: dict[str, Any], source: str) -> str:
             "Forward, backward and a step of Adam (PyTorch's is its fused one). Plain NumPy and fastact share all code "
             "but the functions that fastact has; 'products alone' is that shared code. GELU of plain NumPy is SciPy's "
             f"ndtr. OPENBLAS_THREAD_TIMEOUT is {result['settings']['openblas_thread_timeout']} for both.",
-            table(["", *STEP_FORMS.values()], rows),
-            table(["", "fastact against", "asked", "measured", ""], lines, left=2),
+            markdown_table(["", *STEP_FORMS.values()], rows),
+            markdown_table(["", "fastact against", "asked", "measured", ""], lines, left=(0, 1)),
         ]
     )
 
@@ -232,7 +235,7 @@ def two_machines(result: dict[str, Any], other: dict[str, Any], source: str) -> 
             f"For each size the ratio on the first machine ({names[0]}) and on the second ({names[1]}); then, at "
             f"{size_text(sizes[-1])}, the share of a streaming copy or triad on both. Geometric mean over what both "
             f"measured: {means[0]:.2f} and {means[1]:.2f}.",
-            table(["", "", *columns, "of stream", ""], rows, left=2),
+            markdown_table(["", "", *columns, "of stream", ""], rows, left=(0, 1)),
             "Of the targets, the second misses:" if missed else "The second misses no target.",
             *(["\n".join(f"- {line}" for line in missed)] if missed else []),
         ]
@@ -275,7 +278,7 @@ def performance(result: dict[str, Any], source: str) -> str:
         "than memory has to move: compare the time of the same work on cached data. What bounds it is in "
         "[design.md](design.md), 'Several vectors side by side'.",
         "## By kind and size",
-        table(
+        markdown_table(
             ["kind", "elements", "geometric mean of the ratios"],
             [
                 [key.split()[0], size_text(int(key.split()[1])), f"{value:.2f}"]
@@ -283,7 +286,7 @@ def performance(result: dict[str, Any], source: str) -> str:
             ],
         ),
         f"## A call on {SMALL} elements, microseconds",
-        table(["", "fastact", *peers], small),
+        markdown_table(["", "fastact", *peers], small),
     ]
     for size in sorted({r["size"] for r in result["cells"]}):
         header = ["", "", "fastact", *peers, "ratio"]
@@ -291,7 +294,7 @@ def performance(result: dict[str, Any], source: str) -> str:
         if size >= STREAM_SIZE:
             header.append("of stream")
             parts.append(stream_text(result, size))
-        parts.append(table(header, cell_rows(result, size, peers), left=2))
+        parts.append(markdown_table(header, cell_rows(result, size, peers), left=(0, 1)))
     return "\n\n".join(parts) + "\n"
 
 

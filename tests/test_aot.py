@@ -24,6 +24,7 @@ import pytest
 import random_oracle
 from calls import aligned, launch, launch_rows
 from cases import parameters
+from modules import load
 from oracle import TRUTH
 from subprocesses import copied, python
 
@@ -287,9 +288,7 @@ def test_losses(dtype, level):
 @cache
 def golden_ops():
     """The formulas of one value as activations of x and parameters."""
-    spec = spec_from_file_location("golden_formulas", GOLDEN / "formulas.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(GOLDEN / "formulas.py")
     return [
         Op(name, *[getattr(module, name)] * 2, params=tuple(Param(f"p{i}", None) for i in range(1, len(f.parameters))))
         for name, f in grammar.parse(GOLDEN / "formulas.py").items()
@@ -302,9 +301,7 @@ def build(tmp_path_factory, compiler):
     """Compiles the text of a module of kernels for every level; gives the modules by level."""
     pytest.importorskip("Cython")
     setuptools = pytest.importorskip("setuptools")
-    spec = spec_from_file_location("build_aot", Path(render.__file__).with_name("build.py"))
-    build_aot = module_from_spec(spec)
-    spec.loader.exec_module(build_aot)
+    build_aot = load(Path(render.__file__).with_name("build.py"))
     folder = tmp_path_factory.mktemp("aot")
 
     formulas = grammar.parse(GOLDEN / "formulas.py")

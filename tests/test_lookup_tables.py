@@ -1,5 +1,7 @@
 """Piecewise polynomials: the file is what its generator makes, and the rare side is taken by the lanes that need it."""
 
+import ast
+
 import numpy as np
 import pytest
 from cases import same
@@ -25,6 +27,19 @@ RARE = sorted({n.removesuffix("_default") for n, f in FORMULAS.items() if f.reac
 def test_which_have_tables():
     assert {"gelu", "mish", "silu"} <= set(RARE)
     assert not any(f.reaches("lookup") for f in grammar.read("float64").values())
+
+
+def test_tables_are_left_where_they_end():
+    """The other side of `rarely` begins at the limit of the table; tanh has none, being 1 before."""
+    left = {}
+    for formula in FORMULAS.values():
+        match formula.node.body[-1]:
+            case ast.Return(value=ast.Call(func=ast.Name(id="rarely"), args=[condition, _, ast.Call(func=near), *_])):
+                left[near.id] = ast.unparse(condition)
+    tables = {table.name: table for table in load(ROOT / "tools" / "lookup_tables.py").TABLES}
+    assert tables.keys() - left.keys() == {"tanh_near"} and left.keys() <= tables.keys()
+    for name, condition in left.items():
+        assert condition in (f"t >= {tables[name].limit}", f"fabs(x) >= {tables[name].limit}"), name
 
 
 @pytest.mark.parametrize("name", RARE)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from modules import load
 
 from fastact.backends.cython_aot import render, render_rows
 from fastact.maths import grammar
@@ -16,13 +16,6 @@ from fastact.spec.kernel import KernelSpec, kernel_of
 from fastact.spec.table import Op, Param
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def golden_module():
-    spec = spec_from_file_location("golden_formulas", GOLDEN / "formulas.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def row_spec(name, sign, loop="kernel"):
@@ -35,7 +28,7 @@ def test_golden():
 
 
 def golden() -> str:
-    formulas, f = grammar.parse(GOLDEN / "formulas.py"), golden_module()
+    formulas, f = grammar.parse(GOLDEN / "formulas.py"), load(GOLDEN / "formulas.py")
     step = Op("soft_step", f.soft_step, f.soft_step_grad, params=(Param("width", None),))
     total = Op("sum", f.add, f.two_sum_error, params=(Param("b", None),))
     tabled = Op("tabled", f.tabled, f.tabled)

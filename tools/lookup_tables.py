@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import mpmath as mp
@@ -23,6 +24,8 @@ FILE = Path(__file__).parent.parent / "fastact" / "maths" / "elementary" / "floa
 Real = Callable[[mp.mpf], mp.mpf]
 # 1.5·2^23, to which a float32 adds an integer by rounding
 MAGIC = 12582912.0
+# the interval whose number no x has where there are as many below 0
+UNUSED = -8
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class Table:
 
     @property
     def intervals(self) -> list[int]:
-        """Their numbers, in the order of the lowest bits of 1.5·2^23 plus each; -8 is not used."""
-        return [*range(8), *range(-8, 0)] if self.both else [*range(self.count)]
+        """Their numbers, in the order of the lowest bits of 1.5·2^23 plus each; one is `UNUSED`."""
+        return [*range(8), *range(UNUSED, 0)] if self.both else [*range(self.count)]
 
     @property
     def limit(self) -> float:
@@ -83,25 +86,28 @@ class Table:
         a, b = 1 / mp.mpf(self.width), mp.mpf(float(self.curve))
         return (mp.sqrt(a * a + 4 * b * u) - a) / (2 * b) if b else u / a
 
-    def span(self, k: int) -> tuple[mp.mpf, mp.mpf, mp.mpf]:
-        """The centre of an interval and where it begins and ends, from there."""
-        half = mp.mpf(1) / 2
-        low, high = self.place(k - half) if k or self.both else mp.mpf(0), self.place(k + half)
-        centre = k * mp.mpf(self.width)
-        if self.end and k:
-            centre = self.tame((low + high) / 2)
-        return centre, low - centre, high - centre
+    @cached_property
+    def spans(self) -> dict[int, tuple[mp.mpf, mp.mpf, mp.mpf]]:
+        """By the number of an interval its centre, and where it begins and ends, from there."""
+        half, found = mp.mpf(1) / 2, {}
+        for k in self.intervals:
+            if k == UNUSED:
+                continue
+            low, high = self.place(k - half) if k or self.both else mp.mpf(0), self.place(k + half)
+            centre = self.tame((low + high) / 2) if self.end and k else k * mp.mpf(self.width)
+            found[k] = centre, low - centre, high - centre
+        return found
 
-    def tame(self, centre: mp.mpf) -> mp.mpf:
-        """A float32 near the centre at which the function is nearly a float32 itself (Gal, 1986): no rounding there."""
-        found, best = centre, mp.inf
-        c = np.float32(float(centre))
+    def tame(self, middle: mp.mpf) -> mp.mpf:
+        """A float32 near the middle at which the function is nearly a float32 itself (Gal, 1986): no rounding there."""
+        found, best = middle, mp.inf
+        near = np.float32(float(middle))
         for j in range(4000):
-            at = np.float32(float(centre)) + np.spacing(c) * np.float32((j + 1) // 2 * (-1) ** j)
-            value = self.function(mp.mpf(float(at)))
+            at = mp.mpf(float(near + np.spacing(near) * np.float32((j + 1) // 2 * (-1) ** j)))
+            value = self.function(at)
             error = abs(value - rounded(value)) / mp.mpf(float(np.spacing(np.float32(float(abs(value))))))
             if error < best:
-                found, best = mp.mpf(float(at)), error
+                found, best = at, error
             if best < mp.mpf("2e-3"):
                 break
         return found
@@ -172,10 +178,10 @@ def fit(table: Table) -> tuple[list[list[mp.mpf]], float]:
     degree = table.degree
     coefficients, worst = [], mp.mpf(0)
     for k in table.intervals:
-        if k == -8:
+        if k == UNUSED:
             coefficients.append([mp.mpf(0)] * (degree + 1))
             continue
-        centre, low, high = table.span(k)
+        centre, low, high = table.spans[k]
         nodes = 3 * degree + 6
         xs = [(low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (2 * j + 1) / (2 * nodes)) for j in range(nodes)]
         values = [table.function(centre + x) for x in xs]
@@ -197,6 +203,18 @@ def fit(table: Table) -> tuple[list[list[mp.mpf]], float]:
     return coefficients, float(mp.log(worst, 2))
 
 
+def literal(x: mp.mpf) -> str:
+    """A float32 in the grammar of formulas, where 1e-07 would be no float."""
+    text = str(np.float32(float(x)))
+    return text if "." in text else text.replace("e", ".0e")
+
+
+def look_up(entries: list[str]) -> str:
+    """The call that takes each lane's entry."""
+    rows = (", ".join(entries[k : k + 4]) for k in range(0, len(entries), 4))
+    return "lookup(m,\n        " + ",\n        ".join(rows) + ")"
+
+
 def source(table: Table) -> str:
     """The formula."""
     coefficients, worst = fit(table)
@@ -208,33 +226,26 @@ def source(table: Table) -> str:
     ]
     scale = repr(float(np.float32(1 / table.width)))
     if table.end:
-        centres = [str(np.float32(float(table.span(k)[0]))) for k in table.intervals]
-        rows = ["        " + ", ".join(centres[k : k + 8]) for k in range(0, len(centres), 8)]
         lines.append(f"    m = fma(t, fma(t, {float(table.curve)!r}, {scale}), {MAGIC})")
-        lines.append("    f = t - lookup(m,\n" + ",\n".join(rows) + ")")
+        lines.append(f"    f = t - {look_up([literal(table.spans[k][0]) for k in table.intervals])}")
     else:
         lines += [f"    m = fma({x}, {scale}, {MAGIC})", f"    f = fma(m - {MAGIC}, -{table.width}, {x})"]
     for d in reversed(range(table.degree + 1)):
-        entries = [str(np.float32(float(found[d]))) for found in coefficients]
-        # a literal is a float: not 1e-07; what is 0 at 0 is -0 at -0
-        entries = [e if "." in e else e.replace("e", ".0e") for e in entries]
-        entries[0] = "-0.0" if d == 0 and entries[0] == "0.0" else entries[0]
-        rows = ["        " + ", ".join(entries[k : k + 4]) + "," for k in range(0, len(entries), 4)]
-        rows[-1] = rows[-1].removesuffix(",") + ")"
-        top = d == table.degree
-        lines += ["    y = lookup(m," if top else "    y = fma(f, y, lookup(m,", *rows]
-        if not top:
-            lines[-1] += ")"
+        entries = [literal(found[d]) for found in coefficients]
+        if d == 0 and entries[0] == "0.0":
+            entries[0] = "-0.0"  # what is 0 at 0 is -0 at -0
+        taken = look_up(entries)
+        lines.append(f"    y = {taken}" if d == table.degree else f"    y = fma(f, y, {taken})")
     if table.apart:
-        slopes = ", ".join(str(0.0 if k else table.apart) for k in table.intervals)
-        lines.append(f"    y = fma({x}, lookup(m, {slopes}), y)")
+        slopes = look_up([str(0.0 if k else table.apart) for k in table.intervals])
+        lines.append(f"    y = fma({x}, {slopes}, y)")
     return "\n".join([*lines, "    return y"])
 
 
 HEAD = '''"""Piecewise polynomials, their coefficients in registers, in the grammar of formulas. Generated; do not edit.
 
 By ``tools/lookup_tables.py``, which says how they are fitted. `lookup` takes a coefficient of each lane's interval in
-one instruction on AVX-512, in three on AVX2.
+one instruction on AVX-512; on AVX2 in one of 8 intervals, in four of 16.
 """
 
 from fastact.maths.primitives import fma, lookup

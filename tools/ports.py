@@ -659,12 +659,6 @@ def collect(ops: Sequence[Op], measuring: bool) -> dict[str, Any]:
     }
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)) -> str:
-    """Columns `left` begin at the left."""
-    rule = [":---" if i in left else "---:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
-
-
 def per_unit(row: Mapping[str, Any], key: str) -> float:
     """What an iteration has of something, for `UNIT` elements."""
     return UNIT * row[key] / row["elements"]
@@ -695,7 +689,7 @@ def summary(result: Mapping[str, Any]) -> str:
         left.append(len(header) - 1)
     if result["measured"] is not None:
         header += ["measured: loop", "call"]
-    return table(header, summary_rows(result), left)
+    return bench.markdown_table(header, summary_rows(result), left)
 
 
 def busiest(row: Mapping[str, Any]) -> str:
@@ -716,7 +710,7 @@ def details(result: Mapping[str, Any], cpu: str) -> str:
         cycles = [per_unit(row, key) for key in ("block_throughput", "bound", "simulated")]
         cells = [f"{value:.1f}".removesuffix(".0") for value in numbers] + [f"{value:.1f}" for value in cycles]
         rows.append([name, kind, str(row["vectors"]), *cells, busiest(row)])
-    return table(header, rows, (0, 1, len(header) - 1))
+    return bench.markdown_table(header, rows, (0, 1, len(header) - 1))
 
 
 def instruction_table(result: Mapping[str, Any]) -> str:
@@ -732,7 +726,7 @@ def instruction_table(result: Mapping[str, Any]) -> str:
         if measured:
             cells.append(f"{measured['instructions'][name]:.2f}" if name in measured["instructions"] else "-")
         rows.append([name, *cells])
-    return table(header, rows)
+    return bench.markdown_table(header, rows)
 
 
 def measured_lines(result: Mapping[str, Any]) -> list[str]:

@@ -40,8 +40,8 @@ from fastact.api.gated_units import GatedMethod
 from fastact.api.over_axis import RowFunction, RowMethod
 from fastact.backends.numba_cpu import kernels
 from fastact.backends.numba_cpu import rows as row_kernels
-from fastact.backends.numba_cpu.emit import Emitter, Mask, Value
-from fastact.backends.numba_cpu.simd import I32, I64, host_target, lanes_for, splat
+from fastact.backends.numba_cpu.emit import I32, Emitter, Mask, Value
+from fastact.backends.numba_cpu.simd import I64, host_target, lanes_for, splat
 from fastact.backends.numba_cpu.simd import vector as vector_of
 from fastact.dispatch import FUSED_STEPS
 from fastact.maths.grammar import bind

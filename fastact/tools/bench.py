@@ -38,7 +38,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -744,6 +744,13 @@ def geometric_mean(values: Any) -> float:
 
 
 # output
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)) -> str:
+    """Rows as a table of a page, the columns `left` flush left and the others flush right."""
+    flush = set(left)
+    rule = [":---" if i in flush else "---:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 def size_text(n: int) -> str:

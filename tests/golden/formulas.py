@@ -53,7 +53,7 @@ def soft_step_grad(x, width):
 
 
 def tabled(x):
-    """Entries of tables, or of large x its square; the grammar's way to leave out what no lane needs"""
+    """The difference of entries of two tables, or for large x a sum, which is left out where no lane needs it"""
     m = fabs(x) + 12582912.0
     y = lookup(m, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -7.0)
     y = rarely(x > 1e9, add, y, x, y)

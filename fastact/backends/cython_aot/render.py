@@ -47,6 +47,10 @@ DTYPES = {
 }
 
 
+# vectors by what they compute: the C type of a lane
+ELEMENTS = {d.compute: d.element for d in DTYPES.values() if d.suffix == d.compute}
+
+
 @dataclass(frozen=True)
 class _Translator:
     """The expressions of a formula over the vectors of `compute`."""
@@ -142,7 +146,7 @@ def render_functions(roots: Iterable[Formula], compute: str) -> str:
 
     for root in roots:
         visit(root)
-    return "\n".join([*_declared(tables, {"f32": "float", "f64": "double"}[compute]), *done.values()])
+    return "\n".join([*_declared(tables, ELEMENTS[compute]), *done.values()])
 
 
 def _declared(tables: Mapping[tuple[str, ...], str], element: str) -> list[str]:
@@ -286,7 +290,7 @@ def render_header() -> str:
     """Declarations of what ``simd.h`` defines, and of nothing it does not."""
     lines = ["cdef extern from 'simd.h' nogil:", "    const char *FASTACT_ISA", "    const double INFINITY"]
     lines += ["    enum: SIDE_BY_SIDE"]
-    for c, element in (("f32", "float"), ("f64", "double")):
+    for c, element in ELEMENTS.items():
         mask = f"mask{c[1:]}"
         # to Cython these are numbers, so that operators pass through to C, where they are vectors
         lines += [f"    ctypedef {element} v{c}", f"    ctypedef int {mask}"]

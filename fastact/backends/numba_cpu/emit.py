@@ -51,7 +51,7 @@ class Target:
 
 def select_lanes(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, start: int, lanes: int) -> ir.Value:
     """`lanes` lanes of the concatenation of two vectors, from `start` on."""
-    numbers = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(start, start + lanes)))
+    numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(start, start + lanes)))
     return builder.shuffle_vector(a, b, numbers)
 
 

@@ -14,8 +14,8 @@ from numba import cfunc, njit, types
 
 from fastact import loops
 from fastact.backends.numba_cpu import simd
-from fastact.backends.numba_cpu.emit import BITS, Emitter, Value
-from fastact.backends.numba_cpu.simd import I32, I64
+from fastact.backends.numba_cpu.emit import BITS, I32, Emitter, Value
+from fastact.backends.numba_cpu.simd import I64
 from fastact.maths.grammar import bind_rows, row_formulas, row_results
 from fastact.spec.kernel import KernelSpec
 

@@ -15,9 +15,9 @@ from numba.core import cgutils, config, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
-from fastact.backends.numba_cpu.emit import BITS, FLOAT, Target
+from fastact.backends.numba_cpu.emit import BITS, FLOAT, I32, Target
 
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I64 = ir.IntType(64)
 
 
 @cache

@@ -290,14 +290,14 @@ def gelu_exp_parts(t):
     return fma(s * s, q, -0.5 * s), n
 
 
-def clipped(x, limit):
-    """abs(x), of positive x at most a limit: tails that do not count in x - tail would be slow where subnormal"""
-    return maximum(-x, minimum(limit, x))
+def clipped(x, most):
+    """abs(x), at most `most`, and 8 of positive x: tails that do not count in x - tail would be slow where subnormal"""
+    return minimum(most, maximum(-x, minimum(8.0, x)))
 
 
 def gelu_tail_far(x):
     """`gelu_tail` for abs(x) >= 6.25: exp(-t²/2)·R(t), 2^-26.0"""
-    t = minimum(15.0, clipped(x, 8.0))
+    t = clipped(x, 15.0)
     u, n = gelu_exp_parts(t)
     v = t - 8.0
     r = fma(
@@ -325,7 +325,7 @@ def gelu_tail(x):
 
 def gelu_tail_grad_far(x):
     """`gelu_tail_grad` for abs(x) >= 6.25: exp(-t²/2)·H(t), 2^-24.6"""
-    t = minimum(15.0, clipped(x, 8.0))
+    t = clipped(x, 15.0)
     u, n = gelu_exp_parts(t)
     v = t - 8.0
     h = fma(v, 4.45034176177472318158834241330623626708984375e-10, -1.126292925590632876264862716197967529296875e-8)
@@ -376,7 +376,7 @@ def minus_square(p, n, u):
 def gelu_tanh_tail_far(x):
     """`gelu_tanh_tail` for abs(x) >= 5.5"""
     # with e = exp(-v), 1/(1 + exp(v)) = e(1 - e) but for e³
-    w = minimum(12.0, clipped(x, 8.0))
+    w = clipped(x, 12.0)
     u, n = gelu_tanh_parts(w)
     h = minus_square(1.0 + u, -n, u)
     return scalb(fma(w, h, w), -n)
@@ -391,7 +391,7 @@ def gelu_tanh_tail(x):
 def gelu_tanh_tail_grad_far(x):
     """`gelu_tanh_tail_grad` for abs(x) >= 5.5"""
     # e(1 - t·v' + e(2t·v' - 1)) but for e³
-    w = minimum(12.0, clipped(x, 8.0))
+    w = clipped(x, 12.0)
     u, n = gelu_tanh_parts(w)
     z = w * fma(0.21406444907188416, w * w, 1.5957691669464111)
     h = fma(scalb(1.0 + u, maximum(-60.0, -n)), z + z - 1.0, 1.0 - z)

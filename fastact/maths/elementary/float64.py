@@ -318,7 +318,7 @@ def mills_sum(t):
 
 
 def gelu_tail(x):
-    """t·Q(t) t = abs(x), Q(t) = erfc(t/sqrt(2))/2.
+    """t·Q(t), t = abs(x), Q(t) = erfc(t/sqrt(2))/2.
 
     Max error: 1.7 ULP on [-inf, 0].
     """
@@ -337,7 +337,7 @@ def gelu_tail(x):
 
 
 def gelu_tail_grad(x):
-    """Q(t) - t·phi(t) t = abs(x), phi(t) = exp(-t²/2)/sqrt(2 pi).
+    """Q(t) - t·phi(t), t = abs(x), phi(t) = exp(-t²/2)/sqrt(2 pi).
 
     Max error: 3 ULP on [-inf, 0], or 2^-52 absolute within 1 of the zero at 0.75.
     """
