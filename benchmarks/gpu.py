@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ ROWS, COLUMNS = 65536, 4096
 ELEMENTS = 1 << 28
 # rows and classes of the cross-entropy
 VOCABULARIES = ((8192, 50257), (8192, 32000), (4096, 128256))
-# of float32 inputs that are compared at once
-CHUNK = 1 << 28
+DIGESTS = ROOT / "benchmarks/results/bits-float32.json"
 
 
 class Run:
@@ -128,34 +127,50 @@ def different(a: Any, b: Any, kind: Any) -> int:
     return int(((a.view(kind) != b.view(kind)) & ~(a.isnan() & b.isnan())).sum())
 
 
-def bits_of_float32(run: Run, step: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Values and gradients against the CPU's: of every float32, or of every `step`-th one."""
+def bits_of_float32(run: Run) -> None:
+    """Values and gradients of all float32, against the digests of a CPU's (tools/bits.py)."""
+    import torch
+
+    import fastact as fa
+
+    committed = json.loads(DIGESTS.read_text())
+    block, dy = (1 << 32) // committed["blocks"], committed["dy"]
+    places = torch.arange(block, device="cuda")
+    odd, patterns = 2 * places + 1, places.int()
+    upstream = torch.full((block,), dy, device="cuda")
+    nan = torch.tensor(0x7FC00000, device="cuda")
+
+    def inputs(number: int) -> Any:
+        first = number * block
+        return (patterns + (first if first < 1 << 31 else first - (1 << 32))).view(torch.float32)
+
+    for key, expected in committed["digests"].items():
+        if run.left < 10:
+            run.results["left out"].append(f"bits of {key} and after it")
+            return
+        name, _, kind = key.partition(" ")
+        f, bad = fa.activations[name], None
+        for number, digest in enumerate(expected):
+            x = inputs(number)
+            y = f(x) if kind == "forward" else f.backward(upstream, x)
+            found = int((torch.where(y.isnan(), nan, y.view(torch.int32).long()) * odd).sum())
+            if f"{found & (1 << 64) - 1:016x}" != digest:
+                # the first such block alone is looked at
+                bad = bad or _unlike(f, kind, x, y, dy)
+        run.results["bits"].setdefault(key.removesuffix(" forward"), {})["float32"] = {
+            "inputs": 1 << 32, "different": bad[0] if bad else 0, "examples": bad[1] if bad else []
+        }  # fmt: skip
+
+
+def _unlike(f: Any, kind: str, x: Any, y: Any, dy: float) -> tuple[int, list[tuple[float, ...]]]:
+    """How many results of a block differ from this machine's CPU, and some: input, GPU's, CPU's."""
     import numpy as np
     import torch
 
-    def compare(name: str, on_cpu: Callable[..., Any], on_gpu: Callable[..., Any]) -> None:
-        found = run.results["bits"].setdefault(name, {})
-        total = bad = 0
-        for start in range(0, 1 << 32, CHUNK * step):
-            patterns = np.arange(start, min(start + CHUNK * step, 1 << 32), step, dtype=np.uint64).astype(np.uint32)
-            x = patterns.view(np.float32)
-            expected = torch.from_numpy(on_cpu(x)).cuda()
-            bad += different(on_gpu(torch.from_numpy(x).cuda()), expected, torch.int32)
-            total += x.size
-            if run.left < 20:
-                break
-        found["float32"] = {"inputs": total, "different": bad}
-
-    for name, f in defaults():
-        yield name, lambda name=name, f=f: compare(name, f, f)
-        yield (
-            f"{name} backward",
-            lambda name=name, f=f: compare(
-                f"{name} backward",
-                lambda x, f=f: f.backward(np.float32(1.5), x),
-                lambda x, f=f: f.backward(torch.full_like(x, 1.5), x),
-            ),
-        )
+    there = x.cpu().numpy()
+    own = torch.from_numpy(f(there) if kind == "forward" else f.backward(np.float32(dy), there)).cuda()
+    wrong = ((own.view(torch.int32) != y.view(torch.int32)) & ~(own.isnan() & y.isnan())).nonzero()[:, 0]
+    return wrong.numel(), [tuple(float(t[i]) for t in (x, y, own)) for i in wrong[:5].tolist()]
 
 
 def bits_of_halves(run: Run) -> None:
@@ -441,17 +456,12 @@ def measure(out: Path, seconds: float) -> None:
     run.phase("host", lambda: host(run))
     run.phase("graphs", lambda: graphs(run))
     run.phase("bits of 16-bit dtypes", lambda: bits_of_halves(run))
+    run.phase("bits of float32", lambda: bits_of_float32(run))
     for dtype in (torch.bfloat16, torch.float32):
         run.phase(f"cross-entropy {short(dtype)}", lambda dtype=dtype: cross_entropy(run, dtype), 30)
         run.phase(f"rows {short(dtype)}", lambda dtype=dtype: rows(run, dtype), 60)
     run.phase("AdamW", lambda: adamw(run))
     run.phase("elementwise", lambda: elementwise(run), 90)
-    # all of float32 while there is time, the rest by samples
-    fa.set_num_threads(os.cpu_count() or 1)
-    rest = dict(bits_of_float32(run, 1))
-    sampled = dict(bits_of_float32(run, 256))
-    for name, compare in rest.items():
-        run.phase(f"bits of {name}", compare if run.left > 60 else sampled[name], 5)
 
 
 # ---- the page

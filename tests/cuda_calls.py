@@ -22,6 +22,7 @@ finally:
         os.environ["NUMBA_ENABLE_CUDASIM"] = _before
 
 from cases import difference, same  # noqa: E402
+from cuda_memory import filed  # noqa: E402
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray  # noqa: E402
 
 GUARD = 64
@@ -29,8 +30,9 @@ GUARD = 64
 
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch):
-    """Kernels run in the simulator."""
+    """Kernels run in the simulator, and have a file for a real device."""
     monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    filed(monkeypatch)
 
 
 class Guarded:

@@ -46,9 +46,23 @@ needs_cuda = pytest.mark.skipif(cuda is None, reason="numba-cuda is not installe
 
 @pytest.fixture(autouse=True)
 def simulator(monkeypatch):
-    """Kernels run in the simulator. Test files import this fixture."""
+    """Kernels run in the simulator, and have a file for a real device. Test files import this fixture."""
     if not ON_GPU:
         monkeypatch.setenv(SWITCH, "1")
+        filed(monkeypatch)
+
+
+def filed(monkeypatch):
+    """Every kernel that is made must have a place on disk, which the simulator does not ask for."""
+    from fastact.backends.cuda import cache, launch
+
+    made = launch.made
+
+    def asked(key, make):
+        cache.entry(key, (9, 0))
+        return made(key, make)
+
+    monkeypatch.setattr(launch, "made", asked)
 
 
 class Guarded:
