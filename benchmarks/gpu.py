@@ -37,8 +37,8 @@ DIGESTS = ROOT / "benchmarks/results/bits-float32.json"
 class Run:
     """Results, and the time that is left."""
 
-    def __init__(self, out: Path | None, seconds: float) -> None:
-        self.out, self.end = out, time.monotonic() + seconds
+    def __init__(self, out: Path | None, seconds: float, compiles: bool) -> None:
+        self.out, self.end, self.compiles = out, time.monotonic() + seconds, compiles
         self.results: dict[str, Any] = {"times": {}, "bits": {}, "errors": {}, "left out": []}
 
     @property
@@ -135,10 +135,9 @@ def bits_of_float32(run: Run) -> None:
 
     committed = json.loads(DIGESTS.read_text())
     block, dy = (1 << 32) // committed["blocks"], committed["dy"]
-    places = torch.arange(block, device="cuda")
-    odd, patterns = 2 * places + 1, places.int()
+    odd = torch.arange(1, block, 2, device="cuda")
+    patterns = torch.arange(block, device="cuda", dtype=torch.int32)
     upstream = torch.full((block,), dy, device="cuda")
-    nan = torch.tensor(0x7FC00000, device="cuda")
 
     def inputs(number: int) -> Any:
         first = number * block
@@ -153,10 +152,11 @@ def bits_of_float32(run: Run) -> None:
         for number, digest in enumerate(expected):
             x = inputs(number)
             y = f(x) if kind == "forward" else f.backward(upstream, x)
-            found = int((torch.where(y.isnan(), nan, y.view(torch.int32).long()) * odd).sum())
+            words = y.masked_fill_(y.isnan(), torch.nan).view(torch.int64)
+            found = int(words.mul_(odd).sum())
             if f"{found & (1 << 64) - 1:016x}" != digest:
                 # the first such block alone is looked at
-                bad = bad or _unlike(f, kind, x, y, dy)
+                bad = bad or _unlike(f, kind, x, f(x) if kind == "forward" else f.backward(upstream, x), dy)
         run.results["bits"].setdefault(key.removesuffix(" forward"), {})["float32"] = {
             "inputs": 1 << 32, "different": bad[0] if bad else 0, "examples": bad[1] if bad else []
         }  # fmt: skip
@@ -214,7 +214,7 @@ def elementwise(run: Run) -> None:
         x = torch.randn(ELEMENTS, device="cuda").to(dtype)
         dy, y = torch.randn(ELEMENTS, device="cuda").to(dtype), torch.empty_like(x)
         for name, f in defaults():
-            if run.left < 60:
+            if run.left < 10:
                 run.results["left out"].append(f"times of {name} and after it")
                 return
             candidates: dict[str, Callable[[], Any]] = {"floor": lambda: y.copy_(x)}
@@ -280,18 +280,15 @@ def rows(run: Run, dtype: Any) -> None:
         "bias+gelu": lambda: fa.gelu.biased_backward(dy, x, b, out=y),
     }
     for name, (theirs, ours, learnt, peer) in cases.items():
-        if run.left < 40:
+        if run.left < 15:
             run.results["left out"].append(f"{name} {short(dtype)}")
             continue
-        compiled = torch.compile(theirs, dynamic=False)
-        candidates = {
-            "floor": lambda: y.copy_(x), "fastact": ours, "torch": lambda f=theirs: f(x),
-            "torch.compile": lambda f=compiled: f(x),
-        }  # fmt: skip
-        backward = {
-            "fastact": ours_back[name], "torch": backward_of(theirs, x, dy, *learnt),
-            "torch.compile": backward_of(compiled, x, dy, *learnt),
-        }  # fmt: skip
+        candidates = {"floor": lambda: y.copy_(x), "fastact": ours, "torch": lambda f=theirs: f(x)}
+        backward = {"fastact": ours_back[name], "torch": backward_of(theirs, x, dy, *learnt)}
+        if run.compiles:
+            compiled = torch.compile(theirs, dynamic=False)
+            candidates["torch.compile"] = lambda f=compiled: f(x)
+            backward["torch.compile"] = backward_of(compiled, x, dy, *learnt)
         if peer is not None:
             bound = {
                 "softmax": peer,
@@ -304,16 +301,16 @@ def rows(run: Run, dtype: Any) -> None:
         record(run, f"{name} backward {ROWS}x{COLUMNS} {short(dtype)}", backward, 7)
     up = make().requires_grad_()
     swiglu = lambda t: F.silu(t) * up  # noqa: E731
-    compiled = torch.compile(swiglu, dynamic=False)
     dgate, dup = torch.empty_like(x), torch.empty_like(x)
-    candidates = {
-        "fastact": lambda: fa.swiglu(x, up.detach(), out=y), "torch": lambda: swiglu(x),
-        "torch.compile": lambda: compiled(x),
-    }  # fmt: skip
+    candidates = {"fastact": lambda: fa.swiglu(x, up.detach(), out=y), "torch": lambda: swiglu(x)}
     backward = {
         "fastact": lambda: fa.swiglu.backward(dy, x, up.detach(), out=(dgate, dup)),
-        "torch": backward_of(swiglu, x, dy, up), "torch.compile": backward_of(compiled, x, dy, up),
+        "torch": backward_of(swiglu, x, dy, up),
     }  # fmt: skip
+    if run.compiles:
+        compiled = torch.compile(swiglu, dynamic=False)
+        candidates["torch.compile"] = lambda: compiled(x)
+        backward["torch.compile"] = backward_of(compiled, x, dy, up)
     if "swiglu" in peers:
         candidates["liger"] = lambda: peers["swiglu"](x, up)
         backward["liger"] = backward_of(lambda t: peers["swiglu"](t, up), x, dy, up)
@@ -346,7 +343,7 @@ def cross_entropy(run: Run, dtype: Any) -> None:
     import fastact as fa
 
     for count, classes in VOCABULARIES:
-        if run.left < 30:
+        if run.left < 15:
             run.results["left out"].append(f"cross-entropy {count}x{classes} {short(dtype)}")
             continue
         x = torch.randn(count, classes, device="cuda").to(dtype)
@@ -440,8 +437,8 @@ def graphs(run: Run) -> None:
     run.results["graph"] = bool(torch.equal(y, fa.softmax(fa.gelu(x))))
 
 
-def measure(out: Path, seconds: float) -> None:
-    run = Run(out, seconds)
+def measure(out: Path, seconds: float, compiles: bool) -> None:
+    run = Run(out, seconds, compiles)
     build()
     sys.path.insert(0, str(ROOT))
     import torch
@@ -455,13 +452,13 @@ def measure(out: Path, seconds: float) -> None:
     run.results["cuda"] = fa.dispatch.reason("cuda")
     run.phase("host", lambda: host(run))
     run.phase("graphs", lambda: graphs(run))
+    for dtype in (torch.bfloat16, torch.float32):
+        run.phase(f"cross-entropy {short(dtype)}", lambda dtype=dtype: cross_entropy(run, dtype), 20)
+        run.phase(f"rows {short(dtype)}", lambda dtype=dtype: rows(run, dtype), 20)
+    run.phase("AdamW", lambda: adamw(run))
+    run.phase("elementwise", lambda: elementwise(run), 15)
     run.phase("bits of 16-bit dtypes", lambda: bits_of_halves(run))
     run.phase("bits of float32", lambda: bits_of_float32(run))
-    for dtype in (torch.bfloat16, torch.float32):
-        run.phase(f"cross-entropy {short(dtype)}", lambda dtype=dtype: cross_entropy(run, dtype), 30)
-        run.phase(f"rows {short(dtype)}", lambda dtype=dtype: rows(run, dtype), 60)
-    run.phase("AdamW", lambda: adamw(run))
-    run.phase("elementwise", lambda: elementwise(run), 90)
 
 
 # ---- the page
@@ -517,6 +514,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, help="where results go")
     parser.add_argument("--seconds", type=float, default=480.0, help="how long it may take (default: 480)")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes a minute or two")
     parser.add_argument("--report", nargs="*", type=Path, help="print the page of these results instead")
     given = parser.parse_args()
     if given.report is not None:
@@ -525,7 +523,7 @@ def main() -> None:
     elif given.out is None:
         parser.error("--out or --report is needed")
     else:
-        measure(given.out, given.seconds)
+        measure(given.out, given.seconds, not given.no_compile)
 
 
 if __name__ == "__main__":

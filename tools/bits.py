@@ -43,13 +43,16 @@ KINDS = ("forward", "backward")
 
 @njit(nogil=True)
 def folded(bits: Any, first: int) -> Any:
-    """Of 32-bit integers at places from `first` on: the sum of each times the odd number 2 place + 1, modulo 2^64."""
-    total = np.int64(0)
-    for i in range(bits.size):
-        b = np.int64(bits[i])
-        if (b & 0x7FFFFFFF) > 0x7F800000:
-            b = np.int64(NAN)
-        total += b * (2 * (first + i) + 1)
+    """Of 32-bit results from an even place on, two of them a word: the sum of words times 2 place + 1, modulo 2^64."""
+    total = np.uint64(0)
+    for i in range(0, bits.size, 2):
+        word = np.uint64(0)
+        for j in range(2):
+            b = bits[i + j]
+            if (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000):
+                b = np.uint32(NAN)
+            word |= np.uint64(b) << np.uint64(32 * j)
+        total += word * np.uint64(first + i + 1)
     return total
 
 
@@ -67,13 +70,13 @@ def results(name: str, kind: str, x: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 def digest(name: str, kind: str, block: int) -> str:
     """The digest of the results of one block of inputs, in hexadecimal."""
-    total = np.int64(0)
+    total = 0
     steps, out = np.arange(PIECE, dtype=np.uint32), np.empty(PIECE, np.float32)
     with np.errstate(all="ignore"):
         for first in range(0, BLOCK, PIECE):
             x = (steps + np.uint32(block * BLOCK + first)).view(np.float32)
-            total += folded(results(name, kind, x, out).view(np.int32), first)
-    return f"{int(total) & (1 << 64) - 1:016x}"
+            total += int(folded(results(name, kind, x, out).view(np.uint32), first))
+    return f"{total & (1 << 64) - 1:016x}"
 
 
 def digests(chosen: list[str]) -> Iterator[tuple[str, list[str]]]:
