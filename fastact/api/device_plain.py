@@ -35,35 +35,40 @@ def register(type_: type) -> None:
 
 def caller(torch: Any) -> Callable[[Any, tuple[Any, ...]], Any]:
     """What computes a plain call, or gives None."""
-    known: dict[Any, dict[Any, Call]] = {}
+    known: dict[tuple[Method, Any], Call] = {}
     names = {getattr(torch, name): name for name in FLOATS}
     strided, grad = torch.strided, torch.is_grad_enabled
 
     def call(method: Method, tensors: tuple[Any, ...]) -> Any:
         x = tensors[0]
-        if not x.is_cuda:
+        if (
+            not x.is_cuda
+            or x.layout is not strided
+            or not x.is_contiguous()
+            or x.is_neg()
+            or (x.requires_grad and grad())
+        ):
             return None
-        dtype, shape = x.dtype, x.shape
-        for t in tensors:
-            if (
-                type(t) is not type(x)
-                or t.dtype is not dtype
-                or t.shape != shape
-                or t.layout is not strided
-                or not t.is_contiguous()
-                or t.is_neg()
-                or (t.requires_grad and grad())
-            ):
-                return None
-        calls = known.get(method)
-        if calls is None:
-            calls = known[method] = {}
-        run = calls.get(dtype)
+        dtype = x.dtype
+        if len(tensors) > 1:
+            kind, shape = type(x), x.shape
+            for t in tensors[1:]:
+                if (
+                    type(t) is not kind
+                    or t.dtype is not dtype
+                    or t.shape != shape
+                    or t.layout is not strided
+                    or not t.is_contiguous()
+                    or t.is_neg()
+                    or (t.requires_grad and grad())
+                ):
+                    return None
+        run = known.get((method, dtype))
         if run is None:
             name = names.get(dtype)
             if name is None:
                 return None
-            run = calls[dtype] = _run(torch, method, name)
+            run = known[method, dtype] = _run(torch, method, name)
         return run(*tensors)
 
     return call
@@ -76,16 +81,28 @@ def _run(torch: Any, method: Method, dtype: str) -> Call:
     block, two = elementwise.BLOCK, len(spec.outputs) == 2
     # longer arrays of 16 bits go another way
     most = maps.TABLE_MIN if SIZES[dtype] == 2 and len(spec.inputs) == 1 and not two else 1 << 62
+    if len(params) != len(method.op.params):
+        most = 0
     stream, empty_like = torch._C._cuda_getCurrentRawStream, torch.empty_like
     handles: dict[int, int] = {}
-    complete = len(params) == len(method.op.params)
 
-    def run(x: Any, *others: Any) -> Any:
-        n = x.numel()
-        if not 0 < n < most or not complete:
+    def handle(device: int) -> int:
+        found = handles[device] = kernels.handle((spec, "vector"), lambda: elementwise.vector(spec), device)
+        return found
+
+    def one(x: Any) -> Any:
+        n, device, address = x.numel(), x.get_device(), x.data_ptr()
+        if not 0 < n < most or address & 15:
             return None
-        device = x.get_device()
-        bits = x.data_ptr()
+        y = empty_like(x)
+        slots = address, y.data_ptr(), n, *params
+        launch(handles.get(device) or handle(device), device, stream(device), -(-n // per), 1, block, 0, slots)
+        return y
+
+    def several(x: Any, *others: Any) -> Any:
+        n, device, bits = x.numel(), x.get_device(), x.data_ptr()
+        if not 0 < n < most:
+            return None
         slots: tuple[float, ...] = (bits,)
         for t in others:
             if t.get_device() != device:
@@ -95,17 +112,14 @@ def _run(torch: Any, method: Method, dtype: str) -> Call:
             slots += (address,)
         if bits & 15:
             return None
-        handle = handles.get(device)
-        if handle is None:
-            key = spec, "vector"
-            handle = handles[device] = kernels.handle(key, lambda: elementwise.vector(spec), device)
         y = empty_like(x)
         if two:
             d = empty_like(x)
-            launch(handle, device, stream(device), -(-n // per), 1, block, 0,
-                   (*slots, y.data_ptr(), d.data_ptr(), n, *params))  # fmt: skip
-            return y, d
-        launch(handle, device, stream(device), -(-n // per), 1, block, 0, (*slots, y.data_ptr(), n, *params))
-        return y
+            slots += y.data_ptr(), d.data_ptr(), n
+        else:
+            d = None
+            slots += y.data_ptr(), n
+        launch(handles.get(device) or handle(device), device, stream(device), -(-n // per), 1, block, 0, slots + params)
+        return y if d is None else (y, d)
 
-    return run
+    return one if len(spec.inputs) == 1 and not two else several
