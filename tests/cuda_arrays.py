@@ -6,6 +6,7 @@ libraries and no more.
 
 from __future__ import annotations
 
+import math
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -82,6 +83,12 @@ class Tensor(Base):
     def data_ptr(self):
         return self._address
 
+    def numel(self):
+        return math.prod(self.shape)
+
+    def is_contiguous(self):
+        return self._strides == _launch.contiguous_strides(self._shape, self.dtype.itemsize)
+
     def get_device(self):
         return self._device
 
@@ -119,6 +126,8 @@ torch = module(
     grad=True,
     is_grad_enabled=lambda: torch.grad,
     empty=lambda shape, dtype, device: Tensor(shape, dtype.name, int(device.removeprefix("cuda:"))),
+    empty_like=lambda x: Tensor(tuple(x.shape), x.dtype.name, x.get_device()),
+    device=lambda kind, index: f"{kind}:{index}",
     autograd=SimpleNamespace(graph=SimpleNamespace(increment_version=_increment_version)),
     **{name: TorchDtype(name) for name in (*DTYPES, "complex64")},
 )

@@ -16,6 +16,7 @@ from fastact.api.fused import Fused
 from fastact.api.fused_step import KINDS_OF, FusedStep, FusedStepBackward
 from fastact.api.losses import Loss
 from fastact.api.over_axis import RowMethod
+from fastact.api.replay import replayed
 from fastact.api.shown import Signature, of_method, shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
@@ -50,7 +51,7 @@ def checked(op: Op, param: Param, value: Any) -> Any:
         # a number does not choose the dtype of the result, whatever its own
         value = array if array.ndim else float(array)
     good = param.domain.holds(value)
-    if not np.all(good):
+    if good is not True and not np.all(good):
         bad = first(~np.asarray(good))
         raise ValueError(f"{op.name}: {param.name} must be {param.domain.text}, not {np.asarray(given)[bad]}{at(bad)}")
     return value
@@ -112,6 +113,7 @@ class Method(_driver.Callable):
             self.op.check_from_output(values)
         return found
 
+    @replayed
     def on_device(self, arrays: tuple[Any, ...], given: Mapping[str, Any], keywords: Mapping[str, Any]) -> Any:
         """The call for arrays on a GPU."""
         from fastact.api import device_maps

@@ -23,6 +23,7 @@ from fastact.api.norms import (
     positive_eps,
     stats_of,
 )
+from fastact.api.replay import replayed
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
@@ -170,11 +171,7 @@ class BatchNorm:
     ) -> Any:  # fmt: skip
         given = {"mean": mean, "var": var, "weight": weight, "bias": bias}
         if _driver.elsewhere((x, *given.values(), out)):
-            for what in ("mean", "var"):
-                if given[what] is None:
-                    raise TypeError(f"{self.name}: {what} must be an array")
-            on_device = self._on_device(self.name, {"x": x}, given, channel_axis, activation)
-            return on_device.inference(positive_eps(self.name, eps, on_device.compute), out)
+            return self._inference_on_device(x, given, channel_axis, eps, activation, out)
         call = _Call(self.name, {"x": x}, given, channel_axis, activation, out)
         for what in ("mean", "var"):
             if what not in call.columns:
@@ -244,17 +241,8 @@ class BatchNorm:
                 return done
         arrays, columns = {"x": x, "residual": residual}, {"weight": weight, "bias": bias}
         if _driver.elsewhere((x, residual, weight, bias, out, *running)):
-            if residual is None:
-                del arrays["residual"]
-            moved = dict(zip(("running_mean", "running_var"), running))
-            if all(a is None for a in running):
-                moved = {}
-            for what, a in moved.items():
-                if a is None:
-                    raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
-            on_device = self._on_device(name, arrays, columns, channel_axis, then, running=moved)
-            eps = positive_eps(name, eps, on_device.compute)
-            return on_device.forward(eps, momentum, unbiased, residual is not None, out)  # type: ignore[no-any-return]
+            given = arrays, columns, running
+            return self._forward_on_device(*given, momentum, unbiased, channel_axis, eps, then, out)  # type: ignore[no-any-return]
         call = _Call(name, arrays, columns, channel_axis, then, out)
         channels = call.channels
         eps = positive_eps(name, eps, channels.compute)
@@ -329,10 +317,43 @@ class BatchNorm:
                 return done
         columns = {"weight": weight, "bias": bias}
         if _driver.elsewhere((dy, x, stats, weight, bias, out)):
-            on_device = self._on_device(name, {"dy": dy, "x": x}, columns, channel_axis, then, stats=stats)
-            return on_device.backward(out)  # type: ignore[no-any-return]
+            return self._backward_on_device(dy, x, stats, columns, channel_axis, then, out)  # type: ignore[no-any-return]
         call = _Call(name, {"dy": dy, "x": x}, columns, channel_axis, then, out)
         return call.gradients(stats)
+
+    @replayed
+    def _inference_on_device(
+        self, x: Any, columns: dict[str, Any], channel_axis: Any, eps: Any, activation: Any, out: Any
+    ) -> Any:
+        for what in ("mean", "var"):
+            if columns[what] is None:
+                raise TypeError(f"{self.name}: {what} must be an array")
+        call = self._on_device(self.name, {"x": x}, columns, channel_axis, activation)
+        return call.inference(positive_eps(self.name, eps, call.compute), out)
+
+    @replayed
+    def _forward_on_device(
+        self, arrays: dict[str, Any], columns: dict[str, Any], running: tuple[Any, Any], momentum: float,
+        unbiased: bool, channel_axis: Any, eps: Any, then: Then | None, out: Any,
+    ) -> Any:  # fmt: skip
+        name, residual = self.name, arrays["residual"] is not None
+        if not residual:
+            del arrays["residual"]
+        moved = dict(zip(("running_mean", "running_var"), running))
+        if all(a is None for a in running):
+            moved = {}
+        for what, a in moved.items():
+            if a is None:
+                raise TypeError(f"{name}: {what} must be an array, not {type(a).__name__}")
+        call = self._on_device(name, arrays, columns, channel_axis, then, running=moved)
+        return call.forward(positive_eps(name, eps, call.compute), momentum, unbiased, residual, out)
+
+    @replayed
+    def _backward_on_device(
+        self, dy: Any, x: Any, stats: Any, columns: dict[str, Any], channel_axis: Any, then: Then | None, out: Any
+    ) -> Any:
+        call = self._on_device(f"{self.name}.backward", {"dy": dy, "x": x}, columns, channel_axis, then, stats=stats)
+        return call.backward(out)
 
     def _on_device(
         self, name: str, arrays: dict[str, Any], columns: dict[str, Any], channel_axis: Any, activation: Any,

@@ -10,6 +10,7 @@ import numpy as np
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.dtypes import SIZES, can_cast, common, is_integer, shown
 from fastact.backends.cuda.families import Family, begin, end, family_of
+from fastact.backends.cuda.recording import current
 from fastact.spec.messages import unsupported_names
 
 # types whose values a kernel takes as they are
@@ -129,6 +130,10 @@ class Operands:
     def done(self, *results: Any) -> Any:
         """The results as the caller gets them, when all work is on the stream: one alone, several as a tuple."""
         end(self.device, self.stream, list(self._families.values()), self._written)
+        recording = current.get()
+        if recording is not None:
+            for _, a in self._written:
+                recording.write(a)
         given = tuple(self.family.finish(a) if any(a is m for m in self._made) else a for a in results)
         return given[0] if len(given) == 1 else given
 
@@ -172,6 +177,9 @@ class Operands:
         """A new array of the caller's type, and its view."""
         array = self.family.empty(shape, dtype, self.device, self._like)
         self._made.append(array)
+        recording = current.get()
+        if recording is not None:
+            recording.make(array, shape, dtype)
         return array, view_of(array, self.family)
 
     def scratch(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
@@ -229,7 +237,11 @@ def view_of(array: Any, family: Family | None = None) -> DeviceArray:
         family = family_of(type(array))
         assert family is not None
     address, shape, strides, dtype, device, writeable = family.view(array)
-    return DeviceArray(address, shape, strides, dtype, device, array, writeable)
+    view = DeviceArray(address, shape, strides, dtype, device, array, writeable)
+    recording = current.get()
+    if recording is not None:
+        recording.see(view)
+    return view
 
 
 def broadcast_shape(name: str, views: Mapping[str, DeviceArray]) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from fastact.api.arguments import (
     result_buffer,
     single_out,
 )
-from fastact.api.device import any_on_device
+from fastact.api.replay import replayed
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
@@ -84,10 +84,8 @@ class RandomFunction:
             done = self.function.plain_fused(inputs, (), self.roles, None, out, random)
             if done is not None:
                 return done
-        if any_on_device((*given.values(), out)):
-            from fastact.api.device_fused import random_function
-
-            return random_function(self, given, random, out)
+        if _driver.elsewhere((*given.values(), out)):
+            return self._on_device(given, out, random=random)
         arrays, dtype, memory = self._arrays(given)
         out = single_out(self.name, out)
         shape = arrays[-1].shape
@@ -98,6 +96,12 @@ class RandomFunction:
         if result.size:
             self._compute(dtype, arrays, result, random)
         return result[()] if out is None else delivered(out, result)
+
+    @replayed
+    def _on_device(self, given: Mapping[str, Any], out: Any, random: Random) -> Any:
+        from fastact.api.device_fused import random_function
+
+        return random_function(self, given, random, out)
 
     def _compute(self, dtype: str, arrays: list[Array], result: Array, random: Random) -> None:
         inputs = (*arrays, *((None,) if self.function_takes_numbers else ()))

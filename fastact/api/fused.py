@@ -21,6 +21,7 @@ from fastact.api.arguments import (
     unexpected,
 )
 from fastact.api.device import any_on_device
+from fastact.api.replay import replayed
 from fastact.api.shown import Signature, of_fused, shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import compute_dtype, itemsize, kernel_of
@@ -82,6 +83,12 @@ class Fused(_driver.FusedCallable):
             done = function.plain_fused(arrays, numbers, self.roles, self.axis if axis is None else axis, out)
             if done is not None:
                 return done
+        if _driver.elsewhere((*arrays, *params.values(), out)):
+            return self._on_device(arrays, params, axis, out)
+        return self.prepared(arrays, params, axis, out=out).run(out)
+
+    @replayed
+    def _on_device(self, arrays: tuple[Any, ...], params: dict[str, Any], axis: int | None, out: Any) -> Any:
         return self.prepared(arrays, params, axis, out=out).run(out)
 
     def _placed(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:

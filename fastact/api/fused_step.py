@@ -15,7 +15,9 @@ from fastact.api.device import any_on_device
 from fastact.api.dropout import Random, factors, stream
 from fastact.api.dropout import dropout as dropout_function
 from fastact.api.fused import Fused, _Call, shape_of
+from fastact.api.replay import replayed
 from fastact.api.shown import Signature, of_step, shown_names
+from fastact.runtime import _driver
 
 if TYPE_CHECKING:
     from fastact.api.activation import Activation
@@ -118,6 +120,21 @@ class FusedStep:
             done = function.plain_fused(arrays, numbers, fused.roles, fused.axis if axis is None else axis, out, random)
             if done is not None:
                 return done
+        if _driver.elsewhere((*given, *params.values(), out)):
+            return self._on_device(kind, given, params, axis, out, random=random)
+        return self._generally(kind, given, params, axis, out, random)
+
+    @replayed
+    def _on_device(
+        self, kind: str, given: tuple[Any, ...], params: dict[str, Any], axis: int | None, out: Any,
+        random: Random | None = None,
+    ) -> Any:  # fmt: skip
+        return self._generally(kind, given, params, axis, out, random)
+
+    def _generally(
+        self, kind: str, given: tuple[Any, ...], params: dict[str, Any], axis: int | None, out: Any,
+        random: Random | None,
+    ) -> Any:  # fmt: skip
         call = self._call(kind, given, params, axis, random, out)
         if random is not None and call.order is not None:
             return self._reordered(call, given, random, out)

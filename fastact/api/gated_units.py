@@ -24,6 +24,7 @@ from fastact.api.arguments import (
 )
 from fastact.api.device import any_on_device
 from fastact.api.fused import Fused
+from fastact.api.replay import replayed
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, itemsize, kernel_of
@@ -157,6 +158,12 @@ class GatedMethod:
             done = function.plain_packed(dy, x, gate_first, axis, numbers, out)
             if done is not None:
                 return done
+        if _driver.elsewhere((dy, x, out)):
+            return self._on_device(dy, x, axis, halves, out)
+        return self._prepared(dy, x, axis, halves, out).run(out)
+
+    @replayed
+    def _on_device(self, dy: Any, x: Any, axis: Any, halves: str | None, out: Any) -> Any:
         return self._prepared(dy, x, axis, halves, out).run(out)
 
     def _prepared(self, dy: Any, x: Any, axis: Any, halves: str | None, out: Any = None) -> _Packed:

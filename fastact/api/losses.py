@@ -24,6 +24,7 @@ from fastact.api.arguments import (
     result_buffer,
     row_plan,
 )
+from fastact.api.replay import replayed
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.call import VALUE_ONLY
@@ -325,15 +326,21 @@ class SoftmaxCrossEntropy(LabelLoss):
             and type(check) is bool
         )
 
-    # neither overflow nor underflow in what is rounded to the result's dtype is news
-    @np.errstate(all="ignore")
     def _general(
         self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
         z_loss: float, reduction: str, check: bool, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
+        given = logits, labels, axis, weight, ignore_index, smoothing, z_loss, reduction, check, out, grad
+        if _driver.elsewhere((logits, labels, weight, out)):
+            return self._on_device(*given)  # type: ignore[no-any-return]
+        return self._on_host(*given)
+
+    def _check_arguments(
+        self, arrays: tuple[Any, ...], smoothing: float, z_loss: float, reduction: str, check: bool
+    ) -> None:
         self._check_reduction(reduction)
         self._check_check(check)
-        refuse_masked(self.name, (logits, labels, weight, out), FILLED)
+        refuse_masked(self.name, arrays, FILLED)
         if type(smoothing) is not float and not isinstance(smoothing, numbers.Real):
             raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
         if not 0.0 <= smoothing <= 1.0:
@@ -342,10 +349,14 @@ class SoftmaxCrossEntropy(LabelLoss):
             raise TypeError(f"{self.name}: z_loss must be a number, not {shown(z_loss)}")
         if not 0.0 <= z_loss < math.inf:
             raise ValueError(f"{self.name}: z_loss must be finite and at least 0, not {z_loss}")
-        if _driver.elsewhere((logits, labels, weight, out)):
-            if ignore_index is not None:
-                ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
-            return self._on_device(logits, labels, axis, weight, ignore_index, smoothing, z_loss, reduction, out, grad)
+
+    # neither overflow nor underflow in what is rounded to the result's dtype is news
+    @np.errstate(all="ignore")
+    def _on_host(
+        self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
+        z_loss: float, reduction: str, check: bool, out: Any, grad: bool,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        self._check_arguments((logits, labels, weight, out), smoothing, z_loss, reduction, check)
         x, y = np.asarray(logits), np.asarray(labels)
         indices = y.dtype.kind in "iu"
         name, compute = _loss_dtype(self.name, x, y)
@@ -392,13 +403,17 @@ class SoftmaxCrossEntropy(LabelLoss):
             return value, None
         return value, self._delivered(np.moveaxis(dx, -1, axis), out, result_dtype)
 
+    @replayed
     def _on_device(
         self, logits: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, smoothing: float,
-        z_loss: float, reduction: str, out: Any, grad: bool,
+        z_loss: float, reduction: str, check: bool, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         """The call for arrays on a GPU."""
         from fastact.api import device_losses
 
+        self._check_arguments((logits, labels, weight, out), smoothing, z_loss, reduction, check)
+        if ignore_index is not None:
+            ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
         kernel = "cross_entropy" if device_losses.has_indices(labels) else "cross_entropy_of_shares"
         scalars = {"label_smoothing": float(smoothing), "z_loss": float(z_loss)}
         return device_losses.by_label(
@@ -540,26 +555,42 @@ class NLLLoss(LabelLoss):
             moves=True,
         )
 
-    @np.errstate(all="ignore")
     def _run(
         self, given: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, reduction: str, out: Any,
         grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         if dispatch.selected() != "auto":
             dispatch.backend()  # an error if it is not available
+        arguments = given, labels, axis, weight, ignore_index, reduction, out, grad
+        if _driver.elsewhere((given, labels, weight, out)):
+            return self._on_device(*arguments)  # type: ignore[no-any-return]
+        return self._on_host(*arguments)
+
+    @replayed
+    def _on_device(
+        self, given: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, reduction: str, out: Any,
+        grad: bool,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        from fastact.api import device_losses
+
         self._check_reduction(reduction)
         refuse_masked(self.name, (given, labels, weight, out), FILLED)
-        if _driver.elsewhere((given, labels, weight, out)):
-            from fastact.api import device_losses
+        if ignore_index is not None:
+            ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
+        if not device_losses.has_indices(labels):
+            raise TypeError(f"{self.name}: labels are class indices and must be integers")
+        return device_losses.by_label(
+            self.name, self.name, given, labels, self.arrays, integer(f"{self.name}: axis", axis), weight,
+            ignore_index, {}, reduction, out, grad,
+        )  # fmt: skip
 
-            if ignore_index is not None:
-                ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
-            if not device_losses.has_indices(labels):
-                raise TypeError(f"{self.name}: labels are class indices and must be integers")
-            return device_losses.by_label(
-                self.name, self.name, given, labels, self.arrays, integer(f"{self.name}: axis", axis), weight,
-                ignore_index, {}, reduction, out, grad,
-            )  # fmt: skip
+    @np.errstate(all="ignore")
+    def _on_host(
+        self, given: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, reduction: str, out: Any,
+        grad: bool,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        self._check_reduction(reduction)
+        refuse_masked(self.name, (given, labels, weight, out), FILLED)
         x, y = np.asarray(given), np.asarray(labels)
         if y.dtype.kind not in "iu":
             dtypes_of(f"{self.name}: labels", y)
@@ -636,7 +667,6 @@ class PointwiseLoss(Loss):
         dtypes_of(f"{self.name}: {what}", given)
         return contiguous(broadcast(f"{self.name}: {what}", given, shape, self.arrays[0]), compute)
 
-    @np.errstate(all="ignore")
     def _run(
         self,
         x: Any,
@@ -648,16 +678,32 @@ class PointwiseLoss(Loss):
         scalars: tuple[float, ...] = (),
         check: bool = False,
     ) -> tuple[Any, Any]:
+        given = x, t, factors, reduction, out, grad, scalars, check
+        if _driver.elsewhere((x, t, *factors.values(), out)):
+            return self._on_device(*given)  # type: ignore[no-any-return]
+        return self._on_host(*given)
+
+    @replayed
+    def _on_device(
+        self, x: Any, t: Any, factors: Mapping[str, Any], reduction: str, out: Any, grad: bool,
+        scalars: tuple[float, ...], check: bool,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        from fastact.api import device_losses
+
         self._check_reduction(reduction)
         self._check_check(check)
         refuse_masked(self.name, (x, t, *factors.values(), out), FILLED)
-        if _driver.elsewhere((x, t, *factors.values(), out)):
-            from fastact.api import device_losses
+        named = dict(zip(ROWS[self.name].scalars[1:], scalars))
+        return device_losses.of_elements(self.name, self.name, x, t, self.arrays, factors, named, reduction, out, grad)
 
-            named = dict(zip(ROWS[self.name].scalars[1:], scalars))
-            return device_losses.of_elements(
-                self.name, self.name, x, t, self.arrays, factors, named, reduction, out, grad
-            )
+    @np.errstate(all="ignore")
+    def _on_host(
+        self, x: Any, t: Any, factors: Mapping[str, Any], reduction: str, out: Any, grad: bool,
+        scalars: tuple[float, ...], check: bool,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        self._check_reduction(reduction)
+        self._check_check(check)
+        refuse_masked(self.name, (x, t, *factors.values(), out), FILLED)
         x, t = np.asarray(x), np.asarray(t)
         name, compute = _loss_dtype(self.name, x, t)
         result_dtype = _numpy_dtype(name, x, t)

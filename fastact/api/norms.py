@@ -8,7 +8,7 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from fastact.api.arguments import (
     refuse_masked,
     row_plan,
 )
+from fastact.api.replay import replayed
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
@@ -42,11 +43,11 @@ BLOCK = 64
 # ---- an activation after the norm
 
 
-class Then:
+class Then(NamedTuple):
     """An activation with numbers for its parameters, as a norm runs it."""
 
-    def __init__(self, op: Op, values: tuple[float, ...]) -> None:
-        self.op, self.values = op, values
+    op: Op
+    values: tuple[float, ...]
 
     def call(self, kind: str) -> tuple[Any, ...]:
         """Its ufunc of a kind, over y or dy and y, and parameters."""
@@ -201,12 +202,19 @@ class Norm:
         residual: Any, out: Any, keep: bool,
     ) -> Any:  # fmt: skip
         if _driver.elsewhere((x, *columns, residual, out)):
-            arrays = {"x": x} if residual is None else {"x": x, "residual": residual}
-            on_device = self._on_device(self.name, arrays, columns, where, offset, activation)
-            eps = _finfo_eps_of(on_device.dtype) if eps is None else positive_eps(self.name, eps, on_device.compute)
-            return on_device.forward(eps, self.nstat, residual is not None, out, keep)
+            return self._values_on_device(x, columns, where, eps, offset, activation, residual, out, keep)
         call = _Call(self, {"x": x, "residual": residual}, columns, where, offset, activation, out)
         return call.forward(self._eps(eps, call), keep)
+
+    @replayed
+    def _values_on_device(
+        self, x: Any, columns: tuple[Any, ...], where: tuple[Any, ...], eps: Any, offset: Any, activation: Any,
+        residual: Any, out: Any, keep: bool,
+    ) -> Any:  # fmt: skip
+        arrays = {"x": x} if residual is None else {"x": x, "residual": residual}
+        call = self._on_device(self.name, arrays, columns, where, offset, activation)
+        eps = _finfo_eps_of(call.dtype) if eps is None else positive_eps(self.name, eps, call.compute)
+        return call.forward(eps, self.nstat, residual is not None, out, keep)
 
     def _on_device(
         self, name: str, arrays: Mapping[str, Any], columns: tuple[Any, ...], where: tuple[Any, ...], offset: Any,
@@ -221,6 +229,7 @@ class Norm:
         loop, then = self.loop or self.name, activation_of(name, activation)
         return Call(name, loop, arrays, named, axis, axis_name, groups, offset, then, stats)
 
+    @replayed
     def _gradients_on_device(
         self, dy: Any, x: Any, stats: Any, columns: tuple[Any, ...], where: tuple[Any, ...], offset: Any,
         activation: Any, out: Any,

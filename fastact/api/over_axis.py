@@ -24,6 +24,7 @@ from fastact.api.arguments import (
     single_out,
     unexpected,
 )
+from fastact.api.replay import replayed
 from fastact.api.shown import shown_names
 from fastact.runtime import _driver
 from fastact.spec.kernel import KernelSpec, compute_dtype, row_kernels_of
@@ -95,6 +96,7 @@ class RowMethod:
             return function.call(arrays, axis, where, out, kwargs)
         return self._along_many(arrays, axis, where, out, kwargs)
 
+    @replayed
     def _on_device(
         self, arrays: tuple[Any, ...], axis: Axis, where: Any, out: Any, kwargs: dict[str, Any], **more: Any
     ) -> Any:

@@ -14,6 +14,7 @@ from fastact.backends.cuda import simulated, simulator
 from fastact.backends.cuda.array import DeviceArray
 from fastact.backends.cuda.compile import Kernel
 from fastact.backends.cuda.dtypes import numpy_dtype
+from fastact.backends.cuda.recording import Launched, Recording, current
 
 
 class Launch(NamedTuple):
@@ -41,11 +42,12 @@ _log: ContextVar[list[Planned] | None] = ContextVar("log", default=None)
 def planned() -> Iterator[list[Planned]]:
     """Collects the launches of calls in this context instead of making them: nothing is computed or written."""
     log: list[Planned] = []
-    token = _log.set(log)
+    token, other = _log.set(log), current.set(Recording())
     try:
         yield log
     finally:
         _log.reset(token)
+        current.reset(other)
 
 
 def planning() -> bool:
@@ -85,13 +87,33 @@ def run(key: Any, make: Callable[[], Kernel], where: Launch, slots: tuple[float,
     if log is not None:
         log.append(Planned(key, made(key, make), where))
         return
+    kernel: Any
     if simulated():
-        simulator.run(made(key, make), where.grid, where.block, where.shared, slots)
-        return
-    from fastact.backends.cuda import _launch, cache
+        kernel = made(key, make)
+    else:
+        from fastact.backends.cuda import cache
 
-    handle = cache.handle(key, make, where.device, where.shared)
-    _launch.launch(handle, where.device, where.stream, *where.grid, where.block, where.shared, slots)
+        kernel = cache.handle(key, make, where.device, where.shared)
+    launcher()(kernel, where.device, where.stream, *where.grid, where.block, where.shared, slots)
+    recording = current.get()
+    if recording is not None:
+        recording.launches.append(Launched(kernel, where, slots))
+
+
+def launcher() -> Callable[..., None]:
+    """What launches a `Launched.kernel`: on a device and a stream, over a grid, with slots (`_launch.launch`)."""
+    if simulated():
+        return _simulate
+    from fastact.backends.cuda import _launch
+
+    return _launch.launch
+
+
+def _simulate(
+    kernel: Kernel, device: int, stream: int, grid_x: int, grid_y: int, block: int, shared: int,
+    slots: tuple[float, ...],
+) -> None:  # fmt: skip
+    simulator.run(kernel, (grid_x, grid_y), block, shared, slots)
 
 
 # of a block of an H100, which the simulator stands for
@@ -143,6 +165,9 @@ def to_device(source: Any, array: DeviceArray, stream: int) -> None:
 
 def memory(shape: tuple[int, ...], dtype: str, device: int, stream: int) -> DeviceArray:
     """A new array on a device, given back in the order of the stream."""
+    recording = current.get()
+    if recording is not None:
+        recording.understood = False  # it may outlive the call
     if simulated():
         array = simulator.FAMILY.empty(shape, dtype, device)
         return DeviceArray(*simulator.FAMILY.view(array)[:4], device, array)
