@@ -53,8 +53,19 @@ def simulator(monkeypatch):
 
 
 def filed(monkeypatch):
-    """Every kernel that is made must have a place on disk, which the simulator does not ask for."""
+    """Every kernel that is made must have a place on disk, which the simulator does not ask for.
+
+    And no call is repeated from an earlier one (fastact/api/replay.py): tests set what decides the form of a kernel.
+    With FASTACT_TEST_REPLAY=1 each is repeated at once, and must give the same.
+    """
+    from fastact.api import replay
     from fastact.backends.cuda import cache, launch
+
+    monkeypatch.setattr(replay, "MOST", 0)
+    if os.environ.get("FASTACT_TEST_REPLAY", "0") not in ("", "0"):
+        import cuda_replay
+
+        monkeypatch.setattr(replay, "_recorded", cuda_replay.repeated)
 
     made = launch.made
 

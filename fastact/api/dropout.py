@@ -76,7 +76,8 @@ class RandomFunction:
         return [contiguous(a, memory) for a in arrays], found, memory
 
     def _run(self, given: Mapping[str, Any], random: Random, out: Any) -> Any:
-        if self.function_takes_numbers and random[1] == 0:
+        one_slope = self.function_takes_numbers and random[1] == 0
+        if one_slope:
             inputs: tuple[Any, ...] = ()  # see `_Leaky._compute`
         else:
             inputs = (*given.values(), None) if self.function_takes_numbers else tuple(given.values())
@@ -85,6 +86,8 @@ class RandomFunction:
             if done is not None:
                 return done
         if _driver.elsewhere((*given.values(), out)):
+            if one_slope:
+                return self._on_device(given, out, random[0])
             return self._on_device(given, out, random=random)
         arrays, dtype, memory = self._arrays(given)
         out = single_out(self.name, out)
@@ -98,10 +101,10 @@ class RandomFunction:
         return result[()] if out is None else delivered(out, result)
 
     @replayed
-    def _on_device(self, given: Mapping[str, Any], out: Any, random: Random) -> Any:
+    def _on_device(self, given: Mapping[str, Any], out: Any, slope: float = 0.0, random: Random | None = None) -> Any:
         from fastact.api.device_fused import random_function
 
-        return random_function(self, given, random, out)
+        return random_function(self, given, (slope, 0.0, 0, 0) if random is None else random, out)
 
     def _compute(self, dtype: str, arrays: list[Array], result: Array, random: Random) -> None:
         inputs = (*arrays, *((None,) if self.function_takes_numbers else ()))

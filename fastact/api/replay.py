@@ -203,7 +203,7 @@ class Plan:
                 own.append((2, len(self.numbers)))
                 self.numbers.append(slot)
             found.append(own)
-        if not used.issuperset(range(narrays, first)):
+        if recording.launches and not used.issuperset(range(narrays, first)):
             recording.understood = False  # random numbers that are none of the slots
         starts = 0, first + len(self.makers), first + len(self.makers) + len(self.sums)
         self.launches = [
