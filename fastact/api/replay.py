@@ -91,7 +91,10 @@ def replayed(method: F) -> F:
         if family is None:
             return method(self, *args, **more)
         if len(values) > 1 and len(set(values)) < len(values):
+            # which are one memory, and which are one object: one of them may be returned
             key += map(values.index, values)
+            same = list(map(id, arrays))
+            key += map(same.index, same)
         if random is not None:
             first, second, seed, offset = random
             key += type(first), first, type(second), second, seed >> 63, offset >> 63
@@ -131,7 +134,8 @@ def _recorded(
     finally:
         current.reset(token)
     plan = Plan(recording, family, device, arrays, values, result)
-    _keep(key, plan if recording.understood else None)
+    if not recording.once:
+        _keep(key, plan if recording.understood else None)
     return result
 
 
@@ -246,7 +250,7 @@ def _pairs(recording: Recording, values: Sequence[int]) -> list[Pair]:
         if values[i] != values[j]
     ]
     if not all(_is_apart(values, pair) for pair in found):
-        recording.understood = False
+        recording.once = True
     return found
 
 

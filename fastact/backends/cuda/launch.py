@@ -167,7 +167,7 @@ def memory(shape: tuple[int, ...], dtype: str, device: int, stream: int) -> Devi
     """A new array on a device, given back in the order of the stream."""
     recording = current.get()
     if recording is not None:
-        recording.understood = False  # it may outlive the call
+        recording.once = True  # it may outlive the call, and is there in the next one
     if simulated():
         array = simulator.FAMILY.empty(shape, dtype, device)
         return DeviceArray(*simulator.FAMILY.view(array)[:4], device, array)

@@ -42,6 +42,8 @@ class Recording:
     ----------
     understood : bool
         Whether launches with other addresses in their `Slot`s do the same.
+    once : bool
+        Whether the next call of the kind may do something else.
     spans : dict of int to (int, int)
         First byte of what has been seen, and the one after the last, by source: the place among `arrays`, or `MADE` and
         the place among `made`.
@@ -52,7 +54,7 @@ class Recording:
     """
 
     def __init__(self, arrays: Sequence[Any] = ()) -> None:
-        self.understood = True
+        self.understood, self.once = True, False
         self.spans: dict[int, tuple[int, int]] = {}
         self.made: list[tuple[tuple[int, ...], str]] = []
         self.launches: list[Launched] = []
@@ -117,7 +119,10 @@ class Slot(int):
     __add__ = __radd__ = _moved
 
     def __sub__(self, by: Any) -> Any:
-        return self._moved(-by if type(by) is int else -int(by))
+        if type(by) is not int:
+            _not_understood()
+            return int(self) - by
+        return self._moved(-by)
 
     def __mod__(self, by: Any) -> Any:
         if ALIGNMENT % by:
