@@ -10,11 +10,13 @@ import threading
 import cuda_memory
 import numpy as np
 import pytest
+import test_cuda_replay
 import ulp
 from cases import DTYPES, difference, same
 from ulp import BFLOAT16
 
 import fastact as fa
+from fastact.api import replay
 from fastact.spec.kinds import ALL
 from fastact.spec.optimisers import ROWS
 
@@ -314,3 +316,79 @@ def test_mixed_host_and_device():
     x = numbers((3, 4))
     with pytest.raises(TypeError, match="cuda:0"):
         fa.relu.biased(on_gpu(x), x[0])
+
+
+# ---- calls that are repeated from an earlier one (fastact/api/replay.py)
+
+
+class Given:
+    """Makes tensors that are filled by a seed; keeps them, as they are written as well."""
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+        self.tensors = []
+
+    def __call__(self, *shape, dtype="float32", offset=0, strides=None):
+        values = torch.from_numpy(np.asarray(self.random.standard_normal(shape) * 2, dtype))
+        size = values.element_size()
+        strides = values.stride() if strides is None else tuple(s // size for s in strides)
+        last = sum((n - 1) * s for n, s in zip(shape, strides)) if values.numel() else 0
+        memory = torch.zeros(offset // size + last + 1, dtype=values.dtype, device="cuda")
+        return self._kept(memory.as_strided(shape, strides, offset // size).copy_(values))
+
+    def _kept(self, tensor):
+        self.tensors.append(tensor)
+        return tensor
+
+    def integers(self, high, *shape):
+        return self._kept(torch.from_numpy(self.random.integers(0, high, shape)).cuda())
+
+    def positive(self, *shape):
+        return self._kept(torch.from_numpy(self.random.random(shape, np.float32) + np.float32(0.5)).cuda())
+
+    def mask(self, *shape):
+        return self._kept(torch.from_numpy(self.random.random(shape) < 0.5).cuda())
+
+
+def every(case, seed):
+    """What a call gives, and all tensors after it."""
+    given = Given(seed)
+    result = test_cuda_replay.flat(case(given))
+    return [None if t is None else on_host(t).copy() for t in (*result, *given.tensors)]
+
+
+@pytest.mark.parametrize("name", test_cuda_replay.CASES)
+def test_repeated_calls(name, monkeypatch):
+    monkeypatch.setattr(replay, "_plans", {})
+    case = test_cuda_replay.CASES[name]
+    wanted = test_cuda_replay.without(case, 2, every)
+    every(case, 1)
+    assert replay._plans and all(replay._plans.values())
+    known = len(replay._plans)
+    for _ in range(2):
+        test_cuda_replay.assert_same(every(case, 2), wanted)
+    assert len(replay._plans) == known
+
+
+def test_repeated_calls_in_a_graph():
+    x, labels, y = on_gpu(numbers((64, 96))), torch.arange(64, device="cuda"), torch.empty(64, 96, device="cuda")
+
+    def calls():
+        loss, dx = fa.softmax_cross_entropy.value_and_grad(x, labels)
+        return fa.softmax(x), fa.gelu(x, out=y), loss, dx, *fa.gelu.biased_backward(dx, x, x[0].clone())
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            calls()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        results = calls()
+    for seed in (1, 2):
+        x.copy_(on_gpu(numbers((64, 96), seed=seed)))
+        graph.replay()
+        torch.cuda.synchronize()
+        found = [t.clone() for t in results]
+        for a, b in zip(found, calls()):
+            assert torch.equal(a, b)

@@ -68,12 +68,12 @@ def _named(name: str, given: str) -> Then:
 
 def activation_of(name: str, given: Any) -> Then | None:
     """What `activation=` means: None, an activation, its name, or one of these and its parameters."""
-    from fastact.api.activation import Activation, get
-
     if given is None or isinstance(given, Then):
         return given
     if isinstance(given, str):
         return _named(name, given)
+    from fastact.api.activation import Activation, get
+
     params: Any = {}
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
         given, params = given[0], dict(given[1])

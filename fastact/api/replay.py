@@ -31,10 +31,10 @@ MOST = 1024
 # bytes between the parts of the scratch memory of a call
 APART = 256
 
-_VALUE, _FLOAT, _TUPLE, _DICT, _OTHER, _MISSED = (object() for _ in range(6))
+_ITSELF, _TYPED, _FLOAT, _TUPLE, _DICT, _OTHER, _MISSED = (object() for _ in range(7))
 # how an argument of a type gets into a key: a family's by `Family.describe`
 _types: dict[type, Any] = {
-    **dict.fromkeys((type(None), bool, int, str), _VALUE), float: _FLOAT, tuple: _TUPLE, dict: _DICT
+    type(None): _ITSELF, str: _ITSELF, bool: _TYPED, int: _TYPED, float: _FLOAT, tuple: _TUPLE, dict: _DICT
 }  # fmt: skip
 # arguments that never change
 OBJECTS = (Op, _driver.Callable, type, np.dtype)
@@ -66,16 +66,18 @@ def replayed(method: F) -> F:
         for value in items:
             kind = type(value)
             how = _types.get(kind) or _how(kind)
-            if how is _VALUE:
-                key += kind, value
-            elif how is _FLOAT:
-                key += kind, value or repr(value)  # 0 and -0 are two
+            if how is _ITSELF:
+                key.append(value)
             elif how is _TUPLE:
                 key += kind, len(value)
                 items += value
             elif how is _DICT:
-                key += kind, *value
+                key += kind, len(value), *value
                 items += value.values()
+            elif how is _TYPED:
+                key += kind, value
+            elif how is _FLOAT:
+                key += kind, value or repr(value)  # 0 and -0 are two
             elif how is _OTHER:
                 if isinstance(value, np.generic):
                     value = value.tobytes()
@@ -133,7 +135,7 @@ def _recorded(
         result = call()
     finally:
         current.reset(token)
-    plan = Plan(recording, family, device, arrays, values, result)
+    plan = Plan(recording, family, device, arrays, values, result) if recording.understood else None
     if not recording.once:
         _keep(key, plan if recording.understood else None)
     return result

@@ -176,7 +176,7 @@ class _PyTorch(Family):
             return -1
         address, device = array.data_ptr(), array.get_device()
         values.append(address)
-        key += type(array), array.dtype, array.shape, array.stride(), address % 16, device
+        key += type(array), array.dtype, array.shape, array.stride(), device << 4 | address & 15
         return int(device)
 
     def maker(
