@@ -172,7 +172,8 @@ class Operands:
         """A new array of the caller's type, and its view."""
         array = self.family.empty(shape, dtype, self.device, self._like)
         self._made.append(array)
-        return array, view_of(array, self.family)
+        # not of the caller's family yet where that makes its array of ours at the end
+        return array, view_of(array)
 
     def scratch(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         """Memory of the call alone, which its view keeps."""
