@@ -478,8 +478,8 @@ def page(results: list[dict[str, Any]]) -> str:
         "# Performance on a GPU", "",
         "This page is generated from committed results by `python benchmarks/gpu.py --report FILE...`.", "",
         "Times are medians of device events, with the queue of the device filled first: host time is apart, below. In "
-        "brackets: the speed as a share of a device copy (gradients of activations: of a sum of two arrays), and over the "
-        "fastest other library, both of the same run. Goals, and the other libraries' times in column three: "
+        "brackets: the speed as a share of a device copy (gradients of activations: of a sum of two arrays), and over "
+        "the fastest other library, both of the same run. Goals, and the other libraries' times in column three: "
         f"{PEERS_MEASURED}.", "",
     ]  # fmt: skip
     if not results:
@@ -505,7 +505,7 @@ def page(results: list[dict[str, Any]]) -> str:
         bad = {name: d for name, d in bits.items() if any(v["different"] for v in d.values())}
         whole = sum(d.get("float32", {}).get("inputs") == 1 << 32 for d in bits.values())
         halves = sum("bfloat16" in d for d in bits.values())
-        lines += ["", f"Results {number + 1}: bits of {whole} values and gradients over all 2^32 float32, and of {halves} "
+        lines += ["", f"Results {number + 1}: bits of {whole} values and gradients over all 2^32 float32, of {halves} "
                   "values over all float16 and bfloat16, against the CPU's: "
                   + (f"different: {bad}." if bad else "none differs.")]  # fmt: skip
         if host:
