@@ -161,6 +161,15 @@ def host(d):
     """An array of the device on the host; of a tuple all of them."""
     if isinstance(d, tuple):
         return tuple(host(a) for a in d)
+    if ON_GPU and any(s < 0 for s in getattr(d, "strides", ())):
+        # numba-cuda copies none backwards: from its lowest address on, then turned round
+        from numba.cuda.cudadrv.devicearray import DeviceNDArray
+
+        back = [s < 0 for s in d.strides]
+        low = sum((n - 1) * s for n, s, turned in zip(d.shape, d.strides, back) if turned)
+        memory = d.gpu_data.view(low) if d.size else d.gpu_data
+        d = DeviceNDArray(d.shape, tuple(map(abs, d.strides)), d.dtype, gpu_data=memory)
+        return d.copy_to_host()[tuple(slice(None, None, -1 if turned else 1) for turned in back)]
     return np.asarray(d.copy_to_host()) if hasattr(d, "copy_to_host") else d
 
 

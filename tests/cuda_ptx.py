@@ -13,8 +13,7 @@ import time
 from functools import cache
 
 import fastact  # noqa: F401
-from fastact.backends.cuda import elementwise, row_runs
-from fastact.backends.cuda.array import DeviceArray
+from fastact.backends.cuda import elementwise
 from fastact.backends.cuda.row_functions import FUNCTIONS
 from fastact.backends.cuda.rows import Form, Rows
 from fastact.spec.kernel import kernel_of, row_kernel_of
@@ -63,15 +62,6 @@ def row_kernels(function, dtype, form, traits):
     phases = Rows(spec, form, given, scalars).count_sums(FUNCTIONS[spec.loop]) if form.memory == "parts" else 0
     for phase in range(phases + 1):
         yield Rows(spec, form._replace(phase=phase), given, scalars).kernel(FUNCTIONS[spec.loop])
-
-
-def chosen_form(function, dtype, rows, n):
-    """The form that a row function takes by itself."""
-    spec, _ = row_spec(function, dtype)
-    absent = ("weights", "residual", "total")
-    found = [a for a in (*spec.inputs, *spec.outputs) if a.role == "map" and a.name not in absent]
-    arrays = [DeviceArray(256, (1, rows, n), None, dtype, 0) for _ in found]
-    return tuple(row_runs.form_of(arrays, rows, n, sum(a in found for a in spec.inputs)))
 
 
 def kernels(job):

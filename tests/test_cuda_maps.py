@@ -12,6 +12,8 @@ from ulp import BFLOAT16
 
 import fastact as fa
 from fastact.backends.cuda import elementwise, maps
+from fastact.spec.kernel import kernel_of
+from fastact.spec.table import OPS
 
 pytestmark = cuda_memory.needs_cuda
 
@@ -291,6 +293,7 @@ def test_parameters():
 def test_table(dtype, monkeypatch):
     """All 16-bit numbers, and lengths around a word; what is kept is told apart by the bits of parameters."""
     monkeypatch.setattr(maps, "TABLE_MIN", 3)
+    monkeypatch.setattr(maps, "SHORT", 0)
     used = []
     found = maps.form
     monkeypatch.setattr(maps, "form", lambda *args: used.append(found(*args)) or used[-1])
@@ -316,6 +319,10 @@ def test_table(dtype, monkeypatch):
     fa.relu(device(x.astype(np.float32)))
     fa.relu(device(x)[::2])
     assert set(used) == {"vector", "strided"}
+    # nor have short formulas
+    monkeypatch.undo()
+    assert maps.has_table(kernel_of(OPS["gelu"], "forward", dtype.name))
+    assert not maps.has_table(kernel_of(OPS["relu"], "forward", dtype.name))
 
 
 def test_results_are_the_same_in_every_run():

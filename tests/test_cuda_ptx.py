@@ -133,12 +133,14 @@ HAS_SUMS = ("layer_norm_backward", "rms_norm_backward")
 def row_forms(function, dtype):
     """A small kernel of each form."""
     count = COUNT[dtype]
+    spec = cuda_ptx.row_spec(function, dtype)[0]
+    held = sum(a.role == "map" and a.name not in ("weights", "residual") for a in spec.inputs)
     forms = [("registers", 32, 1, count, True), ("registers", 128, 2, count, False), ("registers", 32, 1, 1, False),
-             ("shared", 1024, 0, count, True), ("again", 512, 0, count, False)]  # fmt: skip
+             ("shared", 512, 0, count, True), ("again", 1024 if held == 1 else 512, 0, count, False)]  # fmt: skip
     if function != "sparsemax":
         forms.append(("parts", 256, 0, count, True))
     if function in HAS_SUMS:
-        forms += [("registers", 64, 16 // count // 2 or 1, count, False, 0, 16, 1),
+        forms += [("registers", 128, 4, count, False, 0, 16, 1),
                   ("registers", 128, 1, count, False, 0, 16, 3)]  # fmt: skip
     return forms
 
@@ -208,12 +210,14 @@ def test_every_row_function(capability):
     verify(rows(lambda i, j, k: True), [capability])
 
 
-# the longest rows in registers, with all that a loss heeds
+# the longest rows in registers, with all that a loss heeds, and rows of 50,257
 LARGE = [
-    ["row", "softmax", "bfloat16", cuda_ptx.chosen_form("softmax", "bfloat16", 8192, 50_257), []],
-    ["row", "softmax", "float32", ("registers", 512, 16, 4, False), []],
-    ["row", "cross_entropy", "bfloat16", ("registers", 512, 13, 8, True), LABELS],
-    ["row", "cross_entropy", "float32", ("registers", 512, 16, 4, False), LABELS],
+    ["row", "softmax", "bfloat16", ("registers", 512, 8, 8, True), []],
+    ["row", "softmax", "float32", ("registers", 512, 8, 4, False), []],
+    ["row", "cross_entropy", "bfloat16", ("registers", 512, 8, 8, True), [*LABELS, "general", "weights"]],
+    ["row", "cross_entropy", "float32", ("registers", 512, 8, 4, False), [*LABELS, "general", "weights"]],
+    ["row", "cross_entropy", "bfloat16", ("shared", 512, 0, 8, True), LABELS],
+    ["row", "cross_entropy", "float32", ("again", 1024, 0, 4, True), LABELS],
 ]
 
 

@@ -180,7 +180,8 @@ class Operands:
         recording = current.get()
         if recording is not None:
             recording.make(array, shape, dtype)
-        return array, view_of(array, self.family)
+        # not of the caller's family yet where that makes its array of ours at the end
+        return array, view_of(array)
 
     def scratch(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         """Memory of the call alone, which its view keeps."""

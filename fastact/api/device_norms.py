@@ -166,6 +166,9 @@ class Call:
         if keep:
             stats, view = found.empty(self.stats_shape(nstat), self.compute)
             rows = self._statistics(view, nstat)
+            if not self.x.size:
+                # of no elements
+                maps.fill(view, math.nan, found.stream)
         given: dict[str, DeviceArray] = {w: found.views[w] for w in ("x", "residual") if w in found.views}
         written = dict(zip(("y", "total"), (view for _, view in results)))
         parts, back = self._parts(given, written, rows, columns)

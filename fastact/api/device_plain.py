@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastact.backends.cuda import cache as kernels
 from fastact.backends.cuda import elementwise, maps
 from fastact.backends.cuda._launch import launch
-from fastact.backends.cuda.dtypes import FLOATS, SIZES, rounded
+from fastact.backends.cuda.dtypes import FLOATS, rounded
 from fastact.runtime import _driver
 from fastact.spec.kernel import kernel_of
 
@@ -80,7 +80,7 @@ def _run(torch: Any, method: Method, dtype: str) -> Call:
     per = elementwise.BLOCK * elementwise.per_thread(dtype)
     block, two = elementwise.BLOCK, len(spec.outputs) == 2
     # longer arrays of 16 bits go another way
-    most = maps.TABLE_MIN if SIZES[dtype] == 2 and len(spec.inputs) == 1 and not two else 1 << 62
+    most = maps.TABLE_MIN if maps.has_table(spec) else 1 << 62
     if len(params) != len(method.op.params):
         most = 0
     stream, empty_like = torch._C._cuda_getCurrentRawStream, torch.empty_like

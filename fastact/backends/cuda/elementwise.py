@@ -14,6 +14,7 @@ with 256, 0.743 with 128; two accesses per thread 0.738, four 0.739; cache hints
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cache
 
 from fastact.backends.cuda.compile import Kernel
 from fastact.backends.cuda.dtypes import SIZES, is_integer
@@ -70,6 +71,16 @@ class Writer:
     def kernel(self, form: str, arguments: list[str], slots: str, block: int) -> Kernel:
         """The kernel, of the lines that were written."""
         return self.trace.kernel(f"{self.spec.symbol}_{form}", arguments, slots, block)
+
+
+@cache
+def operations(spec: KernelSpec) -> int:
+    """How many operations a formula has, as it is written."""
+    w = Writer(spec)
+    params = w.parameters([f"p{j}" for j in range(len(spec.params))])
+    before = len(w.trace.lines)
+    w.outputs([Value(w.trace, a.name) for a in w.inputs], params)
+    return len(w.trace.lines) - before
 
 
 def vector(spec: KernelSpec) -> Kernel:

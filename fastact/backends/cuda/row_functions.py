@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from inspect import isfunction
 from typing import Any
 
@@ -38,6 +39,29 @@ class Shares:
         """The share of m."""
         return self(self.m)
 
+    # ---- over a greatest element that changes
+
+    def kept(self) -> Shares:
+        """The same, in variables of its own, for `move`."""
+        for name in self._numbers:
+            setattr(self, name, self.r.trace.fresh(getattr(self, name).name))
+        return self
+
+    def move(self, other: Shares) -> None:
+        """From now on these are other shares."""
+        for name in self._numbers:
+            self.r.trace.assign(getattr(self, name), getattr(other, name))
+
+    def times(self, other: Shares) -> Value:
+        """How many times as large as others these are."""
+        if self.exact:
+            return self.r.f["exp_scaled"](other.c, self.c, self.k - other.k)  # type: ignore[no-any-return]
+        return self(other.m)
+
+    @property
+    def _numbers(self) -> tuple[str, ...]:
+        return ("m", "c", "k") if self.exact else ("m",)
+
 
 def softmax(r: Rows) -> None:
     _softmax(r, lambda e: e.x if r.spec.sign > 0 else -e.x)
@@ -53,12 +77,13 @@ def biased_softmax(r: Rows) -> None:
 
 
 def _softmax(r: Rows, logit: Any, hollow: bool = False) -> None:
-    m = r.greatest(logit)
     if hollow:
+        m = r.greatest(logit)
         live = r.greatest(lambda e: e.bias)
-        m = r.trace.where(live == -math.inf, 0.0, m)
-    share = Shares(r, m)
-    ((high, low),) = r.totals(lambda e: share(logit(e)), keep="share")
+        share = Shares(r, r.trace.where(live == -math.inf, 0.0, m))
+        ((high, low),) = r.totals(lambda e: share(logit(e)), keep="share")
+    else:
+        _, _, high, low = r.shares(logit, partial(Shares, r))
     inverse, rest = r.f["reciprocal"](high, low)
     if hollow:
         inverse, rest = (r.trace.where(live == -math.inf, high * 0.0, v) for v in (inverse, rest))
@@ -141,27 +166,27 @@ def cross_entropy(r: Rows) -> None:
     chosen = r.at_class("x", label)
     # the sum of the other shares has all its digits where the label's is nearly the whole
     r.take_out("x", label)
-    m = trace.call("fmax", r.greatest(lambda e: e.x), chosen)
-    share = Shares(r, m)
-    sums = [lambda e: share(e.x)]
     if weighted:
         weight = r.at_class("weights", label)
-    if general:
+    if not general:
+        m, share, *both = r.shares(lambda e: e.x, partial(Shares, r), chosen)
+        rest = r.whole(*both)
+    else:
+        m = trace.call("fmax", r.greatest(lambda e: e.x), chosen)
+        share = Shares(r, m)
 
         def gap(e: Element) -> Value:
             x = r.at_label(e, label, chosen, e.x)
             return f["distance"](x, e.weights, m, None) if weighted else f["gap"](x, None, m, None)  # type: ignore[no-any-return]
 
-        sums.append(gap)
-        if weighted:
-            sums.append(lambda e: e.weights)
-    found = [r.whole(*pair) for pair in r.totals(*sums)]
-    rest, own_share = found[0], share(chosen)
+        sums = [lambda e: share(e.x), gap, *([lambda e: e.weights] if weighted else [])]
+        rest, *found = (r.whole(*pair) for pair in r.totals(*sums))
+    own_share = share(chosen)
     s = f["log_total"](chosen, m, rest, own_share, share.top)
     lost = (m - chosen) + s
     every = r.number(0.0)
     if general:
-        far, whole = found[1], found[2] if weighted else r.length
+        far, whole = found[0], found[1] if weighted else r.length
         # without smoothing an infinite gap has no say
         far = trace.where(smoothing == 0.0, 0.0, far)
         each = smoothing / r.length

@@ -19,18 +19,24 @@ from fastact.spec.kernel import KernelSpec, kernel_of
 from fastact.spec.table import Op
 
 # words of a thread, of all arrays, up to which a team is made larger instead: 65536 rows of 4096 on an H100, softmax of
-# bfloat16 0.393 ms with 4 words (a copy 0.371), 0.466 with 2, 0.539 with 1; of float32 0.742 with 8 and with 4
+# bfloat16 0.358 ms with 4 or 8 words (a copy 0.360), 0.371 with 2, 0.543 with 1; of float32 0.713 with 4, 0.786 with 2
 COMFORT = 4
+# of 16 bits, 8 in a word, twice that where a team puts so many numbers together: layer_norm 0.365 instead of 0.387 ms
+MANY, HALVES = 5, 8
 # the largest team whose registers hold a row: with 1024 threads there are 64 registers for each
 LARGEST = 512
-# words of a thread, of all arrays, that its registers hold (13 of bfloat16, rows of 50,257: no spills)
-MOST_WORDS = 16
-STEPS = (1, 2, 3, 4, 6, 8, 10, 13, 16)
-# threads for a row in shared memory, and for a part of a row
-TEAM_OF_BLOCK = 1024
+# words of a thread, of all arrays, that its registers hold. Cross-entropy with its gradient, 8192 rows, H100: of 50,257
+# bfloat16 with 13 words 1.03 ms, one block on a multiprocessor; in shared memory, two blocks, 0.71; read anew 0.81. Of
+# 32,000 float32 with 16 words 1.38, in shared memory, one block, 1.30, read anew 1.02
+MOST_WORDS = 8
+STEPS = (1, 2, 3, 4, 6, 8)
+# threads for a row in shared memory, of which there are two on a multiprocessor; for one that is read anew, of a single
+# array (512 read 32,000 float32 anew in 1.37 ms: two blocks are more than the second-level cache holds); for a part
+TEAM_OF_SHARED = 512
+TEAM_OF_LONG = 1024
 TEAM_OF_PART = 256
-# bytes of a block's shared memory that sums are exchanged through
-EXCHANGED = 3 * 1024
+# bytes of a block's shared memory that sums are exchanged through, and what CUDA takes
+EXCHANGED = 4 * 1024
 # rows that are fewer than this and longer than PART elements are cut into parts
 FEW = 64
 PART = 32768
@@ -52,7 +58,7 @@ def alignment(arrays: list[DeviceArray], n: int) -> tuple[int, bool] | None:
     return count, bool(offset or n % count or any(s % BYTES for s in strides))
 
 
-def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool = True, general: bool = False) -> Form:
+def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool = True, numbers: int = 1) -> Form:
     """The form in which rows are computed.
 
     Parameters
@@ -64,8 +70,8 @@ def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool
         How many arrays are read.
     parts : bool
         Whether rows may be cut into parts.
-    general : bool
-        Whether a loss heeds weights or smoothing, whose sums need registers too.
+    numbers : int
+        How many a team puts together from all its threads.
     """
     found = alignment(arrays, n)
     count, edges = found if found is not None else (1, False)
@@ -74,17 +80,17 @@ def form_of(arrays: list[DeviceArray], rows: int, n: int, held: int, parts: bool
     reads, held = held > 0, max(1, held)
     if parts and rows <= FEW and n > PART:
         return Form("parts", TEAM_OF_PART, 0, count, edges)
-    team = WARP
-    while team < LARGEST and -(-words // team) * held > COMFORT:
+    team, comfort = WARP, COMFORT * (2 if numbers >= MANY and count == HALVES else 1)
+    while team < LARGEST and -(-words // team) * held > comfort:
         team *= 2
     per_thread = -(-words // team)
-    if per_thread * held <= (MOST_WORDS // 2 if general else MOST_WORDS):
+    if per_thread * held <= MOST_WORDS:
         return Form("registers", team, next(s for s in STEPS if s >= per_thread), count, edges)
-    team = TEAM_OF_BLOCK
-    room = launch.shared_bytes(arrays[0].device) - EXCHANGED
+    team = TEAM_OF_SHARED
+    room = launch.shared_bytes(arrays[0].device) // 2 - EXCHANGED
     if reads and count > 1 and -(-words // team) * team * BYTES * held <= room:
         return Form("shared", team, 0, count, edges)
-    return Form("again", LARGEST, 0, count, edges)
+    return Form("again", TEAM_OF_LONG if held == 1 else LARGEST, 0, count, edges)
 
 
 def seen_as_rows(arrays: Mapping[str, DeviceArray], lead: tuple[int, ...]) -> tuple[dict[str, DeviceArray], int] | None:
@@ -150,13 +156,14 @@ def run(
     views, inner = _seen({**maps, **rows}, tuple(lead))
     elements = [views[a.name] for a in (*spec.inputs, *spec.outputs) if a.role == "map" and a.name in maps]
     held = sum(a.role == "map" and a.name in maps for a in spec.inputs)
+    given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
     if elements:
         # a part of a row is read when another one has been written
         apart = not any(a.may_share_memory(b) for i, a in enumerate(elements) for b in elements[:i])
-        form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax", "general" in traits)
+        numbers = _numbers(spec, given, tuple(scalars), then)
+        form = form_of(elements, count, n, held, apart and spec.loop != "sparsemax", numbers)
     else:
         form = ROWS_ALONE
-    given = frozenset([*views, *columns, *traits, *(["divisor"] if divisor is not None else [])])
     launch_rows(
         spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, queries, divisor, None, then
     )  # fmt: skip
@@ -206,16 +213,16 @@ def run_with_sums(
     found = alignment(elements, n)
     # a thread stays in its columns: rows must begin alike
     per_word = found[0] if found is not None and not found[1] else 1
-    words = -(-n // per_word)
+    words, most = -(-n // per_word), COLUMN_BYTES // SIZES[spec.dtype]
     down = rows_down(count)
     blocks = -(-count // down)
     given = frozenset([*views, *columns, *sums, *traits])
     pairs = scratch((blocks, len(sums), 2, n), spec.compute)
     team = WARP
-    while team < LARGEST and -(-words // team) * per_word > MOST_COLUMNS:
+    while team < LARGEST and -(-words // team) * per_word > most:
         team *= 2
     per_thread = -(-words // team)
-    if per_thread * per_word <= MOST_COLUMNS:
+    if per_thread * per_word <= most:
         form = Form("registers", team, per_thread, per_word, down=down)
         launch_rows(spec, form, given, views, columns, scalars, count, inner, n, stream, scratch, 0, None, pairs, then)
     else:
@@ -231,8 +238,9 @@ def run_with_sums(
 # rows that a block of sums goes down at most: with fewer rows, less, so that there are blocks for all multiprocessors
 DOWN = 64
 BLOCKS = 1024
-# columns of a thread whose sums it keeps, two numbers for each of two sums
-MOST_COLUMNS = 16
+# bytes of the columns of a thread whose sums it keeps, two numbers for each of two sums: 65536 x 4096, H100, gradients
+# of layer_norm of bfloat16 0.94 ms with 64, 1.31 with 32
+COLUMN_BYTES = 64
 
 
 def rows_down(count: int) -> int:
@@ -298,6 +306,11 @@ def launch_rows(
 
 # what a kernel takes, asked of a writer that writes nothing: to make one took 0.1 ms of each launch, to count 1 ms
 _writer = cache(Rows)
+
+
+@cache
+def _numbers(spec: KernelSpec, given: frozenset[str], scalars: tuple[str, ...], then: Op | None) -> int:
+    return Rows(spec, ROWS_ALONE, given, scalars, then).count_numbers(FUNCTIONS[spec.loop])
 
 
 @cache
