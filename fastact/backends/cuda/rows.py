@@ -202,7 +202,6 @@ class Rows:
             trace.line("row = block")
         if form.down:
             self._begin_columns()
-            self._read_ahead("row")
             with trace.block("while row < stop:"):
                 self._begin()
                 function(self)
@@ -246,10 +245,20 @@ class Rows:
                 self.trace.line(f"q{k} = {tile}t + {k * self.form.team}")
 
     def _begin_columns(self) -> None:
-        """The sums that a thread has of its columns, for all rows."""
+        """What a thread has of its columns for all rows: sums, and what has a value for each column."""
         trace, count = self.trace, self.form.lanes
         self._place_words()
         trace.line(f"full = n // {count}")
+        self._kept_columns: dict[str, list[list[Value]]] = {}
+        for name in self.columns:
+            self._kept_columns[name] = []
+            for k in range(self.form.words):
+                values = [trace.fresh(self.number(0.0).name) for _ in range(count)]
+                with trace.block(f"if q{k} < full:"):
+                    many = f"_{count}" if count > 1 else ""
+                    address = f"{name} + q{k} * {count * SIZES[self.column_dtype]}"
+                    trace.line(f"{', '.join(v.name for v in values)} = load_{self.column_dtype}{many}({address})")
+                self._kept_columns[name].append(values)
         zero = self.number(0.0)
         self._down = {
             name: [
@@ -324,37 +333,8 @@ class Rows:
                     trace.line("edge = int64(-1)")
         self._raw: dict[str, list[list[str]]] = {}
         self._edge: dict[str, Value] = {}
-        if form.down:
-            self._take_ahead()
-        elif form.memory in ("registers", "shared"):
+        if form.memory in ("registers", "shared"):
             self._read()
-
-    def _read_ahead(self, row: str) -> None:
-        """Reads the words of a row that is computed next: 65536 rows would wait for memory one after the other."""
-        trace, count = self.trace, self.form.lanes
-        if row == "row":
-            self._ahead = {
-                name: [[trace.name() for _ in range(self._registers)] for _ in range(self.form.words)]
-                for name in self.maps
-            }
-            for words in self._ahead.values():
-                for word in (w for own in words for w in own):
-                    trace.line(f"{word} = {self._nothing}")
-        for name in self.maps:
-            at = f"base_{name} + ({row} // inner) * {name}_outer + ({row} % inner) * {name}_inner"
-            trace.line(f"next_{name} = {at}")
-        for k in range(self.form.words):
-            with trace.block(f"if {row} < stop and q{k} < full:") if self.maps else nullcontext():
-                for name in self.maps:
-                    address = f"next_{name} + q{k} * {count * self.size}"
-                    trace.line(f"{', '.join(self._ahead[name][k])} = {self._load_words(address)}")
-
-    def _take_ahead(self) -> None:
-        for name, words in self._ahead.items():
-            self._raw[name] = [[self.trace.name() for _ in own] for own in words]
-            for own, ahead in zip(self._raw[name], words):
-                self.trace.line(f"{', '.join(own)} = {', '.join(ahead)}")
-        self._read_ahead("row + 1")
 
     def _read(self) -> None:
         """Reads a row, all of it before anything is computed, so that many accesses are under way."""
@@ -506,7 +486,10 @@ class Rows:
         column = trace.name()
         trace.line(f"{column} = head + {q} * {count}")
         columns = [f"{column} + {lane}" if lane else column for lane in range(count)]
-        values = self._with_columns(columns, values)
+        if self.form.down:
+            values |= {name: kept[k] for name, kept in self._kept_columns.items()}
+        else:
+            values = self._with_columns(columns, values)
         elements = self._elements(columns, values)
         for element in elements:
             element._values["_word"], element._values["_column"] = k, column
