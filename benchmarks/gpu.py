@@ -514,6 +514,7 @@ def page(results: list[dict[str, Any]]) -> str:
         if host:
             calls = ", ".join(f"{name} {us:g}" for name, us in host.items())
             lines += ["", f"Host time of a call of 16 elements, microseconds: {calls}."]
+        lines += [line for note in found.get("notes", ()) for line in ("", note)]
         if found["left out"] or found["errors"]:
             lines += ["", f"Left out: {', '.join([*found['left out'], *found['errors']])}."]
     return "\n".join(lines) + "\n"
