@@ -34,7 +34,7 @@ from fastact.tools import bench
 
 # activations that stand for a cost class (dispatch.limits)
 SAMPLES = {"cheap": ("relu", "leaky_relu"), "costly": ("sigmoid", "gelu", "mish")}
-PARALLEL_SIZES = [2**k for k in range(9, 19)]
+PARALLEL_SIZES = [2**k for k in range(9, 21)]
 STREAM_SIZES = [2**k for k in range(18, 26)]
 NEVER = 2**62
 SITUATIONS = ("back to back", "after a pause")
@@ -173,12 +173,13 @@ def main() -> None:
     args = parser.parse_args()
     fa.set_num_threads(args.threads)
     parallel, parallel_rows = measure_parallel(args.threads)
-    # the costly ones alone: cheap ones hardly gain from a worker that must be woken
+    asleep_most = parallel_limit(parallel_rows, "cheap", ("after a pause",))
     asleep = parallel_limit(parallel_rows, "costly", ("after a pause",)) // parallel["costly"]
     stream, stream_rows = measure_stream()
     result = {
         "parallel_min_bytes": parallel,
         "asleep_factor": asleep,
+        "asleep_most_bytes": asleep_most,
         "stream_min_bytes": stream,
         "measured": {
             "by": "python -m benchmarks.tune",
@@ -212,7 +213,11 @@ def show(result: dict[str, Any]) -> None:
     for row in result["measured"]["stream"]:
         gain = row["through the cache"] / row["past the cache"]
         print(f"{row['op']}, {row['bytes'] // 1024} KiB of output: streaming gains {gain:.2f}")
-    print(json.dumps({k: result[k] for k in ("parallel_min_bytes", "asleep_factor", "stream_min_bytes")}))
+    print(
+        json.dumps(
+            {k: result[k] for k in ("parallel_min_bytes", "asleep_factor", "asleep_most_bytes", "stream_min_bytes")}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -207,8 +207,8 @@ def get_num_threads() -> int:
 # ---- thresholds
 
 # bytes of inputs and outputs from which on threads pay while the workers are awake, by the cost of the mathematics; how
-# many times as many pay for waking one; bytes of output from which on stores go past the cache. Measured by
-# `python -m benchmarks.tune` for each kind of CPU; see docs/design.md
+# many times as many pay for waking one, and how many do whatever the mathematics; bytes of output from which on stores
+# go past the cache. Measured by `python -m benchmarks.tune` for each kind of CPU; see docs/design.md
 _thresholds = json.loads(Path(__file__).with_name("thresholds.json").read_text(encoding="utf-8"))
 # of CPUs that nobody has measured
 OTHER = "AuthenticAMD 25"
@@ -224,6 +224,7 @@ THRESHOLDS_OF = next((kind for kind in kinds_of_cpu() if kind in _thresholds), O
 _measured = _thresholds[THRESHOLDS_OF]
 PARALLEL_MIN_BYTES: dict[str, int] = _measured["parallel_min_bytes"]
 ASLEEP_FACTOR: int = _measured["asleep_factor"]
+ASLEEP_MOST_BYTES: int = _measured["asleep_most_bytes"]
 STREAM_MIN_BYTES: int = _measured["stream_min_bytes"]
 # a task: short enough that a late thread does not matter, and long, because each start in memory costs 0.3 us
 # (2^20 float32, 2 threads: relu 59 us with 128 KiB, 49 with 512 KiB, 48 with 1 MiB)
@@ -615,8 +616,9 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
         lines.append(f"threads: 1 ({plan.alone})")
     else:
         lines.append(f"threads: up to {threads} (from {_threads_source})")
-        if n // ASLEEP_FACTOR < plan.parallel_min and threads > 1:
-            enough = ASLEEP_FACTOR * plan.parallel_min
+        chunks = ASLEEP_MOST_BYTES // CHUNK_BYTES
+        enough = min([ASLEEP_FACTOR * plan.parallel_min, *(chunks * limits(spec)[1] for spec in plan.specs[:1])])
+        if n < enough and threads > 1:
             lines[-1] += f"; 1 after a pause, when waking a worker pays from {enough} elements on"
     if plan.written is None:
         lines.append("stores: through the cache (this function never stores past it)")
@@ -659,7 +661,10 @@ def _owner(function: Any) -> Any:
 def _start() -> None:
     global _threads_source, _asked
     threads, _threads_source = _default_threads()
-    _driver.configure(threads=threads, stream_min=STREAM_MIN_BYTES, asleep_factor=ASLEEP_FACTOR)
+    _driver.configure(
+        threads=threads, stream_min=STREAM_MIN_BYTES, asleep_factor=ASLEEP_FACTOR,
+        asleep_chunks=ASLEEP_MOST_BYTES // CHUNK_BYTES,
+    )  # fmt: skip
     _asked = os.environ.get("FASTACT_BACKEND", "").strip() or "auto"
 
 

@@ -309,7 +309,7 @@ def test_thresholds_are_those_of_the_kind_of_cpu():
     known = fa.dispatch._thresholds
     assert fa.dispatch.OTHER in known
     for limits in known.values():
-        assert limits.keys() == {"parallel_min_bytes", "asleep_factor", "stream_min_bytes"}
+        assert limits.keys() == {"parallel_min_bytes", "asleep_factor", "asleep_most_bytes", "stream_min_bytes"}
         assert limits["parallel_min_bytes"].keys() == {"cheap", "costly"}
     kinds = fa.dispatch.kinds_of_cpu()
     assert all(kind.startswith(kinds[1]) for kind in kinds)

@@ -99,6 +99,7 @@ def here() -> dict[str, Any]:
 # of processes of --all: what the environment says to each; x86-64-v2 has no fma, which takes hours
 ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {"FASTACT_BACKEND": "numba"},
+    {"FASTACT_BACKEND": "numba", "NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c"},
     {"FASTACT_BACKEND": "numba", "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""},
     *({"FASTACT_BACKEND": "cython", "FASTACT_AOT_LEVEL": level} for level in ("x86-64-v3", "x86-64-v4")),
 )

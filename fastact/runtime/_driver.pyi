@@ -208,6 +208,7 @@ def configure(
     threads: int | None = None,
     stream_min: int | None = None,
     asleep_factor: int | None = None,
+    asleep_chunks: int | None = None,
     spin_ns: int | None = None,
     driver_isa: str | None = None,
 ) -> None: ...

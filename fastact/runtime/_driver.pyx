@@ -195,6 +195,7 @@ cdef extern from *:
     #define BLOCKS (VECTOR * (FASTACT_ARGS + 1))
     static inline int *fastact_threads_setting(void) { return &fastact_settings.threads; }
     static inline ptrdiff_t *fastact_asleep_setting(void) { return &fastact_settings.asleep_factor; }
+    static inline ptrdiff_t *fastact_asleep_chunks(void) { return &fastact_settings.asleep_chunks; }
     static inline ptrdiff_t *fastact_stream_setting(void) { return &fastact_settings.stream_min; }
     #if defined(__GNUC__)
     #define load_pointer(where) __atomic_load_n(where, __ATOMIC_ACQUIRE)
@@ -211,6 +212,7 @@ cdef extern from *:
     enum: BLOCKS
     int *fastact_threads_setting() nogil
     Py_ssize_t *fastact_asleep_setting() nogil
+    Py_ssize_t *fastact_asleep_chunks() nogil
     Py_ssize_t *fastact_stream_setting() nogil
     fastact_resolved *load_pointer(fastact_resolved **where) nogil
     void store_pointer(fastact_resolved **where, fastact_resolved *what) nogil
@@ -1804,16 +1806,20 @@ fma = cnp.PyUFunc_FromFuncAndData(
 DRIVER_ISA = ("generic", "avx2", "avx512")
 
 
-def configure(*, threads=None, stream_min=None, asleep_factor=None, spin_ns=None, driver_isa=None):
+def configure(
+    *, threads=None, stream_min=None, asleep_factor=None, asleep_chunks=None, spin_ns=None, driver_isa=None
+):
     """Set the number of threads, the bytes of output from which on stores go past the cache, how many times as much work
-    pays for waking a worker, the workers' patience, and the instruction set of random numbers and of conversions of 16-bit
-    elements, at most "avx512"."""
+    pays for waking a worker and how many tasks do in any case, the workers' patience, and the instruction set of random
+    numbers and of conversions of 16-bit elements, at most "avx512"."""
     if threads is not None:
         fastact_threads_setting()[0] = threads
     if stream_min is not None:
         fastact_stream_setting()[0] = stream_min
     if asleep_factor is not None:
         fastact_asleep_setting()[0] = max(1, asleep_factor)
+    if asleep_chunks is not None:
+        fastact_asleep_chunks()[0] = max(1, asleep_chunks)
     if spin_ns is not None:
         fastact_pool_set_spin(spin_ns)
     if driver_isa is not None:

@@ -83,7 +83,7 @@ static void fastact_check_task(void *context, ptrdiff_t index)
 /* n > 0; threads pay from parallel_min bytes on */
 static bool fastact_run_check(fastact_checked *f, ptrdiff_t parallel_min)
 {
-    const int threads = fastact_threads_for(f->rows * f->n * f->size, parallel_min);
+    const int threads = fastact_threads_for(f->rows * f->n * f->size, parallel_min, PTRDIFF_MAX);
     f->bad = false;
     f->task = CHECKS_TASK / f->n ? CHECKS_TASK / f->n : 1;
     if (threads == 1)

@@ -106,9 +106,10 @@ typedef struct {
 
 static struct {
     int threads;
-    ptrdiff_t asleep_factor; /* so many times as much work pays for waking a worker */
+    ptrdiff_t asleep_factor; /* so many times as much work pays for waking a worker, */
+    ptrdiff_t asleep_chunks; /* or so many tasks' */
     ptrdiff_t stream_min;    /* bytes of output from which on they go past the cache */
-} fastact_settings = {1, 1, PTRDIFF_MAX};
+} fastact_settings = {1, 1, PTRDIFF_MAX, PTRDIFF_MAX};
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -141,14 +142,15 @@ static void fastact_driver_init(void)
     fastact_pack_init(2);
 }
 
-/* how many threads for n elements, where threads pay from parallel_min on if the workers are awake */
-static int fastact_threads_for(ptrdiff_t n, ptrdiff_t parallel_min)
+/* how many threads for n elements in tasks of `chunk`, where threads pay from parallel_min on if the workers are awake */
+static int fastact_threads_for(ptrdiff_t n, ptrdiff_t parallel_min, ptrdiff_t chunk)
 {
     int threads;
     if (n < parallel_min)
         return 1;
     threads = fastact_threads_now();
-    if (threads > 1 && !fastact_pool_awake() && n / fastact_settings.asleep_factor < parallel_min)
+    if (threads > 1 && n / fastact_settings.asleep_factor < parallel_min && n / fastact_settings.asleep_chunks < chunk &&
+        !fastact_pool_awake())
         return 1;
     return threads;
 }
@@ -449,7 +451,7 @@ static void fastact_run_map(fastact_job *job, char *blocks)
     }
     if (n >= job->resolved->parallel_min) {
         /* NumPy lets an output start a little before its input: right in order only */
-        threads = fastact_overlapping(job, first_out) ? 1 : fastact_threads_for(n, job->resolved->parallel_min);
+        threads = fastact_overlapping(job, first_out) ? 1 : fastact_threads_for(n, job->resolved->parallel_min, job->resolved->chunk);
         if (threads > 1) {
             /* a share for each thread, however short the array */
             ptrdiff_t share = fastact_least(fastact_over(n - job->head, threads), job->resolved->chunk);
@@ -773,7 +775,7 @@ static void fastact_plan_threads(fastact_job *job)
 {
     const ptrdiff_t elements = job->rows * job->n;
     const bool divided = job->slot->phases && job->n > FASTACT_SEGMENT;
-    job->threads = job->rows > 1 || divided ? fastact_threads_for(elements, job->resolved->parallel_min) : 1;
+    job->threads = job->rows > 1 || divided ? fastact_threads_for(elements, job->resolved->parallel_min, job->resolved->chunk) : 1;
     if (divided)
         job->form = FASTACT_PART;
 }

@@ -110,11 +110,11 @@ static void fastact_run_labels(fastact_labelled *f, bool put, ptrdiff_t parallel
     int threads;
     if (!put) {
         /* a line of memory for each label */
-        threads = fastact_threads_for(f->outer * f->inner * VECTOR, parallel_min);
+        threads = fastact_threads_for(f->outer * f->inner * VECTOR, parallel_min, chunk);
         fastact_parallel_for(fastact_at_labels_task, f, fastact_over(f->outer * f->inner, LABELS_TASK), threads);
         return;
     }
-    threads = fastact_threads_for(f->outer * plane, parallel_min);
+    threads = fastact_threads_for(f->outer * plane, parallel_min, chunk);
     f->planes = plane < LABELS_PIECE ? LABELS_PIECE / plane : 1;
     f->width = f->inner;
     if (plane > 2 * LABELS_PIECE) {

@@ -95,7 +95,7 @@ static void fastact_run_list(fastact_list *list, char *filled)
         job->data[j] = filled;
         filled += VECTOR;
     }
-    threads = fastact_threads_for(n, job->resolved->parallel_min);
+    threads = fastact_threads_for(n, job->resolved->parallel_min, job->resolved->chunk);
     /* as many tasks for each thread, all alike */
     tasks = fastact_over(fastact_over(n, job->resolved->chunk), threads) * threads;
     job->task = fastact_over(fastact_over(n, tasks), slot->granule) * slot->granule;
@@ -191,7 +191,7 @@ static double fastact_run_norm(fastact_norm *norm, ptrdiff_t elements, ptrdiff_t
 {
     const ptrdiff_t blocks = norm->block[norm->arrays];
     double sum[NORM_LANES] = {0}, error[NORM_LANES] = {0}, total;
-    fastact_parallel_for(fastact_norm_task, norm, blocks, fastact_threads_for(elements, parallel_min));
+    fastact_parallel_for(fastact_norm_task, norm, blocks, fastact_threads_for(elements, parallel_min, PTRDIFF_MAX));
     for (ptrdiff_t i = 0; i < blocks; i++)
         fastact_add_pair_f64(&sum[i % NORM_LANES], &error[i % NORM_LANES], &norm->pairs[2 * i], &norm->pairs[2 * i + 1], 1);
     fastact_fold(8, sum, error, NORM_LANES);
