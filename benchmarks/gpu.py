@@ -128,9 +128,9 @@ def defaults() -> list[tuple[str, Any]]:
     return [(name, f) for name, f in fa.activations.items() if all(p.default is not None for p in f.op.params)]
 
 
-def different(a: Any, b: Any, kind: Any) -> int:
-    """Elements whose bits differ, but for NaN beside NaN."""
-    return int(((a.view(kind) != b.view(kind)) & ~(a.isnan() & b.isnan())).sum())
+def different(a: Any, b: Any, kind: Any) -> Any:
+    """Where bits differ, but for NaN beside NaN."""
+    return (a.view(kind) != b.view(kind)) & ~(a.isnan() & b.isnan())
 
 
 def bits_of_float32(run: Run) -> None:
@@ -155,14 +155,15 @@ def bits_of_float32(run: Run) -> None:
             return
         name, _, kind = key.partition(" ")
         f, bad = fa.activations[name], None
+        call = f if kind == "forward" else lambda x, f=f: f.backward(upstream, x)
         for number, digest in enumerate(expected):
             x = inputs(number)
-            y = f(x) if kind == "forward" else f.backward(upstream, x)
+            y = call(x)
             words = y.masked_fill_(y.isnan(), torch.nan).view(torch.int64)
             found = int(words.mul_(odd).sum())
             if f"{found & (1 << 64) - 1:016x}" != digest:
                 # the first such block alone is looked at
-                bad = bad or _unlike(f, kind, x, f(x) if kind == "forward" else f.backward(upstream, x), dy)
+                bad = bad or _unlike(f, kind, x, call(x), dy)
         run.results["bits"].setdefault(key.removesuffix(" forward"), {})["float32"] = {
             "inputs": 1 << 32, "different": bad[0] if bad else 0, "examples": bad[1] if bad else []
         }  # fmt: skip
@@ -175,7 +176,7 @@ def _unlike(f: Any, kind: str, x: Any, y: Any, dy: float) -> tuple[int, list[tup
 
     there = x.cpu().numpy()
     own = torch.from_numpy(f(there) if kind == "forward" else f.backward(np.float32(dy), there)).cuda()
-    wrong = ((own.view(torch.int32) != y.view(torch.int32)) & ~(own.isnan() & y.isnan())).nonzero()[:, 0]
+    wrong = different(own, y, torch.int32).nonzero()[:, 0]
     return wrong.numel(), [tuple(float(t[i]) for t in (x, y, own)) for i in wrong[:5].tolist()]
 
 
@@ -197,10 +198,10 @@ def bits_of_halves(run: Run) -> None:
         d = torch.from_numpy(patterns.view(np.int16)).cuda().view(device)
         for name, f in defaults():
             expected = torch.from_numpy(f(x).view(np.int16)).cuda().view(device)
-            bad = different(f(d), expected, torch.int16)
+            bad = int(different(f(d), expected, torch.int16).sum())
             # so many that results are looked up
             many = d.repeat(32)
-            bad += different(f(many), expected.repeat(32), torch.int16)
+            bad += int(different(f(many), expected.repeat(32), torch.int16).sum())
             run.results["bits"].setdefault(name, {})[dtype] = {"inputs": 1 << 16, "different": bad}
 
 

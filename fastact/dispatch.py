@@ -224,11 +224,12 @@ THRESHOLDS_OF = next((kind for kind in kinds_of_cpu() if kind in _thresholds), O
 _measured = _thresholds[THRESHOLDS_OF]
 PARALLEL_MIN_BYTES: dict[str, int] = _measured["parallel_min_bytes"]
 ASLEEP_FACTOR: int = _measured["asleep_factor"]
-ASLEEP_MOST_BYTES: int = _measured["asleep_most_bytes"]
 STREAM_MIN_BYTES: int = _measured["stream_min_bytes"]
 # a task: short enough that a late thread does not matter, and long, because each start in memory costs 0.3 us
 # (2^20 float32, 2 threads: relu 59 us with 128 KiB, 49 with 512 KiB, 48 with 1 MiB)
 CHUNK_BYTES = 512 * 1024
+# of them, how many pay for waking a worker
+ASLEEP_CHUNKS: int = _measured["asleep_most_bytes"] // CHUNK_BYTES
 
 
 def limits(spec: KernelSpec) -> tuple[int, int]:
@@ -616,8 +617,7 @@ def explain(function: Any, *arrays: Any, **kwargs: Any) -> str:
         lines.append(f"threads: 1 ({plan.alone})")
     else:
         lines.append(f"threads: up to {threads} (from {_threads_source})")
-        chunks = ASLEEP_MOST_BYTES // CHUNK_BYTES
-        enough = min([ASLEEP_FACTOR * plan.parallel_min, *(chunks * limits(spec)[1] for spec in plan.specs[:1])])
+        enough = min([ASLEEP_FACTOR * plan.parallel_min, *(ASLEEP_CHUNKS * limits(spec)[1] for spec in plan.specs[:1])])
         if n < enough and threads > 1:
             lines[-1] += f"; 1 after a pause, when waking a worker pays from {enough} elements on"
     if plan.written is None:
@@ -662,9 +662,8 @@ def _start() -> None:
     global _threads_source, _asked
     threads, _threads_source = _default_threads()
     _driver.configure(
-        threads=threads, stream_min=STREAM_MIN_BYTES, asleep_factor=ASLEEP_FACTOR,
-        asleep_chunks=ASLEEP_MOST_BYTES // CHUNK_BYTES,
-    )  # fmt: skip
+        threads=threads, stream_min=STREAM_MIN_BYTES, asleep_factor=ASLEEP_FACTOR, asleep_chunks=ASLEEP_CHUNKS
+    )
     _asked = os.environ.get("FASTACT_BACKEND", "").strip() or "auto"
 
 

@@ -165,6 +165,25 @@ def same(a, b):
     return bool((equal | (np.isnan(a) & np.isnan(b))).all())
 
 
+def flat(results):
+    """One result, or several, as a tuple."""
+    return tuple(results) if isinstance(results, (tuple, list)) else (results,)
+
+
+def assert_same(got, want):
+    """Results on the host, one or several, equal bit by bit; None beside None."""
+    got, want = flat(got), flat(want)
+    assert len(got) == len(want)
+    for i, (a, b) in enumerate(zip(got, want)):
+        if b is None:
+            assert a is None
+            continue
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert same(a, b), f"result {i}{difference(a, b)}"
+
+
 def difference(a, b):
     """Where two arrays differ first, for a message."""
     a, b = np.ravel(a), np.ravel(b)

@@ -21,7 +21,7 @@ finally:
     else:
         os.environ["NUMBA_ENABLE_CUDASIM"] = _before
 
-from cases import difference, same  # noqa: E402
+import cases  # noqa: E402
 from cuda_memory import filed  # noqa: E402
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray  # noqa: E402
 
@@ -84,22 +84,9 @@ def host(a):
     return a.copy_to_host() if hasattr(a, "copy_to_host") else a
 
 
-def flat(results):
-    return results if isinstance(results, tuple) else (results,)
-
-
 def assert_same(got, want):
-    """Equal bit by bit."""
-    got, want = flat(host(got)), flat(want)
-    assert len(got) == len(want)
-    for i, (a, b) in enumerate(zip(got, want)):
-        if b is None:
-            assert a is None
-            continue
-        a, b = np.asarray(a), np.asarray(b)
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        assert same(a, b), f"result {i}{difference(a, b)}"
+    """Results on the device have the bits of those on the host."""
+    cases.assert_same(host(got), want)
 
 
 def check(function, *arrays, **keywords):

@@ -8,13 +8,12 @@ import math
 import numpy as np
 import pytest
 import random_oracle
-from cases import DTYPES, same
+from cases import DTYPES, flat, same
 from cuda_calls import (  # noqa: F401
     Guarded,
     assert_same,
     check,
     error_of,
-    flat,
     host,
     on_device,
     placed,

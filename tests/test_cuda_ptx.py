@@ -22,8 +22,8 @@ pytestmark = [
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 CAPABILITIES = ((8, 0), (9, 0), (10, 0))
-# bytes that may lie in local memory: still the fastest form (row_runs.MOST_COLUMNS)
-SPILLED = {("layer_norm_backward", "float32"): 64}
+# bytes that lie in local memory on 8.0 and 9.0: still the fastest form (row_runs.MOST_COLUMNS)
+SPILLED = {("layer_norm_backward", "float32", 8): 24}
 # elements of a word
 COUNT = {"float32": 4, "float64": 2, "float16": 8, "bfloat16": 8}
 
@@ -43,14 +43,13 @@ def written(text):
 def check(report):
     name = f"{report['name']} for {report['capability']}"
     assert "error" not in report, f"{name}: {report['error']}"
-    spilled = max(report["stack"], report["spills"])
-    assert spilled <= SPILLED.get(tuple(report["job"][1:3]), 0) and not report["local"], (
-        f"{name}: local memory, {report}"
-    )
+    what, *rest = report["job"]
+    # of rows with sums over them, by the words of a thread
+    most = SPILLED.get((*rest[:2], rest[2][2]), 0) if what == "row" and len(rest[2]) > 5 else 0
+    assert max(report["stack"], report["spills"]) <= most and not report["local"], f"{name}: local memory, {report}"
     assert report["registers"] * report["block"] <= 65_536, f"{name}: {report['registers']} registers"
     assert report["bounds"] == report["block"], name
     assert report["loose"] == 0, f"{name}: arithmetic that ptxas may contract"
-    what, *rest = report["job"]
     asked = written(report["text"])
     if what == "map" and rest[3] == "vector":
         dtype = rest[2]

@@ -7,8 +7,9 @@ import threading
 import cuda_memory
 import numpy as np
 import pytest
-from cases import difference, same
+from cases import assert_same, same
 from cuda_memory import Guarded, host, simulator  # noqa: F401
+from cuda_replay import flat, watched
 from cuda_stand_in import run as run_in_stand_in
 from cuda_stand_in import skip_reason
 from test_cuda_plain import SETUP
@@ -141,22 +142,9 @@ def plans(simulator, monkeypatch):  # noqa: F811
 @pytest.fixture
 def repeats(monkeypatch):
     """Whether each call that had a plan could be repeated."""
-    found = []
-    run = replay.Plan.run
-
-    def counted(self, *args):
-        result = run(self, *args)
-        found.append(result is not replay._MISSED)
-        return result
-
+    counted, found = watched()
     monkeypatch.setattr(replay.Plan, "run", counted)
     return found
-
-
-def flat(result):
-    if isinstance(result, tuple):
-        return [a for part in result for a in flat(part)]
-    return [result]
 
 
 def done(case, seed):
@@ -175,16 +163,6 @@ def without(case, seed, done=done):
         return done(case, seed)
     finally:
         recording.current.reset(token)
-
-
-def assert_same(found, wanted):
-    assert len(found) == len(wanted)
-    for i, (a, b) in enumerate(zip(found, wanted)):
-        if b is None:
-            assert a is None
-            continue
-        assert a.dtype == b.dtype and a.shape == b.shape
-        assert same(a, b), f"array {i}{difference(a, b)}"
 
 
 @simulated
@@ -383,20 +361,11 @@ def test_sums_of_addresses_are_understood():
 TORCH = (
     SETUP
     + """
+from cuda_replay import watched
 from fastact.api import replay
 
 os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
-repeats = []
-run = replay.Plan.run
-
-
-def counted(self, *args):
-    result = run(self, *args)
-    repeats.append(result is not replay._MISSED)
-    return result
-
-
-replay.Plan.run = counted
+replay.Plan.run, repeats = watched()
 
 
 def lines(call):

@@ -22,7 +22,7 @@ def committed(bits):
 def test_every_activation_with_defaults_has_digests(bits, committed):
     assert committed["blocks"] == bits.BLOCKS
     assert committed["dy"] == bits.DY
-    assert committed["digests"].keys() == {f"{n} {k}" for n in bits.names() for k in bits.KINDS}, bits.__doc__
+    assert committed["digests"].keys() == {f"{n} {k}" for n in bits.NAMES for k in bits.KINDS}, bits.__doc__
     assert all(len(found) == bits.BLOCKS for found in committed["digests"].values())
     assert not any(run["different"] for run in committed["compared"])
 
@@ -39,7 +39,7 @@ def test_a_digest_is_a_sum_of_words(bits):
 @pytest.mark.timeout(3600)
 def test_digests(bits, committed):
     """Of the blocks with the numbers from 2^-31 to 2 and their negatives."""
-    for name in bits.names():
+    for name in bits.NAMES:
         for kind in bits.KINDS:
             for block in (3, 11):
                 assert bits.digest(name, kind, block) == committed["digests"][f"{name} {kind}"][block], (name, kind)

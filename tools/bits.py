@@ -32,8 +32,10 @@ from fastact import dispatch
 from fastact.spec.kernel import kernel_of
 from fastact.spec.table import OPS
 from fastact.tools import bench
+from fastact.tools.device import benchable
 
 RESULT = Path(__file__).resolve().parent.parent / "benchmarks/results/bits-float32.json"
+NAMES = benchable(tuple(OPS))
 BLOCKS, BLOCK, PIECE = 16, 1 << 28, 1 << 18
 DY = np.float32(1.5)
 NAN = 0x7FC00000
@@ -53,11 +55,6 @@ def folded(bits: Any, first: int) -> Any:
             word |= np.uint64(b) << np.uint64(32 * j)
         total += word * np.uint64(first + i + 1)
     return total
-
-
-def names() -> list[str]:
-    """Activations whose parameters have defaults."""
-    return [name for name, op in OPS.items() if all(p.default is not None for p in op.params)]
 
 
 def results(name: str, kind: str, x: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -118,7 +115,7 @@ def compared(chosen: list[str]) -> int:
     note = {**here(), "compared": count, "different": bad}
     print(f"{note}, {time.monotonic() - start:.0f} s", flush=True)
     same_place = lambda other: all(other[k] == note[k] for k in ("machine", "backend", "isa"))  # noqa: E731
-    if chosen == names():
+    if chosen == NAMES:
         file["compared"] = [c for c in file["compared"] if not same_place(c)] + [note]
         RESULT.write_text(json.dumps(file, indent=1) + "\n")
     return bool(bad)
@@ -130,9 +127,9 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the digests of this machine")
     parser.add_argument("--all", action="store_true", help="compare every backend and instruction set")
     given = parser.parse_args()
-    chosen = given.names or names()
+    chosen = given.names or NAMES
     if given.write:
-        made = {**here(), "blocks": BLOCKS, "dy": float(DY), "digests": dict(digests(names())), "compared": []}
+        made = {**here(), "blocks": BLOCKS, "dy": float(DY), "digests": dict(digests(NAMES)), "compared": []}
         RESULT.write_text(json.dumps(made, indent=1) + "\n")
         return 0
     if not given.all:

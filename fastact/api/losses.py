@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,15 +71,20 @@ class Loss:
         names = self.kernel_names if kind in ("forward", "value_and_grad") else ()
         return [spec for name in names for spec in row_kernels_of(name, compute_dtype(dtype))]
 
-    def _check_reduction(self, reduction: str) -> None:
+    def _check_given(self, arrays: Iterable[Any], reduction: str, check: Any = False) -> None:
+        """What is said of arguments before arrays are looked at."""
         if reduction not in REDUCTIONS:
             raise ValueError(
                 f"{self.name}: reduction must be one of {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}"
             )
-
-    def _check_check(self, check: Any) -> None:
         if not isinstance(check, (bool, np.bool_)):
             raise TypeError(f"{self.name}: check must be True or False, not {shown(check)}")
+        refuse_masked(self.name, arrays, FILLED)
+
+    def _placed(self, arrays: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Any, Any]:
+        """The call with its arguments, where its arrays are."""
+        call: Any = self._on_device if _driver.elsewhere(arrays) else self._on_host  # type: ignore[attr-defined]
+        return call(*given)  # type: ignore[no-any-return]
 
     @staticmethod
     def _delivered(dx: NDArray[Any], out: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -331,16 +336,12 @@ class SoftmaxCrossEntropy(LabelLoss):
         z_loss: float, reduction: str, check: bool, out: Any, grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         given = logits, labels, axis, weight, ignore_index, smoothing, z_loss, reduction, check, out, grad
-        if _driver.elsewhere((logits, labels, weight, out)):
-            return self._on_device(*given)  # type: ignore[no-any-return]
-        return self._on_host(*given)
+        return self._placed((logits, labels, weight, out), given)
 
     def _check_arguments(
         self, arrays: tuple[Any, ...], smoothing: float, z_loss: float, reduction: str, check: bool
     ) -> None:
-        self._check_reduction(reduction)
-        self._check_check(check)
-        refuse_masked(self.name, arrays, FILLED)
+        self._check_given(arrays, reduction, check)
         if type(smoothing) is not float and not isinstance(smoothing, numbers.Real):
             raise TypeError(f"{self.name}: label_smoothing must be a number in [0, 1], not {shown(smoothing)}")
         if not 0.0 <= smoothing <= 1.0:
@@ -562,9 +563,7 @@ class NLLLoss(LabelLoss):
         if dispatch.selected() != "auto":
             dispatch.backend()  # an error if it is not available
         arguments = given, labels, axis, weight, ignore_index, reduction, out, grad
-        if _driver.elsewhere((given, labels, weight, out)):
-            return self._on_device(*arguments)  # type: ignore[no-any-return]
-        return self._on_host(*arguments)
+        return self._placed((given, labels, weight, out), arguments)
 
     @replayed
     def _on_device(
@@ -573,8 +572,7 @@ class NLLLoss(LabelLoss):
     ) -> tuple[Any, Any]:  # fmt: skip
         from fastact.api import device_losses
 
-        self._check_reduction(reduction)
-        refuse_masked(self.name, (given, labels, weight, out), FILLED)
+        self._check_given((given, labels, weight, out), reduction)
         if ignore_index is not None:
             ignore_index = integer(f"{self.name}: ignore_index", ignore_index)
         if not device_losses.has_indices(labels):
@@ -589,8 +587,7 @@ class NLLLoss(LabelLoss):
         self, given: Any, labels: Any, axis: int, weight: Any, ignore_index: int | None, reduction: str, out: Any,
         grad: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
-        self._check_reduction(reduction)
-        refuse_masked(self.name, (given, labels, weight, out), FILLED)
+        self._check_given((given, labels, weight, out), reduction)
         x, y = np.asarray(given), np.asarray(labels)
         if y.dtype.kind not in "iu":
             dtypes_of(f"{self.name}: labels", y)
@@ -679,9 +676,7 @@ class PointwiseLoss(Loss):
         check: bool = False,
     ) -> tuple[Any, Any]:
         given = x, t, factors, reduction, out, grad, scalars, check
-        if _driver.elsewhere((x, t, *factors.values(), out)):
-            return self._on_device(*given)  # type: ignore[no-any-return]
-        return self._on_host(*given)
+        return self._placed((x, t, *factors.values(), out), given)
 
     @replayed
     def _on_device(
@@ -690,9 +685,7 @@ class PointwiseLoss(Loss):
     ) -> tuple[Any, Any]:  # fmt: skip
         from fastact.api import device_losses
 
-        self._check_reduction(reduction)
-        self._check_check(check)
-        refuse_masked(self.name, (x, t, *factors.values(), out), FILLED)
+        self._check_given((x, t, *factors.values(), out), reduction, check)
         named = dict(zip(ROWS[self.name].scalars[1:], scalars))
         return device_losses.of_elements(self.name, self.name, x, t, self.arrays, factors, named, reduction, out, grad)
 
@@ -701,9 +694,7 @@ class PointwiseLoss(Loss):
         self, x: Any, t: Any, factors: Mapping[str, Any], reduction: str, out: Any, grad: bool,
         scalars: tuple[float, ...], check: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
-        self._check_reduction(reduction)
-        self._check_check(check)
-        refuse_masked(self.name, (x, t, *factors.values(), out), FILLED)
+        self._check_given((x, t, *factors.values(), out), reduction, check)
         x, t = np.asarray(x), np.asarray(t)
         name, compute = _loss_dtype(self.name, x, t)
         result_dtype = _numpy_dtype(name, x, t)

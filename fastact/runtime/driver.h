@@ -149,10 +149,16 @@ static int fastact_threads_for(ptrdiff_t n, ptrdiff_t parallel_min, ptrdiff_t ch
     if (n < parallel_min)
         return 1;
     threads = fastact_threads_now();
-    if (threads > 1 && n / fastact_settings.asleep_factor < parallel_min && n / fastact_settings.asleep_chunks < chunk &&
-        !fastact_pool_awake())
+    if (threads > 1 && n / fastact_settings.asleep_factor < parallel_min &&
+        n / fastact_settings.asleep_chunks < chunk && !fastact_pool_awake())
         return 1;
     return threads;
+}
+
+/* the same for what a slot runs */
+static int fastact_threads_of(ptrdiff_t n, const fastact_resolved *resolved)
+{
+    return fastact_threads_for(n, resolved->parallel_min, resolved->chunk);
 }
 
 static inline ptrdiff_t fastact_least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -451,7 +457,7 @@ static void fastact_run_map(fastact_job *job, char *blocks)
     }
     if (n >= job->resolved->parallel_min) {
         /* NumPy lets an output start a little before its input: right in order only */
-        threads = fastact_overlapping(job, first_out) ? 1 : fastact_threads_for(n, job->resolved->parallel_min, job->resolved->chunk);
+        threads = fastact_overlapping(job, first_out) ? 1 : fastact_threads_of(n, job->resolved);
         if (threads > 1) {
             /* a share for each thread, however short the array */
             ptrdiff_t share = fastact_least(fastact_over(n - job->head, threads), job->resolved->chunk);
@@ -775,7 +781,7 @@ static void fastact_plan_threads(fastact_job *job)
 {
     const ptrdiff_t elements = job->rows * job->n;
     const bool divided = job->slot->phases && job->n > FASTACT_SEGMENT;
-    job->threads = job->rows > 1 || divided ? fastact_threads_for(elements, job->resolved->parallel_min, job->resolved->chunk) : 1;
+    job->threads = job->rows > 1 || divided ? fastact_threads_of(elements, job->resolved) : 1;
     if (divided)
         job->form = FASTACT_PART;
 }

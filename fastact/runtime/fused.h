@@ -258,7 +258,7 @@ static void fastact_run_fused(fastact_fused *f, char **repeated)
 {
     fastact_job *job = &f->job;
     const ptrdiff_t compute = job->slot->compute, elements = f->outer * f->channel * f->inner;
-    int threads = fastact_threads_for(elements, job->resolved->parallel_min, job->resolved->chunk);
+    int threads = fastact_threads_of(elements, job->resolved);
     bool along = false;
     size_t bytes;
     job->failed = false;
@@ -488,7 +488,7 @@ static void fastact_run_apart(fastact_fused *f)
 {
     fastact_job *job = &f->job;
     const ptrdiff_t elements = f->outer * f->channel, chunk = job->resolved->chunk;
-    const int threads = fastact_threads_for(elements, job->resolved->parallel_min, job->resolved->chunk);
+    const int threads = fastact_threads_of(elements, job->resolved);
     job->mask = NULL;
     job->failed = false;
     for (int j = 0; j < job->narg; j++) {

@@ -95,7 +95,7 @@ static void fastact_run_list(fastact_list *list, char *filled)
         job->data[j] = filled;
         filled += VECTOR;
     }
-    threads = fastact_threads_for(n, job->resolved->parallel_min, job->resolved->chunk);
+    threads = fastact_threads_of(n, job->resolved);
     /* as many tasks for each thread, all alike */
     tasks = fastact_over(fastact_over(n, job->resolved->chunk), threads) * threads;
     job->task = fastact_over(fastact_over(n, tasks), slot->granule) * slot->granule;

@@ -255,7 +255,7 @@ static void fastact_normed_task(void *context, ptrdiff_t index)
 static void fastact_run_normed(fastact_normed *f)
 {
     const ptrdiff_t compute = f->slot->compute, all = f->rows * f->groups;
-    const int threads = all > 1 ? fastact_threads_for(all * f->n, f->resolved->parallel_min, f->resolved->chunk) : 1;
+    const int threads = all > 1 ? fastact_threads_of(all * f->n, f->resolved) : 1;
     bool side = false;
     f->failed = false;
     fastact_normed_lay(f);
@@ -328,7 +328,7 @@ static void fastact_run_gradients(fastact_normed *f)
 {
     const ptrdiff_t compute = f->slot->compute, blocks = fastact_normed_blocks(f), tasks = f->groups * blocks;
     const ptrdiff_t strips = f->groups * f->nsum * fastact_over(f->n, STRIP_COLUMNS);
-    const int threads = fastact_threads_for(f->groups * f->rows * f->n, f->resolved->parallel_min, f->resolved->chunk);
+    const int threads = fastact_threads_of(f->groups * f->rows * f->n, f->resolved);
     f->failed = false;
     f->partial = NULL;
     fastact_normed_lay(f);

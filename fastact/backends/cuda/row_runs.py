@@ -312,7 +312,9 @@ _writer = cache(Rows)
 
 @cache
 def _numbers(spec: KernelSpec, given: frozenset[str], scalars: tuple[str, ...], then: Op | None) -> int:
-    return Rows(spec, ROWS_ALONE, given, scalars, then).count_numbers(FUNCTIONS[spec.loop])
+    writer = Rows(spec, ROWS_ALONE, given, scalars, then)
+    writer.kernel(FUNCTIONS[spec.loop])
+    return writer.numbers
 
 
 @cache

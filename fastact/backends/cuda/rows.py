@@ -117,7 +117,8 @@ class Rows:
         self.row_outputs = [a.name for a in spec.outputs if a.role == "row" and a.name in given]
         self.masked, self.causal = "mask" in given, "causal" in given
         self.scalars = list(scalars)
-        self._sums = self._numbers = 0
+        self._sums = 0
+        self.numbers = 0  # that a team puts together from all its threads
         self._shared = 0
         self._taken: tuple[str, Value] | None = None
         self._kept: dict[str, tuple[Callable[..., Any], list[list[Value]]]] = {}
@@ -162,12 +163,6 @@ class Rows:
         counted = Rows(self.spec, self.form._replace(phase=MOST_SUMS), self.given, self.scalars, self.after)
         counted.kernel(function)
         return counted._sums
-
-    def count_numbers(self, function: Callable[[Rows], None]) -> int:
-        """How many numbers of its threads a team puts together."""
-        counted = Rows(self.spec, self.form, self.given, self.scalars, self.after)
-        counted.kernel(function)
-        return counted._numbers
 
     def arguments(self) -> tuple[list[str], str]:
         """The names of its arguments, and their slots."""
@@ -849,7 +844,7 @@ class Rows:
     def _over_team(
         self, parts: list[Value], together: Callable[[list[Value], list[Value]], list[Value]]
     ) -> list[Value]:
-        self._numbers += len(parts)
+        self.numbers += len(parts)
         found = self._over_lanes(parts, together, WARP)
         warps = self.form.team // WARP
         if warps == 1:
