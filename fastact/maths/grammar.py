@@ -86,6 +86,20 @@ class Formula:
         return primitive in self.uses or any(callee.reaches(primitive) for callee in self.calls.values())
 
     @property
+    def operations(self) -> int:
+        """How many operations it is, with those of what it calls."""
+        found = 0
+        for node in (node for statement in self.body for node in ast.walk(statement)):
+            match node:
+                case ast.BinOp() | ast.Compare():
+                    found += 1
+                case ast.UnaryOp(operand=operand):
+                    found += not isinstance(operand, ast.Constant)
+                case ast.Call(func=ast.Name(id=name)):
+                    found += self.calls[name].operations if name in self.calls else 1
+        return found
+
+    @property
     def results(self) -> int:
         """How many values it returns."""
         last = self.node.body[-1]

@@ -45,5 +45,8 @@ SUMS = 8
 LAST = 16
 PHASES = 28
 
+# how many bytes ahead of what they compute kernels of long formulas ask for their inputs: so much is computed that the
+# hardware's prefetchers keep too close. See docs/design.md, 'Several vectors side by side'
+AHEAD = 2048
 # elements of a segment: longer rows are the sum of segments
 SEGMENT = 65536

@@ -190,9 +190,13 @@ def statements(spec: KernelSpec, called: list[str] | None = None, part: int = 0)
 SIDE_BY_SIDE = 4
 
 
-def render_map(spec: KernelSpec, several: bool) -> str:
+# operations of a formula from which on a kernel asks for its inputs beforehand; what is LONG to Numba's kernels has as many
+LONG = 9
+
+
+def render_map(spec: KernelSpec, several: bool, ahead: bool) -> str:
     """A kernel of the loop ``map``: for each row it loads all, computes all, then stores; where simd.h says so,
-    and `several`, first for several vectors side by side.
+    and `several`, first for several vectors side by side; with `ahead` it asks for inputs AHEAD bytes beforehand.
 
     Parameters that are one value are loaded once, before a loop of their own, so that the compiler takes what depends
     on them alone out of it.
@@ -213,8 +217,10 @@ def render_map(spec: KernelSpec, several: bool) -> str:
         "cdef int k, stream = <int>(call.flags & FASTACT_STREAM)",
     ]
 
+    asked = inputs if ahead else []
     parts = range(SIDE_BY_SIDE)
-    body = [f"v{k}_{name} = load_{s}(p_{name} + i + {k} * LANES_{c})" for k in parts for name in inputs]
+    body = [f"PREFETCH(p_{name} + i + {k} * LANES_{c}, {convention.AHEAD})" for k in parts for name in asked]
+    body += [f"v{k}_{name} = load_{s}(p_{name} + i + {k} * LANES_{c})" for k in parts for name in inputs]
     body += [line for k in parts for line in statements(spec, part=k)]
     body += [f"store_{s}(p_{o} + i + {k} * LANES_{c}, v{k}_{o}, stream)" for k in parts for o in outputs]
     side_by_side = [
@@ -235,6 +241,7 @@ def render_map(spec: KernelSpec, several: bool) -> str:
             "    i = 0",
             *(side_by_side if several and not params else []),
             "    while i < n:",
+            *(f"        PREFETCH(p_{name} + i, {convention.AHEAD})" for name in asked),
             f"        for k in range(PARTS_{c}):",
             *(f"            {line}" for line in body),
             *(f"        FLUSH(p_{name} + i, t_{name})" for name in outputs),
@@ -311,7 +318,7 @@ def render_header() -> str:
             f"    void store_{s}({d.element} *p, v{d.compute} v, int stream)",
             f'    {d.element} *SLOT_{s} "SLOT" (tile_{s} tile, {d.element} *p)',
         ]
-    lines += ["    void FLUSH(void *p, void *tile)", "    void streamed(int stream)"]
+    lines += ["    void PREFETCH(const void *p, int ahead)", "    void FLUSH(void *p, void *tile)", "    void streamed(int stream)"]
     return "\n".join(lines) + "\n"
 
 
@@ -374,7 +381,8 @@ def render_module(
         # of several vectors GCC would look up all coefficients first, and put them on the stack: tanh took 5.2 ns for
         # 16 elements instead of 4.4. The branch of `rarely` keeps it from that
         reached = [formulas[compute][name] for name in own]
-        maps.append(render_map(spec, not any(f.reaches("lookup") and not f.reaches("rarely") for f in reached)))
+        several = not any(f.reaches("lookup") and not f.reaches("rarely") for f in reached)
+        maps.append(render_map(spec, several, sum(f.operations for f in reached) >= LONG))
     for compute, names in called.items():
         roots = [*(formulas[compute][name] for name in names), *(rows.roots[compute] if rows else ())]
         parts.append(render_functions(roots, compute))

@@ -562,6 +562,12 @@ typedef uint16_t tile_bf16[1];
 #define FLUSH(p, tile) ((void)(tile))
 #endif
 
+#if defined(__GNUC__) || defined(__clang__)
+#define PREFETCH(p, ahead) __builtin_prefetch((const char *)(p) + (ahead))
+#else
+#define PREFETCH(p, ahead) ((void)(p))
+#endif
+
 FASTACT_INLINE void streamed(int stream) {
 #if !defined(FASTACT_ONE_LANE)
     if (stream) _mm_sfence();

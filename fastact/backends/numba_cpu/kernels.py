@@ -17,7 +17,7 @@ from fastact.backends.numba_cpu import simd
 from fastact.backends.numba_cpu.emit import BITS, Emitter, Target, Value, select_lanes
 from fastact.backends.numba_cpu.simd import I64
 from fastact.maths.grammar import bind
-from fastact.spec.call import COLS, DATA, FLAGS, ROW_STEP, ROWS, STEP, STREAM
+from fastact.spec.call import AHEAD, COLS, DATA, FLAGS, ROW_STEP, ROWS, STEP, STREAM
 from fastact.spec.kernel import KernelSpec
 
 # stand-ins: `compile_kernel` gives the loop its own
@@ -53,11 +53,10 @@ def stored_row_loop(call, starts):  # type: ignore[no-untyped-def]
 # vector registers to rename: 192, five vectors of sigmoid), so several vectors go side by side. Measured on Zen 4,
 # AVX-512, data in the first-level cache: against one vector 4 to 16 % less time with four for formulas of LONG
 # operations or more, where two give half of that; for shorter ones two are enough, four lost 2 % at 2^20 elements.
-# Prefetching gained the long ones 3 to 9 % at 2^20 elements and cost the short ones, which wait for memory, as much.
+# Prefetching cost the short ones, which wait for memory, 3 to 9 % at 2^20 elements.
 # Formulas by tables are short chains, and their rare side is a branch for each vector: one at a time lost nothing with
 # AVX-512 and gained 5 % with AVX2 (Intel Xeon).
 LONG = 12
-PREFETCH_BYTES = 512
 
 
 def operations(spec: KernelSpec, lanes: int, target: Target) -> tuple[int, bool]:
@@ -129,7 +128,7 @@ def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
             sources = [builder.add(start(j), offset) for j in inputs]
             if long:
                 for source, k in product(sources, range(0, width * size, 64)):
-                    simd.prefetch(builder, builder.add(source, ir.Constant(I64, PREFETCH_BYTES + k)), 3)
+                    simd.prefetch(builder, builder.add(source, ir.Constant(I64, AHEAD + k)), 3)
             values = [load(source) for source in sources]
             for j in params:
                 if one_value:
