@@ -292,6 +292,22 @@ def test_loops_are_as_wide_as_the_cpu_for_intel_too():
 
 
 @njit
+def several_in_one_loop(x, a, b, c, y):
+    for i in range(x.size):
+        y[i] = fa.elu(x[i], 0.5) * a[i] + fa.exponential(b[i]) - fa.gelu(c[i]) * x[i] + fa.tanh(x[i] * a[i])
+
+
+@pytest.mark.parametrize("n", [*range(0, 68), 1000, 4096 + 5])
+def test_what_a_loop_holds_in_registers_survives_the_calls(n):
+    rng = np.random.default_rng(n)
+    x, a, b, c = (3 * rng.standard_normal(n, dtype=np.float32) for _ in range(4))
+    y = np.full_like(x, np.nan)
+    several_in_one_loop(x, a, b, c, y)
+    expected = fa.elu(x, alpha=0.5) * a + fa.exponential(b) - fa.gelu(c) * x + fa.tanh(x * a)
+    np.testing.assert_array_equal(y, expected)
+
+
+@njit
 def of_whole_arrays(dy, x):
     value, grad = fa.gelu.value_and_grad(x)
     return fa.gelu(x), fa.elu(x, alpha=0.5), fa.gelu.backward(dy, x), value, grad
