@@ -79,6 +79,7 @@ cdef extern from 'simd.h' nogil:
     vf32 load_bf16(const uint16_t *p)
     void store_bf16(uint16_t *p, vf32 v, int stream)
     uint16_t *SLOT_bf16 "SLOT" (tile_bf16 tile, uint16_t *p)
+    void PREFETCH(const void *p, int ahead)
     void FLUSH(void *p, void *tile)
     void streamed(int stream)
 
@@ -149,6 +150,10 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
         while row < call.rows:
             i = 0
             while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                PREFETCH(p_x + i + 0 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 1 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 2 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 3 * LANES_f32, 2048)
                 v0_x = load_f32(p_x + i + 0 * LANES_f32)
                 v1_x = load_f32(p_x + i + 1 * LANES_f32)
                 v2_x = load_f32(p_x + i + 2 * LANES_f32)
@@ -163,6 +168,7 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
                 store_f32(p_y + i + 3 * LANES_f32, v3_y, stream)
                 i += 4 * LANES_f32
             while i < n:
+                PREFETCH(p_x + i, 2048)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_f32(p_x + j)
@@ -177,6 +183,7 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
         while row < call.rows:
             i = 0
             while i < n:
+                PREFETCH(p_x + i, 2048)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_f32(p_x + j)
@@ -206,6 +213,10 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
         while row < call.rows:
             i = 0
             while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                PREFETCH(p_x + i + 0 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 1 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 2 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 3 * LANES_f32, 2048)
                 v0_x = load_bf16(p_x + i + 0 * LANES_f32)
                 v1_x = load_bf16(p_x + i + 1 * LANES_f32)
                 v2_x = load_bf16(p_x + i + 2 * LANES_f32)
@@ -220,6 +231,7 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
                 store_bf16(p_y + i + 3 * LANES_f32, v3_y, stream)
                 i += 4 * LANES_f32
             while i < n:
+                PREFETCH(p_x + i, 2048)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_bf16(p_x + j)
@@ -234,6 +246,7 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
         while row < call.rows:
             i = 0
             while i < n:
+                PREFETCH(p_x + i, 2048)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_bf16(p_x + j)
@@ -396,6 +409,10 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
         while row < call.rows:
             i = 0
             while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                PREFETCH(p_x + i + 0 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 1 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 2 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 3 * LANES_f32, 2048)
                 v0_x = load_f32(p_x + i + 0 * LANES_f32)
                 v1_x = load_f32(p_x + i + 1 * LANES_f32)
                 v2_x = load_f32(p_x + i + 2 * LANES_f32)
@@ -418,6 +435,7 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
                 store_f32(p_d + i + 3 * LANES_f32, v3_d, stream)
                 i += 4 * LANES_f32
             while i < n:
+                PREFETCH(p_x + i, 2048)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_f32(p_x + j)
@@ -436,6 +454,7 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
         while row < call.rows:
             i = 0
             while i < n:
+                PREFETCH(p_x + i, 2048)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_f32(p_x + j)
@@ -470,6 +489,10 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
         while row < call.rows:
             i = 0
             while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+                PREFETCH(p_x + i + 0 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 1 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 2 * LANES_f32, 2048)
+                PREFETCH(p_x + i + 3 * LANES_f32, 2048)
                 v0_x = load_bf16(p_x + i + 0 * LANES_f32)
                 v1_x = load_bf16(p_x + i + 1 * LANES_f32)
                 v2_x = load_bf16(p_x + i + 2 * LANES_f32)
@@ -492,6 +515,7 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
                 store_bf16(p_d + i + 3 * LANES_f32, v3_d, stream)
                 i += 4 * LANES_f32
             while i < n:
+                PREFETCH(p_x + i, 2048)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_bf16(p_x + j)
@@ -510,6 +534,7 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
         while row < call.rows:
             i = 0
             while i < n:
+                PREFETCH(p_x + i, 2048)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_bf16(p_x + j)
@@ -538,6 +563,10 @@ cdef void tabled_forward_float32(const fastact_call *call) noexcept nogil:
     while row < call.rows:
         i = 0
         while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+            PREFETCH(p_x + i + 0 * LANES_f32, 2048)
+            PREFETCH(p_x + i + 1 * LANES_f32, 2048)
+            PREFETCH(p_x + i + 2 * LANES_f32, 2048)
+            PREFETCH(p_x + i + 3 * LANES_f32, 2048)
             v0_x = load_f32(p_x + i + 0 * LANES_f32)
             v1_x = load_f32(p_x + i + 1 * LANES_f32)
             v2_x = load_f32(p_x + i + 2 * LANES_f32)
@@ -552,6 +581,7 @@ cdef void tabled_forward_float32(const fastact_call *call) noexcept nogil:
             store_f32(p_y + i + 3 * LANES_f32, v3_y, stream)
             i += 4 * LANES_f32
         while i < n:
+            PREFETCH(p_x + i, 2048)
             for k in range(PARTS_f32):
                 j = i + k * LANES_f32
                 v0_x = load_f32(p_x + j)
@@ -574,6 +604,10 @@ cdef void tabled_forward_bfloat16(const fastact_call *call) noexcept nogil:
     while row < call.rows:
         i = 0
         while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
+            PREFETCH(p_x + i + 0 * LANES_f32, 2048)
+            PREFETCH(p_x + i + 1 * LANES_f32, 2048)
+            PREFETCH(p_x + i + 2 * LANES_f32, 2048)
+            PREFETCH(p_x + i + 3 * LANES_f32, 2048)
             v0_x = load_bf16(p_x + i + 0 * LANES_f32)
             v1_x = load_bf16(p_x + i + 1 * LANES_f32)
             v2_x = load_bf16(p_x + i + 2 * LANES_f32)
@@ -588,6 +622,7 @@ cdef void tabled_forward_bfloat16(const fastact_call *call) noexcept nogil:
             store_bf16(p_y + i + 3 * LANES_f32, v3_y, stream)
             i += 4 * LANES_f32
         while i < n:
+            PREFETCH(p_x + i, 2048)
             for k in range(PARTS_f32):
                 j = i + k * LANES_f32
                 v0_x = load_bf16(p_x + j)

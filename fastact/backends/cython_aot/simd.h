@@ -93,8 +93,10 @@ FASTACT_INLINE vf32 load_f32(const float *p) { return _mm512_loadu_ps(p); }
 FASTACT_INLINE vf64 load_f64(const double *p) { return _mm512_loadu_pd(p); }
 FASTACT_INLINE vf32 load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 FASTACT_INLINE vf32 load_bf16(const uint16_t *p) {
-    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+    const __m512i word = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0, 3, 0,
+                                          2, 0, 1, 0, 0, 0);
+    __m512i words = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, word, words));
 }
 FASTACT_INLINE void store_f32(float *p, vf32 v, int stream) {
     if (stream) _mm512_stream_ps(p, v);
@@ -112,12 +114,15 @@ FASTACT_INLINE void store_f16(uint16_t *p, vf32 v, int stream) {
     fastact_store_256(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT), stream);
 }
 FASTACT_INLINE void store_bf16(uint16_t *p, vf32 v, int stream) {
-    __m512i u = _mm512_castps_si512(v), upper = _mm512_srli_epi32(u, 16);
-    __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    /* the upper words of all lanes, below: one instruction, where a shift and a conversion are three */
+    const __m512i upper = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21, 19, 17, 15,
+                                           13, 11, 9, 7, 5, 3, 1);
+    __m512i u = _mm512_castps_si512(v), rounded = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+    __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
+    rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
     __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    rounded = _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
-    fastact_store_256(p, _mm512_cvtepi32_epi16(rounded), stream);
+    rounded = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+    fastact_store_256(p, _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper, rounded)), stream);
 }
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
