@@ -8,10 +8,10 @@ pause in which they have gone to sleep, as after a matrix product. Threads pay f
 the geometric mean over activations, and at every larger size: one limit for either situation, the second as a multiple
 of the first.
 
-Streaming stores (past the cache): four arrays are computed in turn, each from the one before, so that every call reads
-what the last one has written, as layers do; timing a call alone would not charge it for a result that left the cache.
-(With two arrays, stores through a cache of 260 MiB paid up to twice the size, with eight down to half of it.) They pay
-from the size on from which they win, and at every larger size.
+Streaming stores (past the cache): arrays are computed in turn, each from the one before, so that every call reads what
+the last one has written, as layers do; timing a call alone would not charge it for a result that left the cache. Two,
+four and eight arrays count alike: how many there are decides how many stay there. The stores pay from the size on from
+which they win in the geometric mean, and at every larger size.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from fastact.tools import bench
 # activations that stand for a cost class (dispatch.limits)
 SAMPLES = {"cheap": ("relu", "leaky_relu"), "costly": ("sigmoid", "gelu", "mish")}
 PARALLEL_SIZES = [2**k for k in range(9, 21)]
-LAYERS = 4
+LAYERS = (2, 4, 8)
 STREAM_SIZES = [2**k for k in range(18, 26)]
 NEVER = 2**62
 SITUATIONS = ("back to back", "after a pause")
@@ -98,13 +99,13 @@ def calls(op: str, kind: str, n: int) -> tuple[Callable[[], Any], int]:
     return partial(f.backward, cell.dy, cell.x, out=cell.out), 3 * cell.x.nbytes
 
 
-def layers(op: str, n: int) -> Callable[[], Any]:
-    """Computes each of `LAYERS` arrays from the one before."""
+def in_turn(op: str, n: int, count: int) -> Callable[[], Any]:
+    """Computes each of `count` arrays from the one before."""
     f = fa.activations[op]
-    arrays = [next(bench.cells([op], ["forward"], [n], np.dtype("float32"))).x for _ in range(LAYERS)]
+    arrays = [next(bench.cells([op], ["forward"], [n], np.dtype("float32"))).x for _ in range(count)]
 
     def round_trip() -> None:
-        for i in range(LAYERS):
+        for i in range(count):
             f(arrays[i - 1], out=arrays[i])
 
     return round_trip
@@ -152,17 +153,16 @@ def parallel_limit(rows: list[dict[str, Any]], cost: str, situations: tuple[str,
 
 def measure_stream() -> tuple[int, list[dict[str, Any]]]:
     rows = []
-    for op in ("relu", "sigmoid"):
-        for n in STREAM_SIZES:
-            in_turn = layers(op, n)
-            row: dict[str, Any] = {"op": op, "elements": n, "bytes": 4 * n}
-            times: dict[str, list[float]] = {"through": [], "past": []}
-            for _ in range(ROUNDS):
-                for name, limit in (("through", NEVER), ("past", 0)):
-                    with forced(stream_min=limit):
-                        in_turn()
-                        times[name].append(back_to_back(in_turn) / LAYERS)
-            rows.append(row | {f"{name} the cache": statistics.median(t) for name, t in times.items()})
+    for op, count, n in product(("relu", "sigmoid"), LAYERS, STREAM_SIZES):
+        call = in_turn(op, n, count)
+        row: dict[str, Any] = {"op": op, "arrays": count, "elements": n, "bytes": 4 * n}
+        times: dict[str, list[float]] = {"through": [], "past": []}
+        for _ in range(ROUNDS):
+            for name, limit in (("through", NEVER), ("past", 0)):
+                with forced(stream_min=limit):
+                    call()
+                    times[name].append(back_to_back(call) / count)
+        rows.append(row | {f"{name} the cache": statistics.median(t) for name, t in times.items()})
     gains: dict[int, list[float]] = {}
     for row in rows:
         gains.setdefault(row["bytes"], []).append(row["through the cache"] / row["past the cache"])
@@ -215,7 +215,7 @@ def show(result: dict[str, Any]) -> None:
         print(f"{row['op']} {row['kind']}, {row['bytes'] // 1024} KiB: threads gain {gains}")
     for row in result["measured"]["stream"]:
         gain = row["through the cache"] / row["past the cache"]
-        print(f"{row['op']}, {row['bytes'] // 1024} KiB of output: streaming gains {gain:.2f}")
+        print(f"{row['op']}, {row['arrays']} arrays, {row['bytes'] // 1024} KiB of output: streaming gains {gain:.2f}")
     print(
         json.dumps(
             {k: result[k] for k in ("parallel_min_bytes", "asleep_factor", "asleep_most_bytes", "stream_min_bytes")}

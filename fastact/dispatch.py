@@ -220,7 +220,14 @@ def kinds_of_cpu() -> tuple[str, ...]:
     return () if kind is None else (f"{kind[0]} {kind[1]} {kind[2]}", f"{kind[0]} {kind[1]}")
 
 
-THRESHOLDS_OF = next((kind for kind in kinds_of_cpu() if kind in _thresholds), OTHER)
+def nearest_measured(kinds: tuple[str, ...]) -> str:
+    """Of the CPUs in thresholds.json the same one, else one of its vendor, else `OTHER`."""
+    vendors = {kind.split()[0] for kind in kinds}
+    alike = (known for known in _thresholds if known.split()[0] in vendors)
+    return next((kind for kind in kinds if kind in _thresholds), next(alike, OTHER))
+
+
+THRESHOLDS_OF = nearest_measured(kinds_of_cpu())
 _measured = _thresholds[THRESHOLDS_OF]
 PARALLEL_MIN_BYTES: dict[str, int] = _measured["parallel_min_bytes"]
 ASLEEP_FACTOR: int = _measured["asleep_factor"]

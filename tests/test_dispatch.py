@@ -315,6 +315,21 @@ def test_thresholds_are_those_of_the_kind_of_cpu():
     assert all(kind.startswith(kinds[1]) for kind in kinds)
     said = fa.info()["thresholds of"]
     if not set(kinds) & known.keys():
-        assert said == f"{fa.dispatch.OTHER}, this CPU was not measured"
+        assert said == f"{fa.dispatch.nearest_measured(kinds)}, this CPU was not measured"
     else:
         assert said in kinds
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (("GenuineIntel 6 207", "GenuineIntel 6"), "GenuineIntel 6 207"),
+        (("GenuineIntel 6 85", "GenuineIntel 6"), "GenuineIntel 6 207"),
+        (("AuthenticAMD 26 2", "AuthenticAMD 26"), "AuthenticAMD 26"),
+        (("AuthenticAMD 23 49", "AuthenticAMD 23"), fa.dispatch.OTHER),
+        (("CentaurHauls 7 59", "CentaurHauls 7"), fa.dispatch.OTHER),
+        ((), fa.dispatch.OTHER),
+    ],
+)
+def test_a_cpu_that_nobody_has_measured_takes_its_vendors_thresholds(kinds, expected):
+    assert fa.dispatch.nearest_measured(kinds) == expected
