@@ -20,6 +20,7 @@ class Call(ctypes.Structure):
         ("scalars", ctypes.POINTER(ctypes.c_double)),
         *((name, ctypes.c_uint64) for name in ("seed", "offset")),
         ("flags", ctypes.c_int64),
+        ("ahead", ctypes.c_void_p * 2),
     )
 
 

@@ -197,9 +197,9 @@ def _python_signature(method: Method) -> inspect.Signature:
 # over gelu then takes 2.0 times as long (compiled for Sapphire Rapids, measured on Zen 5). llvmlite knows no such
 # attribute, and refuses in its own `add` those that it does not know.
 WIDTH = '"prefer-vector-width"="512"'
-# A call keeps no vector register in C's calling convention, but half of those of AVX-512 in this one; from LLVM 21 on the
-# vectoriser calls variants as they are declared (llvm-project pull request 136122), before as in C. ns for 16 float32
-# (Intel Emerald Rapids), C's and this one's: exponential 4.6, 4.2; elu 4.9, 4.6; gelu 5.9, 5.7
+# A call keeps no vector register in C's calling convention, but half of those of AVX-512 in this one; from LLVM 21 on
+# the vectoriser calls variants as they are declared (llvm-project pull request 136122), before as in C. ns for 16
+# float32 (Intel Emerald Rapids), C's and this one's: exponential 4.6, 4.2; elu 4.9, 4.6; gelu 5.5 to 5.9, 5.6
 CONVENTION = "intel_ocl_bicc" if binding.llvm_version_info >= (21,) else ""
 
 

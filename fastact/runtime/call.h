@@ -22,6 +22,7 @@ typedef struct {
     const double *scalars;
     uint64_t seed, offset;
     int64_t flags;
+    const char *ahead[2];
 } fastact_call;
 
 typedef void (*fastact_kernel)(const fastact_call *call);

@@ -207,7 +207,8 @@ static inline bool fastact_is_one(const fastact_job *job)
 
 /* All stages over n elements that are contiguous at `at`, each argument of the function or a temporary; `index` is the
  * first one's, of all. */
-static inline void fastact_run_stages(const fastact_job *job, char *const *at, ptrdiff_t n, ptrdiff_t index, int64_t flags)
+static inline void fastact_run_stages(const fastact_job *job, char *const *at, ptrdiff_t n, ptrdiff_t index, int64_t flags,
+                                      const char *const *ahead)
 {
     const fastact_resolved *r = job->resolved;
     fastact_call call;
@@ -218,6 +219,8 @@ static inline void fastact_run_stages(const fastact_job *job, char *const *at, p
     call.scalars = job->scalars;
     call.seed = job->seed;
     call.offset = job->offset;
+    call.ahead[0] = ahead ? ahead[0] : NULL;
+    call.ahead[1] = ahead ? ahead[1] : NULL;
     for (int s = 0; s < r->nstage; s++) {
         const fastact_stage *stage = &r->stages[s];
         for (int k = 0; k < stage->narg; k++) {
@@ -265,7 +268,7 @@ static void fastact_tiles(const fastact_job *job, char *const *at, const char *m
                 }
             }
         }
-        fastact_run_stages(job, args, padded, index + i, 0);
+        fastact_run_stages(job, args, padded, index + i, 0, NULL);
         for (int j = first_out; j < narg; j++) {
             if (slot->like[j] && !fastact_is_one(job))
                 memcpy(at[j] + i * compute, args[slot->like[j] - 1], (size_t)(n * compute));
@@ -311,10 +314,12 @@ static void fastact_pieces(const fastact_job *job, char *const *at, ptrdiff_t n,
 {
     const fastact_slot *slot = job->slot;
     const int first_out = slot->nin + slot->nparam;
-    const ptrdiff_t piece = CACHED / slot->compute;
+    /* from memory the next pieces come into the L1 cache meanwhile */
+    const ptrdiff_t piece = (job->stream ? CACHED / 2 : CACHED) / slot->compute;
     const bool one = fastact_is_one(job), copied = job->stream && !(flags & FASTACT_STREAM);
     char temps[(FASTACT_TEMPS + FASTACT_OUTS + 1) * CACHED + VECTOR], *memory = fastact_aligned(temps);
     char *args[FASTACT_ARGS + FASTACT_TEMPS], *to[FASTACT_ARGS];
+    const char *ahead[2] = {NULL, NULL}; /* where the next piece of inputs is */
     for (int t = 0; t < FASTACT_TEMPS; t++)
         args[job->narg + t] = memory + t * CACHED;
     for (ptrdiff_t i = 0; i < n; i += piece) {
@@ -329,7 +334,10 @@ static void fastact_pieces(const fastact_job *job, char *const *at, ptrdiff_t n,
             if (slot->like[j] && !one)
                 args[slot->like[j] - 1] = args[j];
         }
-        fastact_run_stages(job, args, count, index + i, flags);
+        for (int j = 0, k = 0; j < slot->nin && k < 2; j++)
+            if (!job->one[j])
+                ahead[k++] = args[j] + count * slot->compute;
+        fastact_run_stages(job, args, count, index + i, flags, job->resolved->nstage > 1 ? ahead : NULL);
         for (int j = first_out; j < job->narg; j++)
             if (args[j] != to[j]) {
                 if (job->stream)
@@ -363,7 +371,7 @@ static void fastact_span(const fastact_job *job, char *const *at, const char *ma
         if (head)
             fastact_moved(job, args, at, head);
         if (job->resolved->nstage == 1 && (one || !stream))
-            fastact_run_stages(job, head ? args : at, body, index + head, stream ? FASTACT_STREAM : 0);
+            fastact_run_stages(job, head ? args : at, body, index + head, stream ? FASTACT_STREAM : 0, NULL);
         else
             fastact_pieces(job, head ? args : at, body, index + head, one && stream ? FASTACT_STREAM : 0);
     }
@@ -487,6 +495,7 @@ static void fastact_call_prefixes(const fastact_job *job, char *const *data, con
     call.col0 = 0;
     call.scalars = job->scalars;
     call.seed = call.offset = 0;
+    call.ahead[0] = call.ahead[1] = NULL;
     call.flags = job->flags | flags;
     job->resolved->stages[0].kernel(&call);
 }

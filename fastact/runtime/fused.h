@@ -394,7 +394,7 @@ static void fastact_finish_ends(fastact_ends *e)
         if (j < slot->nin)
             memset(args[j] + e->n * slot->compute, 0, (size_t)((padded - e->n) * slot->compute));
     }
-    fastact_run_stages(job, args, padded, 0, 0);
+    fastact_run_stages(job, args, padded, 0, 0, NULL);
     for (ptrdiff_t i = 0, at = 0; i < e->pieces; i++) {
         const ptrdiff_t bytes = e->count[i] * slot->compute;
         for (int j = first_out; j < job->narg; j++) {
@@ -472,7 +472,7 @@ static void fastact_apart_task(void *context, ptrdiff_t index)
         fastact_add_end(&ends, at, head);
         fastact_moved(job, args, at, head);
         if (body && one && (flags || !job->stream))
-            fastact_run_stages(job, args, body, 0, flags);
+            fastact_run_stages(job, args, body, 0, flags, NULL);
         else if (body)
             fastact_pieces(job, args, body, 0, 0);
         fastact_moved(job, args, at, head + body);

@@ -13,8 +13,10 @@ to row; ``step[j]`` the bytes from element to element. A kernel computes `rows` 
   records: 64 bytes for each segment, which a phase leaves for the next ones.
 
 ``row0`` and ``col0`` say where this call's part begins in the whole, ``scalars`` are numbers for the whole call (a
-factor of a gradient, a learning rate), ``seed`` and ``offset`` belong to random numbers. Outputs may be inputs. A
-kernel touches no Python object and raises nothing.
+factor of a gradient, a learning rate), ``seed`` and ``offset`` belong to random numbers. ``ahead`` are addresses of
+what is needed after this call: kernels of long formulas ask for it meanwhile, and for their own inputs, AHEAD_BYTES
+beforehand, where these are null. (Numba's kernels do the latter: they are never one of several stages.) Outputs may
+be inputs. A kernel touches no Python object and raises nothing.
 
 The numbers are offsets in bytes; a test compares them with the C struct.
 """
@@ -31,7 +33,8 @@ SCALARS = 416
 SEED = 424
 OFFSET = 432
 FLAGS = 440
-BYTES = 448
+AHEAD = 448
+BYTES = 464
 
 # flags; STREAM: outputs are aligned to 64 bytes and go past the cache (kernels over rows: where the output is aligned)
 STREAM = 1
@@ -45,8 +48,8 @@ SUMS = 8
 LAST = 16
 PHASES = 28
 
-# how many bytes ahead of what they compute kernels of long formulas ask for their inputs: so much is computed that the
-# hardware's prefetchers keep too close. See docs/design.md, 'Several vectors side by side'
-AHEAD = 2048
+# so much is computed by long formulas that the hardware's prefetchers keep too close (docs/design.md, 'Inputs are asked
+# for beforehand')
+AHEAD_BYTES = 2048
 # elements of a segment: longer rows are the sum of segments
 SEGMENT = 65536

@@ -11,6 +11,7 @@ cdef extern from 'call.h' nogil:
         int64_t rows, n, row0, col0, flags
         uint64_t seed, offset
         const double *scalars
+        const char *ahead[2]
     ctypedef void (*fastact_kernel)(const fastact_call *call) noexcept nogil
 
 cdef extern from 'simd.h' nogil:
@@ -79,7 +80,7 @@ cdef extern from 'simd.h' nogil:
     vf32 load_bf16(const uint16_t *p)
     void store_bf16(uint16_t *p, vf32 v, int stream)
     uint16_t *SLOT_bf16 "SLOT" (tile_bf16 tile, uint16_t *p)
-    void PREFETCH(const void *p, int ahead)
+    void PREFETCH(const void *p)
     void FLUSH(void *p, void *tile)
     void streamed(int stream)
 
@@ -145,15 +146,23 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
     cdef vf32 v_width
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    cdef const float *ahead0 = <const float *>(<const char *>p_x + 2048)
+    cdef const float *ahead1 = <const float *>(<const char *>p_x + 2048)
+    if call.ahead[0] != NULL: ahead0 = <const float *>call.ahead[0]
+    if call.ahead[1] != NULL: ahead1 = <const float *>call.ahead[1]
     if e_width == 0:
         v_width = load_f32(p_width)
         while row < call.rows:
             i = 0
             while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
-                PREFETCH(p_x + i + 0 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 1 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 2 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 3 * LANES_f32, 2048)
+                PREFETCH(ahead0 + i + 0 * LANES_f32)
+                PREFETCH(ahead1 + i + 0 * LANES_f32)
+                PREFETCH(ahead0 + i + 1 * LANES_f32)
+                PREFETCH(ahead1 + i + 1 * LANES_f32)
+                PREFETCH(ahead0 + i + 2 * LANES_f32)
+                PREFETCH(ahead1 + i + 2 * LANES_f32)
+                PREFETCH(ahead0 + i + 3 * LANES_f32)
+                PREFETCH(ahead1 + i + 3 * LANES_f32)
                 v0_x = load_f32(p_x + i + 0 * LANES_f32)
                 v1_x = load_f32(p_x + i + 1 * LANES_f32)
                 v2_x = load_f32(p_x + i + 2 * LANES_f32)
@@ -168,7 +177,8 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
                 store_f32(p_y + i + 3 * LANES_f32, v3_y, stream)
                 i += 4 * LANES_f32
             while i < n:
-                PREFETCH(p_x + i, 2048)
+                PREFETCH(ahead0 + i)
+                PREFETCH(ahead1 + i)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_f32(p_x + j)
@@ -178,12 +188,15 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
                 i += STEP_f32
             p_x = <const float *>(<const char *>p_x + call.row_step[0])
             p_y = <float *>(<const char *>p_y + call.row_step[2])
+            ahead0 = <const float *>(<const char *>ahead0 + call.row_step[0])
+            ahead1 = <const float *>(<const char *>ahead1 + call.row_step[0])
             row += 1
     else:
         while row < call.rows:
             i = 0
             while i < n:
-                PREFETCH(p_x + i, 2048)
+                PREFETCH(ahead0 + i)
+                PREFETCH(ahead1 + i)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_f32(p_x + j)
@@ -195,6 +208,8 @@ cdef void soft_step_forward_float32(const fastact_call *call) noexcept nogil:
             p_x = <const float *>(<const char *>p_x + call.row_step[0])
             p_width = <const float *>(<const char *>p_width + call.row_step[1])
             p_y = <float *>(<const char *>p_y + call.row_step[2])
+            ahead0 = <const float *>(<const char *>ahead0 + call.row_step[0])
+            ahead1 = <const float *>(<const char *>ahead1 + call.row_step[0])
             row += 1
     streamed(stream)
 
@@ -208,15 +223,23 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
     cdef vf32 v_width
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    cdef const uint16_t *ahead0 = <const uint16_t *>(<const char *>p_x + 2048)
+    cdef const uint16_t *ahead1 = <const uint16_t *>(<const char *>p_x + 2048)
+    if call.ahead[0] != NULL: ahead0 = <const uint16_t *>call.ahead[0]
+    if call.ahead[1] != NULL: ahead1 = <const uint16_t *>call.ahead[1]
     if e_width == 0:
         v_width = load_bf16(p_width)
         while row < call.rows:
             i = 0
             while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
-                PREFETCH(p_x + i + 0 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 1 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 2 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 3 * LANES_f32, 2048)
+                PREFETCH(ahead0 + i + 0 * LANES_f32)
+                PREFETCH(ahead1 + i + 0 * LANES_f32)
+                PREFETCH(ahead0 + i + 1 * LANES_f32)
+                PREFETCH(ahead1 + i + 1 * LANES_f32)
+                PREFETCH(ahead0 + i + 2 * LANES_f32)
+                PREFETCH(ahead1 + i + 2 * LANES_f32)
+                PREFETCH(ahead0 + i + 3 * LANES_f32)
+                PREFETCH(ahead1 + i + 3 * LANES_f32)
                 v0_x = load_bf16(p_x + i + 0 * LANES_f32)
                 v1_x = load_bf16(p_x + i + 1 * LANES_f32)
                 v2_x = load_bf16(p_x + i + 2 * LANES_f32)
@@ -231,7 +254,8 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
                 store_bf16(p_y + i + 3 * LANES_f32, v3_y, stream)
                 i += 4 * LANES_f32
             while i < n:
-                PREFETCH(p_x + i, 2048)
+                PREFETCH(ahead0 + i)
+                PREFETCH(ahead1 + i)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_bf16(p_x + j)
@@ -241,12 +265,15 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
                 i += STEP_f32
             p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
             p_y = <uint16_t *>(<const char *>p_y + call.row_step[2])
+            ahead0 = <const uint16_t *>(<const char *>ahead0 + call.row_step[0])
+            ahead1 = <const uint16_t *>(<const char *>ahead1 + call.row_step[0])
             row += 1
     else:
         while row < call.rows:
             i = 0
             while i < n:
-                PREFETCH(p_x + i, 2048)
+                PREFETCH(ahead0 + i)
+                PREFETCH(ahead1 + i)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_bf16(p_x + j)
@@ -258,6 +285,8 @@ cdef void soft_step_forward_bfloat16(const fastact_call *call) noexcept nogil:
             p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
             p_width = <const uint16_t *>(<const char *>p_width + call.row_step[1])
             p_y = <uint16_t *>(<const char *>p_y + call.row_step[2])
+            ahead0 = <const uint16_t *>(<const char *>ahead0 + call.row_step[0])
+            ahead1 = <const uint16_t *>(<const char *>ahead1 + call.row_step[0])
             row += 1
     streamed(stream)
 
@@ -404,15 +433,23 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
     cdef vf32 v_b
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    cdef const float *ahead0 = <const float *>(<const char *>p_x + 2048)
+    cdef const float *ahead1 = <const float *>(<const char *>p_x + 2048)
+    if call.ahead[0] != NULL: ahead0 = <const float *>call.ahead[0]
+    if call.ahead[1] != NULL: ahead1 = <const float *>call.ahead[1]
     if e_b == 0:
         v_b = load_f32(p_b)
         while row < call.rows:
             i = 0
             while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
-                PREFETCH(p_x + i + 0 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 1 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 2 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 3 * LANES_f32, 2048)
+                PREFETCH(ahead0 + i + 0 * LANES_f32)
+                PREFETCH(ahead1 + i + 0 * LANES_f32)
+                PREFETCH(ahead0 + i + 1 * LANES_f32)
+                PREFETCH(ahead1 + i + 1 * LANES_f32)
+                PREFETCH(ahead0 + i + 2 * LANES_f32)
+                PREFETCH(ahead1 + i + 2 * LANES_f32)
+                PREFETCH(ahead0 + i + 3 * LANES_f32)
+                PREFETCH(ahead1 + i + 3 * LANES_f32)
                 v0_x = load_f32(p_x + i + 0 * LANES_f32)
                 v1_x = load_f32(p_x + i + 1 * LANES_f32)
                 v2_x = load_f32(p_x + i + 2 * LANES_f32)
@@ -435,7 +472,8 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
                 store_f32(p_d + i + 3 * LANES_f32, v3_d, stream)
                 i += 4 * LANES_f32
             while i < n:
-                PREFETCH(p_x + i, 2048)
+                PREFETCH(ahead0 + i)
+                PREFETCH(ahead1 + i)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_f32(p_x + j)
@@ -449,12 +487,15 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
             p_x = <const float *>(<const char *>p_x + call.row_step[0])
             p_y = <float *>(<const char *>p_y + call.row_step[2])
             p_d = <float *>(<const char *>p_d + call.row_step[3])
+            ahead0 = <const float *>(<const char *>ahead0 + call.row_step[0])
+            ahead1 = <const float *>(<const char *>ahead1 + call.row_step[0])
             row += 1
     else:
         while row < call.rows:
             i = 0
             while i < n:
-                PREFETCH(p_x + i, 2048)
+                PREFETCH(ahead0 + i)
+                PREFETCH(ahead1 + i)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_f32(p_x + j)
@@ -470,6 +511,8 @@ cdef void sum_value_and_grad_float32(const fastact_call *call) noexcept nogil:
             p_b = <const float *>(<const char *>p_b + call.row_step[1])
             p_y = <float *>(<const char *>p_y + call.row_step[2])
             p_d = <float *>(<const char *>p_d + call.row_step[3])
+            ahead0 = <const float *>(<const char *>ahead0 + call.row_step[0])
+            ahead1 = <const float *>(<const char *>ahead1 + call.row_step[0])
             row += 1
     streamed(stream)
 
@@ -484,15 +527,23 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
     cdef vf32 v_b
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    cdef const uint16_t *ahead0 = <const uint16_t *>(<const char *>p_x + 2048)
+    cdef const uint16_t *ahead1 = <const uint16_t *>(<const char *>p_x + 2048)
+    if call.ahead[0] != NULL: ahead0 = <const uint16_t *>call.ahead[0]
+    if call.ahead[1] != NULL: ahead1 = <const uint16_t *>call.ahead[1]
     if e_b == 0:
         v_b = load_bf16(p_b)
         while row < call.rows:
             i = 0
             while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
-                PREFETCH(p_x + i + 0 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 1 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 2 * LANES_f32, 2048)
-                PREFETCH(p_x + i + 3 * LANES_f32, 2048)
+                PREFETCH(ahead0 + i + 0 * LANES_f32)
+                PREFETCH(ahead1 + i + 0 * LANES_f32)
+                PREFETCH(ahead0 + i + 1 * LANES_f32)
+                PREFETCH(ahead1 + i + 1 * LANES_f32)
+                PREFETCH(ahead0 + i + 2 * LANES_f32)
+                PREFETCH(ahead1 + i + 2 * LANES_f32)
+                PREFETCH(ahead0 + i + 3 * LANES_f32)
+                PREFETCH(ahead1 + i + 3 * LANES_f32)
                 v0_x = load_bf16(p_x + i + 0 * LANES_f32)
                 v1_x = load_bf16(p_x + i + 1 * LANES_f32)
                 v2_x = load_bf16(p_x + i + 2 * LANES_f32)
@@ -515,7 +566,8 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
                 store_bf16(p_d + i + 3 * LANES_f32, v3_d, stream)
                 i += 4 * LANES_f32
             while i < n:
-                PREFETCH(p_x + i, 2048)
+                PREFETCH(ahead0 + i)
+                PREFETCH(ahead1 + i)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_bf16(p_x + j)
@@ -529,12 +581,15 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
             p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
             p_y = <uint16_t *>(<const char *>p_y + call.row_step[2])
             p_d = <uint16_t *>(<const char *>p_d + call.row_step[3])
+            ahead0 = <const uint16_t *>(<const char *>ahead0 + call.row_step[0])
+            ahead1 = <const uint16_t *>(<const char *>ahead1 + call.row_step[0])
             row += 1
     else:
         while row < call.rows:
             i = 0
             while i < n:
-                PREFETCH(p_x + i, 2048)
+                PREFETCH(ahead0 + i)
+                PREFETCH(ahead1 + i)
                 for k in range(PARTS_f32):
                     j = i + k * LANES_f32
                     v0_x = load_bf16(p_x + j)
@@ -550,6 +605,8 @@ cdef void sum_value_and_grad_bfloat16(const fastact_call *call) noexcept nogil:
             p_b = <const uint16_t *>(<const char *>p_b + call.row_step[1])
             p_y = <uint16_t *>(<const char *>p_y + call.row_step[2])
             p_d = <uint16_t *>(<const char *>p_d + call.row_step[3])
+            ahead0 = <const uint16_t *>(<const char *>ahead0 + call.row_step[0])
+            ahead1 = <const uint16_t *>(<const char *>ahead1 + call.row_step[0])
             row += 1
     streamed(stream)
 
@@ -560,13 +617,21 @@ cdef void tabled_forward_float32(const fastact_call *call) noexcept nogil:
     cdef vf32 v0_x, v0_y, v1_x, v1_y, v2_x, v2_y, v3_x, v3_y
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    cdef const float *ahead0 = <const float *>(<const char *>p_x + 2048)
+    cdef const float *ahead1 = <const float *>(<const char *>p_x + 2048)
+    if call.ahead[0] != NULL: ahead0 = <const float *>call.ahead[0]
+    if call.ahead[1] != NULL: ahead1 = <const float *>call.ahead[1]
     while row < call.rows:
         i = 0
         while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
-            PREFETCH(p_x + i + 0 * LANES_f32, 2048)
-            PREFETCH(p_x + i + 1 * LANES_f32, 2048)
-            PREFETCH(p_x + i + 2 * LANES_f32, 2048)
-            PREFETCH(p_x + i + 3 * LANES_f32, 2048)
+            PREFETCH(ahead0 + i + 0 * LANES_f32)
+            PREFETCH(ahead1 + i + 0 * LANES_f32)
+            PREFETCH(ahead0 + i + 1 * LANES_f32)
+            PREFETCH(ahead1 + i + 1 * LANES_f32)
+            PREFETCH(ahead0 + i + 2 * LANES_f32)
+            PREFETCH(ahead1 + i + 2 * LANES_f32)
+            PREFETCH(ahead0 + i + 3 * LANES_f32)
+            PREFETCH(ahead1 + i + 3 * LANES_f32)
             v0_x = load_f32(p_x + i + 0 * LANES_f32)
             v1_x = load_f32(p_x + i + 1 * LANES_f32)
             v2_x = load_f32(p_x + i + 2 * LANES_f32)
@@ -581,7 +646,8 @@ cdef void tabled_forward_float32(const fastact_call *call) noexcept nogil:
             store_f32(p_y + i + 3 * LANES_f32, v3_y, stream)
             i += 4 * LANES_f32
         while i < n:
-            PREFETCH(p_x + i, 2048)
+            PREFETCH(ahead0 + i)
+            PREFETCH(ahead1 + i)
             for k in range(PARTS_f32):
                 j = i + k * LANES_f32
                 v0_x = load_f32(p_x + j)
@@ -591,6 +657,8 @@ cdef void tabled_forward_float32(const fastact_call *call) noexcept nogil:
             i += STEP_f32
         p_x = <const float *>(<const char *>p_x + call.row_step[0])
         p_y = <float *>(<const char *>p_y + call.row_step[1])
+        ahead0 = <const float *>(<const char *>ahead0 + call.row_step[0])
+        ahead1 = <const float *>(<const char *>ahead1 + call.row_step[0])
         row += 1
     streamed(stream)
 
@@ -601,13 +669,21 @@ cdef void tabled_forward_bfloat16(const fastact_call *call) noexcept nogil:
     cdef vf32 v0_x, v0_y, v1_x, v1_y, v2_x, v2_y, v3_x, v3_y
     cdef int64_t i, j, row = 0, n = call.n
     cdef int k, stream = <int>(call.flags & FASTACT_STREAM)
+    cdef const uint16_t *ahead0 = <const uint16_t *>(<const char *>p_x + 2048)
+    cdef const uint16_t *ahead1 = <const uint16_t *>(<const char *>p_x + 2048)
+    if call.ahead[0] != NULL: ahead0 = <const uint16_t *>call.ahead[0]
+    if call.ahead[1] != NULL: ahead1 = <const uint16_t *>call.ahead[1]
     while row < call.rows:
         i = 0
         while SIDE_BY_SIDE and i + 4 * LANES_f32 <= n:
-            PREFETCH(p_x + i + 0 * LANES_f32, 2048)
-            PREFETCH(p_x + i + 1 * LANES_f32, 2048)
-            PREFETCH(p_x + i + 2 * LANES_f32, 2048)
-            PREFETCH(p_x + i + 3 * LANES_f32, 2048)
+            PREFETCH(ahead0 + i + 0 * LANES_f32)
+            PREFETCH(ahead1 + i + 0 * LANES_f32)
+            PREFETCH(ahead0 + i + 1 * LANES_f32)
+            PREFETCH(ahead1 + i + 1 * LANES_f32)
+            PREFETCH(ahead0 + i + 2 * LANES_f32)
+            PREFETCH(ahead1 + i + 2 * LANES_f32)
+            PREFETCH(ahead0 + i + 3 * LANES_f32)
+            PREFETCH(ahead1 + i + 3 * LANES_f32)
             v0_x = load_bf16(p_x + i + 0 * LANES_f32)
             v1_x = load_bf16(p_x + i + 1 * LANES_f32)
             v2_x = load_bf16(p_x + i + 2 * LANES_f32)
@@ -622,7 +698,8 @@ cdef void tabled_forward_bfloat16(const fastact_call *call) noexcept nogil:
             store_bf16(p_y + i + 3 * LANES_f32, v3_y, stream)
             i += 4 * LANES_f32
         while i < n:
-            PREFETCH(p_x + i, 2048)
+            PREFETCH(ahead0 + i)
+            PREFETCH(ahead1 + i)
             for k in range(PARTS_f32):
                 j = i + k * LANES_f32
                 v0_x = load_bf16(p_x + j)
@@ -632,6 +709,8 @@ cdef void tabled_forward_bfloat16(const fastact_call *call) noexcept nogil:
             i += STEP_f32
         p_x = <const uint16_t *>(<const char *>p_x + call.row_step[0])
         p_y = <uint16_t *>(<const char *>p_y + call.row_step[1])
+        ahead0 = <const uint16_t *>(<const char *>ahead0 + call.row_step[0])
+        ahead1 = <const uint16_t *>(<const char *>ahead1 + call.row_step[0])
         row += 1
     streamed(stream)
 

@@ -190,13 +190,13 @@ def statements(spec: KernelSpec, called: list[str] | None = None, part: int = 0)
 SIDE_BY_SIDE = 4
 
 
-# operations of a formula from which on a kernel asks for its inputs beforehand; what is LONG to Numba's kernels has as many
+# operations of a formula from which on a kernel asks for its inputs beforehand; about those that are LONG to Numba's
 LONG = 9
 
 
 def render_map(spec: KernelSpec, several: bool, ahead: bool) -> str:
     """A kernel of the loop ``map``: for each row it loads all, computes all, then stores; where simd.h says so,
-    and `several`, first for several vectors side by side; with `ahead` it asks for inputs AHEAD bytes beforehand.
+    and `several`, first for several vectors side by side; with `ahead` it asks for what it needs next.
 
     Parameters that are one value are loaded once, before a loop of their own, so that the compiler takes what depends
     on them alone out of it.
@@ -217,9 +217,13 @@ def render_map(spec: KernelSpec, several: bool, ahead: bool) -> str:
         "cdef int k, stream = <int>(call.flags & FASTACT_STREAM)",
     ]
 
-    asked = inputs if ahead else []
+    # two streams: what the call says, else the inputs
+    asked = {f"ahead{k}": inputs[min(k, len(inputs) - 1)] for k in range(2 if ahead else 0)}
+    pointer, beyond = f"const {d.element} *", convention.AHEAD_BYTES
+    lines += [f"cdef {pointer}{a} = <{pointer}>(<const char *>p_{name} + {beyond})" for a, name in asked.items()]
+    lines += [f"if call.ahead[{k}] != NULL: {a} = <{pointer}>call.ahead[{k}]" for k, a in enumerate(asked)]
     parts = range(SIDE_BY_SIDE)
-    body = [f"PREFETCH(p_{name} + i + {k} * LANES_{c}, {convention.AHEAD})" for k in parts for name in asked]
+    body = [f"PREFETCH({a} + i + {k} * LANES_{c})" for k in parts for a in asked]
     body += [f"v{k}_{name} = load_{s}(p_{name} + i + {k} * LANES_{c})" for k in parts for name in inputs]
     body += [line for k in parts for line in statements(spec, part=k)]
     body += [f"store_{s}(p_{o} + i + {k} * LANES_{c}, v{k}_{o}, stream)" for k in parts for o in outputs]
@@ -241,12 +245,13 @@ def render_map(spec: KernelSpec, several: bool, ahead: bool) -> str:
             "    i = 0",
             *(side_by_side if several and not params else []),
             "    while i < n:",
-            *(f"        PREFETCH(p_{name} + i, {convention.AHEAD})" for name in asked),
+            *(f"        PREFETCH({a} + i)" for a in asked),
             f"        for k in range(PARTS_{c}):",
             *(f"            {line}" for line in body),
             *(f"        FLUSH(p_{name} + i, t_{name})" for name in outputs),
             f"        i += STEP_{c}",
             *(f"    p_{x} = <{types[x]} *>(<const char *>p_{x} + call.row_step[{names.index(x)}])" for x in moved),
+            *(f"    {a} = <{pointer}>(<const char *>{a} + call.row_step[{names.index(x)}])" for a, x in asked.items()),
             "    row += 1",
         ]
 
@@ -274,6 +279,7 @@ cdef extern from 'call.h' nogil:
         int64_t rows, n, row0, col0, flags
         uint64_t seed, offset
         const double *scalars
+        const char *ahead[2]
     ctypedef void (*fastact_kernel)(const fastact_call *call) noexcept nogil
 """
 
@@ -318,7 +324,9 @@ def render_header() -> str:
             f"    void store_{s}({d.element} *p, v{d.compute} v, int stream)",
             f'    {d.element} *SLOT_{s} "SLOT" (tile_{s} tile, {d.element} *p)',
         ]
-    lines += ["    void PREFETCH(const void *p, int ahead)", "    void FLUSH(void *p, void *tile)", "    void streamed(int stream)"]
+    lines += [
+        f"    void {f}" for f in ("PREFETCH(const void *p)", "FLUSH(void *p, void *tile)", "streamed(int stream)")
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -568,9 +568,9 @@ typedef uint16_t tile_bf16[1];
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
-#define PREFETCH(p, ahead) __builtin_prefetch((const char *)(p) + (ahead))
+#define PREFETCH(p) __builtin_prefetch(p)
 #else
-#define PREFETCH(p, ahead) ((void)(p))
+#define PREFETCH(p) ((void)(p))
 #endif
 
 FASTACT_INLINE void streamed(int stream) {

@@ -17,7 +17,7 @@ from fastact.backends.numba_cpu import simd
 from fastact.backends.numba_cpu.emit import BITS, Emitter, Target, Value, select_lanes
 from fastact.backends.numba_cpu.simd import I64
 from fastact.maths.grammar import bind
-from fastact.spec.call import AHEAD, COLS, DATA, FLAGS, ROW_STEP, ROWS, STEP, STREAM
+from fastact.spec.call import AHEAD_BYTES, COLS, DATA, FLAGS, ROW_STEP, ROWS, STEP, STREAM
 from fastact.spec.kernel import KernelSpec
 
 # stand-ins: `compile_kernel` gives the loop its own
@@ -128,7 +128,7 @@ def row_function(spec: KernelSpec, loop: Any = row_loop) -> FunctionType:
             sources = [builder.add(start(j), offset) for j in inputs]
             if long:
                 for source, k in product(sources, range(0, width * size, 64)):
-                    simd.prefetch(builder, builder.add(source, ir.Constant(I64, AHEAD + k)), 3)
+                    simd.prefetch(builder, builder.add(source, ir.Constant(I64, AHEAD_BYTES + k)), 3)
             values = [load(source) for source in sources]
             for j in params:
                 if one_value:
