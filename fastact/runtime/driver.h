@@ -314,8 +314,9 @@ static void fastact_pieces(const fastact_job *job, char *const *at, ptrdiff_t n,
 {
     const fastact_slot *slot = job->slot;
     const int first_out = slot->nin + slot->nparam;
-    /* from memory the next pieces come into the L1 cache meanwhile */
-    const ptrdiff_t piece = (job->stream ? CACHED / 2 : CACHED) / slot->compute;
+    const bool staged = job->resolved->nstage > 1;
+    /* in stages from memory, the next pieces come into the L1 cache meanwhile */
+    const ptrdiff_t piece = (staged && job->stream ? CACHED / 2 : CACHED) / slot->compute;
     const bool one = fastact_is_one(job), copied = job->stream && !(flags & FASTACT_STREAM);
     char temps[(FASTACT_TEMPS + FASTACT_OUTS + 1) * CACHED + VECTOR], *memory = fastact_aligned(temps);
     char *args[FASTACT_ARGS + FASTACT_TEMPS], *to[FASTACT_ARGS];
@@ -337,7 +338,7 @@ static void fastact_pieces(const fastact_job *job, char *const *at, ptrdiff_t n,
         for (int j = 0, k = 0; j < slot->nin && k < 2; j++)
             if (!job->one[j])
                 ahead[k++] = args[j] + count * slot->compute;
-        fastact_run_stages(job, args, count, index + i, flags, job->resolved->nstage > 1 ? ahead : NULL);
+        fastact_run_stages(job, args, count, index + i, flags, staged ? ahead : NULL);
         for (int j = first_out; j < job->narg; j++)
             if (args[j] != to[j]) {
                 if (job->stream)
